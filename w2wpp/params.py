@@ -1,0 +1,193 @@
+"""params.yaml as typed, range-checked settings; an unknown key is an error, as a mistyped one must not pass unseen."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from w2wpp.errors import InputError
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Prompt = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PortraitsParams(Section):
+    size: Annotated[int, Field(ge=32, le=512, multiple_of=8)]
+    photos: Annotated[int, Field(ge=2)]
+    validation: Annotated[int, Field(ge=2)]
+    test: Annotated[int, Field(ge=2)]
+
+
+class CodecParams(Section):
+    channels: Annotated[int, Field(ge=1, le=192)]
+    widths: tuple[Annotated[int, Field(ge=8, multiple_of=8)], Annotated[int, Field(ge=8, multiple_of=8)]]
+    steps: Count
+    batch: Count
+    lr: Rate
+    latent_noise: Weight
+
+
+class TextParams(Section):
+    hidden: Annotated[int, Field(ge=8)]
+    layers: Count
+    heads: Count
+    max_tokens: Annotated[int, Field(ge=8, le=77)]
+
+
+class UNetParams(Section):
+    channels: Annotated[list[Annotated[int, Field(ge=16, multiple_of=16)]], Field(min_length=1, max_length=4)]
+    heads: Count
+
+
+class DenoiserParams(Section):
+    steps: Count
+    batch: Count
+    lr: Rate
+    ema: Share
+    caption_dropout: Share
+    class_prompt: Share
+
+
+class BaseParams(Section):
+    people: Annotated[int, Field(ge=2)]
+    photos: Count
+    codec: CodecParams
+    text: TextParams
+    unet: UNetParams
+    denoiser: DenoiserParams
+
+
+class LoraParams(Section):
+    rank: Annotated[int, Field(ge=1, le=64)]
+    alpha: Annotated[float, Field(gt=0)]
+    targets: Annotated[list[Literal["to_q", "to_k", "to_v", "to_out.0"]], Field(min_length=1)]
+
+
+class CollectParams(Section):
+    people: Annotated[int, Field(ge=4)]
+    photos: Count
+    steps: Count
+    lr: Rate
+    photos_per_step: Count
+    class_images: Count
+    class_images_per_step: Annotated[int, Field(ge=0)]
+    prior_weight: Weight
+    people_at_once: Count
+
+
+class FlattenParams(Section):
+    max_quarantined: Share
+
+
+class PCAParams(Section):
+    latent_dim: Count
+
+
+class KLParams(Section):
+    schedule: Literal["monotonic", "cyclical", "none"]
+    weight: Weight
+    warmup: Rate
+    cycles: Count
+
+
+class VAEParams(Section):
+    latent_dim: Count
+    width: Count
+    layers: Count
+    epochs: Count
+    batch: Count
+    lr: Rate
+    weight_decay: Weight
+    patience: Count
+    kl: KLParams
+
+
+class SampleParams(Section):
+    people: Annotated[int, Field(ge=2)]
+    seeds: Count
+    prompts: Annotated[list[Prompt], Field(min_length=1)]
+
+
+class InterpolateParams(Section):
+    pairs: Count
+    steps: Annotated[int, Field(ge=3)]
+    prompt: Prompt
+
+
+class InvertParams(Section):
+    steps: Count
+    lr: Rate
+    timesteps_per_step: Count
+    prior_weight: Weight
+    people_at_once: Count
+
+
+class EvaluateParams(Section):
+    prompt: Prompt
+    seeds: Count
+    inference_steps: Count
+    guidance: Annotated[float, Field(ge=1)]
+    bootstrap: Annotated[int, Field(ge=100)]
+
+
+class Params(Section):
+    """All of params.yaml. The README's table says what each key does."""
+
+    seed: Annotated[int, Field(ge=0)]
+    space: Literal["pca", "vae"]
+    recognizer: str
+    portraits: PortraitsParams
+    base: BaseParams
+    lora: LoraParams
+    collect: CollectParams
+    flatten: FlattenParams
+    pca: PCAParams
+    vae: VAEParams
+    sample: SampleParams
+    interpolate: InterpolateParams
+    invert: InvertParams
+    evaluate: EvaluateParams
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        InputError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range;
+            the message names the first such key, what is wrong with it and what it may be.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise InputError(str(path), None, "no such file", "Run from the repository's root") from error
+    except yaml.YAMLError as error:
+        raise InputError(str(path), None, f"not valid YAML ({' '.join(str(error).split())})") from error
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(str(path), key, *_explain(first)) from error
+
+
+def _explain(error: dict) -> tuple[str, str]:
+    if error["type"] == "extra_forbidden":
+        return "unknown key", f"Known keys here: {', '.join(_siblings(error['loc']))}"
+    if error["type"] == "missing":
+        return "key missing", "Restore it from the committed params.yaml"
+    return f"{error['msg']}, got {error['input']!r}", "Change it in params.yaml or with `dvc exp run -S`"
+
+
+def _siblings(location: tuple) -> list[str]:
+    model = Params
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

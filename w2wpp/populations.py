@@ -1,0 +1,93 @@
+"""Disjoint groups of people, and packs of their photos with a manifest of every factor."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from w2wpp.errors import InputError
+from w2wpp.people import Identity, Nuisance, identity_row, nuisance_row, sample_identity, sample_nuisance
+from w2wpp.rendering import render_people
+from w2wpp.storage import read_csv, read_pack, write_csv, write_pack
+
+GROUPS = ("base", "unseen", "zoo", "validation", "test")
+
+Person = tuple[Identity, list[Nuisance]]
+
+
+def _seed(*entropy: int) -> int:
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+
+def sample_people(seed: int, group: str, count: int, photos: int, first: int = 0) -> list[Person]:
+    """Identities and photo circumstances of people `first` .. `first + count` of a group.
+
+    Person i of a group depends on (seed, group, i) alone, so groups never share people and counts may grow.
+    """
+    where = GROUPS.index(group)
+    return [(sample_identity(_seed(seed, where, index)),
+             [sample_nuisance(_seed(seed, where, index, photo)) for photo in range(photos)])
+            for index in range(first, first + count)]
+
+
+def person_names(group: str, count: int, first: int = 0) -> list[str]:
+    """Names such as "zoo-00012", unique over all groups."""
+    return [f"{group}-{index:05d}" for index in range(first, first + count)]
+
+
+def manifest_rows(names: list[str], group: str, people: list[Person]) -> list[dict]:
+    """One row per photo: person, split, photo, then every identity and nuisance factor."""
+    return [{"person": name, "split": group, "photo": photo, **identity_row(identity), **nuisance_row(nuisance)}
+            for name, (identity, nuisances) in zip(names, people, strict=True)
+            for photo, nuisance in enumerate(nuisances)]
+
+
+def draw(people: list[Person], size: int, progress: str | None = None) -> torch.Tensor:
+    """Photos uint8 [people, photos, size, size, 3], drawn on all cores."""
+    return torch.from_numpy(render_people(people, size, workers=os.cpu_count() or 1, progress=progress))
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """Photos uint8 [people, photos, h, w, 3] with the names and splits of the people and their manifest."""
+
+    images: torch.Tensor
+    names: list[str]
+    splits: list[str]
+    manifest: pd.DataFrame
+
+    def of(self, split: str) -> "Portraits":
+        """The people of one split."""
+        rows = [i for i, each in enumerate(self.splits) if each == split]
+        return Portraits(self.images[rows], [self.names[i] for i in rows], [split] * len(rows),
+                         self.manifest[self.manifest["split"] == split])
+
+
+def write_portraits(folder: Path, images: torch.Tensor, rows: list[dict]) -> None:
+    """Write `photos.safetensors` and `manifest.csv` into `folder`."""
+    write_csv(folder / "manifest.csv", rows)
+    write_pack(folder / "photos.safetensors", {"photos": images}, {"layout": "people, photos, height, width, rgb"})
+
+
+def read_portraits(folder: str | Path) -> Portraits:
+    """Read what `write_portraits` wrote.
+
+    Raises:
+        InputError: a file is missing or malformed, or the manifest does not match the photos.
+    """
+    folder = Path(folder)
+    manifest = read_csv(folder / "manifest.csv", ["person", "split", "photo"])
+    tensors, _ = read_pack(folder / "photos.safetensors")
+    images = tensors.get("photos")
+    people = manifest.drop_duplicates("person")
+    if images is None or images.ndim != 5 or images.dtype != torch.uint8:
+        raise InputError(str(folder / "photos.safetensors"), "photos",
+                         "expected a uint8 tensor [people, photos, height, width, 3]", "Run `dvc repro -f portraits`")
+    if len(people) != images.shape[0] or len(manifest) != images.shape[0] * images.shape[1]:
+        raise InputError(str(folder / "manifest.csv"), "person",
+                         f"{len(manifest)} rows of {len(people)} people for photos of shape {list(images.shape)}",
+                         "Run `dvc repro -f portraits`")
+    return Portraits(images, people["person"].tolist(), people["split"].tolist(), manifest)

@@ -1,0 +1,111 @@
+"""Files that are whole or absent: packed tensors, JSON and CSV, written under a temporary name and then renamed."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from w2wpp.errors import InputError
+
+# One key only: safetensors writes several metadata keys in random order, which would change the bytes of equal packs.
+META_KEY = "w2wpp"
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write(temporary_path)` and rename the result to `path`, so that a kill leaves the old file or none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_pack(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None = None) -> None:
+    """Write tensors and one JSON-able `meta` dict as a safetensors file whose bytes depend on the content alone."""
+    tensors = {key: tensor.detach().contiguous() for key, tensor in sorted(tensors.items())}
+    metadata = {META_KEY: json.dumps(meta or {}, sort_keys=True)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def read_pack(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read what `write_pack` wrote: (tensors, meta).
+
+    Raises:
+        InputError: the file is missing, is not safetensors, or carries no w2w++ metadata.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(str(path), None, "no such file", "Run `dvc repro` to make it")
+    try:
+        with safe_open(path, framework="pt") as pack:
+            metadata = pack.metadata() or {}
+            tensors = {key: pack.get_tensor(key) for key in pack.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(str(path), None, f"not a readable safetensors file ({error})",
+                         "Delete it and run `dvc repro`, or `git checkout` it if it is tracked") from error
+    if META_KEY not in metadata:
+        raise InputError(str(path), META_KEY, "metadata missing, so this is not a w2w++ pack",
+                         "Write it with w2wpp.storage.write_pack")
+    return tensors, json.loads(metadata[META_KEY])
+
+
+def scratch_folder(root: str | Path, **recipe) -> Path:
+    """A folder under `root` for resuming work, named after all that the work depends on, so that a changed recipe starts
+    anew instead of resuming from what another recipe left."""
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    folder = Path(root) / digest
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a dict as sorted, indented JSON; refuses NaN and infinities with ValueError."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise InputError(str(path), None, "no such file", "Run `dvc repro` to make it") from error
+    except ValueError as error:
+        raise InputError(str(path), None, f"not valid JSON ({error})", "Delete it and run `dvc repro`") from error
+
+
+def write_csv(path: Path, rows: list[dict] | pd.DataFrame) -> None:
+    """Write rows as CSV without an index column."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
+    write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
+
+
+def read_csv(path: Path, columns: list[str] = ()) -> pd.DataFrame:
+    """Read a CSV and check that it has `columns`.
+
+    Raises:
+        InputError: the file is missing, unreadable, or lacks a column.
+    """
+    try:
+        frame = pd.read_csv(path, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise InputError(str(path), None, "no such file", "Run `dvc repro` to make it") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(str(path), None, f"not a readable CSV ({error})", "Delete it and run `dvc repro`") from error
+    for column in columns:
+        if column not in frame:
+            raise InputError(str(path), column, "column missing", "Delete the file and run `dvc repro`")
+    return frame
