@@ -4,20 +4,19 @@ Renders its own people, trains the codec, then text encoder and UNet, and saves 
 directory in float16. Every part resumes from .scratch/base after a kill. Takes about an hour on two cores.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from w2wpp.base_training import caption_tokens, chunks, train_codec, train_denoiser
-from w2wpp.params import load_params
+from w2wpp.base_training import caption_tokens, train_codec, train_denoiser
 from w2wpp.people import CAPTION_WORDS
 from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline, encode_images
 from w2wpp.populations import Person, draw, sample_people
-from w2wpp.runtime import run_stage
+from w2wpp.runtime import run_stage, stage_arguments
 from w2wpp.storage import scratch_folder, write_atomically
+from w2wpp.training import chunks
 
 PEOPLE_PER_CHUNK = 500
 
@@ -35,14 +34,8 @@ def render_resumably(people: list[Person], size: int, scratch: Path) -> torch.Te
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", default="params.yaml")
-    parser.add_argument("--out", type=Path, default="data/base")
-    parser.add_argument("--scratch", type=Path, default=".scratch/base")
-    args = parser.parse_args()
-    params = load_params(args.params)
-
-    base, size, seed = params.base, params.portraits.size, params.seed
+    args = stage_arguments(__doc__, out="data/base", scratch=".scratch/base")
+    base, size, seed = args.params.base, args.params.portraits.size, args.params.seed
     photos = {"seed": seed, "size": size, "photos": base.photos}
     codec = photos | {"people": base.people, "codec": base.codec.model_dump()}
     whole = photos | {"base": base.model_dump()}

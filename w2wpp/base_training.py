@@ -1,7 +1,6 @@
 """Training of the base model: the codec, then text encoder and denoiser together."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +11,20 @@ from torch import Tensor, nn
 
 from w2wpp.codec import PatchCodec, codec_loss
 from w2wpp.params import CodecParams, DenoiserParams
-from w2wpp.people import CLASS_PROMPT, caption, class_caption
+from w2wpp.people import caption, class_caption
 from w2wpp.pipeline import IDENTITY_TOKEN, to_pixels
 from w2wpp.populations import Person
 from w2wpp.runtime import progress
 from w2wpp.storage import write_atomically
+from w2wpp.training import cosine_rate, step_generator
 
 CHECKPOINT_EVERY = 250
 CAPTIONS_PER_PHOTO = 4
 
 
-def cosine_rate(step: int, steps: int, lr: float, warmup: int = 100) -> float:
-    """Learning rate with linear warm-up and cosine decay to 2 % of `lr`."""
-    warmup = min(warmup, max(1, steps // 10))
-    return lr * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-def _step_generator(seed: int, step: int) -> torch.Generator:
-    # Drawn from (seed, step), never carried over, so that a resumed run repeats the uninterrupted one.
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
-
-
-def _train(what: str, modules: dict[str, nn.Module], loss_of: Callable[[torch.Generator], Tensor], steps: int, lr: float,
-           seed: int, checkpoint: Path, ema: float = 0.0) -> None:
-    """AdamW with cosine decay and gradient clipping; resumes from `checkpoint`; ends with the averaged weights if `ema`."""
+def _train(what: str, modules: dict[str, nn.Module], loss_of: Callable[[torch.Generator], Tensor], steps: int,
+           lr: float, seed: int, checkpoint: Path, ema: float = 0.0) -> None:
+    """AdamW with cosine decay and gradient clipping; resumes from `checkpoint`; ends with averaged weights if `ema`."""
     parameters = [p for module in modules.values() for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr, betas=(0.9, 0.99), weight_decay=1e-2)
     averages = [p.detach().clone() for p in parameters]
@@ -57,7 +46,7 @@ def _train(what: str, modules: dict[str, nn.Module], loss_of: Callable[[torch.Ge
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(step, steps, lr)
-        loss = loss_of(_step_generator(seed, step))
+        loss = loss_of(step_generator(seed, step))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -75,7 +64,7 @@ def _train(what: str, modules: dict[str, nn.Module], loss_of: Callable[[torch.Ge
 
 def train_codec(codec: PatchCodec, images: Tensor, params: CodecParams, seed: int, checkpoint: Path) -> None:
     """Fit the linear path on, then train the whole codec with, images uint8 [n, h, w, 3]; sets its scaling factor."""
-    generator = _step_generator(seed, 0)
+    generator = step_generator(seed, 0)
     some = images[torch.randperm(len(images), generator=generator)[:4000]]
     codec.fit_linear(to_pixels(some))
     codec.to(memory_format=torch.channels_last).train()
@@ -142,9 +131,3 @@ def train_denoiser(pipe: StableDiffusionPipeline, latents: Tensor, tokens: Tenso
 
     _train("denoiser", {"unet": pipe.unet, "text_encoder": pipe.text_encoder}, loss_of, params.steps, params.lr, seed,
            checkpoint, params.ema)
-
-
-def chunks(count: int, size: int) -> Iterator[tuple[int, int]]:
-    """(first, length) of consecutive runs of at most `size`."""
-    for first in range(0, count, size):
-        yield first, min(size, count - first)

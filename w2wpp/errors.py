@@ -1,2 +1,26 @@
+"""The one error raised for anything wrong with what the user gave: a file, a parameter, a package that is missing."""
+
+from __future__ import annotations
+
+
 class InputError(Exception):
-    pass
+    """A bad input, told in one line: ``<where>: <key>: <reason>. <remedy>``.
+
+    Args:
+        where: the file, stage or component that holds the bad input, e.g. ``params.yaml`` or a LoRA's path.
+        key: the parameter or tensor at fault; None when the whole of ``where`` is.
+        reason: what is wrong, without a final full stop.
+        remedy: what to do about it; None when the reason says it all.
+    """
+
+    def __init__(self, where: str, key: str | None, reason: str, remedy: str | None = None) -> None:
+        super().__init__(where, key, reason, remedy)
+        self.where = where
+        self.key = key
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        place = self.where if self.key is None else f"{self.where}: {self.key}"
+        line = f"{place}: {self.reason.rstrip('.')}." if self.remedy else f"{place}: {self.reason}"
+        return " ".join(f"{line} {self.remedy or ''}".split())

@@ -49,8 +49,9 @@ class WeightLayout:
         Raises:
             InputError: the UNet has no such projection.
         """
+        endings = tuple("." + target for target in targets)
         found = {name: module for name, module in unet.named_modules()
-                 if isinstance(module, nn.Linear) and ".attn" in name and name.endswith(tuple("." + t for t in targets))}
+                 if isinstance(module, nn.Linear) and ".attn" in name and name.endswith(endings)}
         missing = [target for target in targets if not any(name.endswith("." + target) for name in found)]
         if missing:
             raise InputError("params.yaml", "lora.targets", f"the UNet has no attention projection {missing[0]!r}",
@@ -108,17 +109,24 @@ class WeightLayout:
             layout = cls(tuple(Adapted(**layer) for layer in meta["layers"]), int(meta["rank"]), float(meta["alpha"]))
             claimed = meta["hash"]
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(where, "layout", f"not a weight layout ({error!r})", "Run the stage that wrote it") from error
+            raise InputError(where, "layout", f"not a weight layout ({error!r})",
+                             "Run the stage that wrote it") from error
         if layout.hash != claimed:
             raise InputError(where, "layout", f"hash {layout.hash} differs from the recorded {claimed}",
                              "Run the stage that wrote it again")
         return layout
 
+    def stack(self, weights: Tensor) -> dict[str, Tensor]:
+        """Weight vectors [n, d] to the tensors of n LoRAs [n, *shape], keyed as `entries`."""
+        parts = [part for pair in self.split(weights).values() for part in pair]
+        return {key: part for (key, _, _), part in zip(self.entries, parts, strict=True)}
+
     def split(self, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Views (A [n, rank, fan_in], B [n, fan_out, rank]) per module of weight vectors [n, d]; differentiable."""
         if weights.ndim != 2 or weights.shape[1] != self.dimension:
             raise ValueError(f"expected weights [n, {self.dimension}], got {list(weights.shape)}")
-        views = [weights[:, offset:offset + shape[0] * shape[1]].unflatten(1, shape) for _, shape, offset in self.entries]
+        views = [weights[:, offset:offset + shape[0] * shape[1]].unflatten(1, shape)
+                 for _, shape, offset in self.entries]
         return {layer.module: (views[2 * i], views[2 * i + 1]) for i, layer in enumerate(self.layers)}
 
 

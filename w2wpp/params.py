@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from w2wpp.errors import InputError
 
@@ -22,6 +22,7 @@ class Section(BaseModel):
 class PortraitsParams(Section):
     size: Annotated[int, Field(ge=32, le=512, multiple_of=8)]
     photos: Annotated[int, Field(ge=2)]
+    score_photos: Annotated[int, Field(ge=2)]
     validation: Annotated[int, Field(ge=2)]
     test: Annotated[int, Field(ge=2)]
 
@@ -130,11 +131,15 @@ class InvertParams(Section):
     people_at_once: Count
 
 
+class GenerateParams(Section):
+    inference_steps: Count
+    guidance: Annotated[float, Field(ge=1)]
+
+
 class EvaluateParams(Section):
     prompt: Prompt
     seeds: Count
-    inference_steps: Count
-    guidance: Annotated[float, Field(ge=1)]
+    class_samples: Annotated[int, Field(ge=2)]
     bootstrap: Annotated[int, Field(ge=100)]
 
 
@@ -154,7 +159,15 @@ class Params(Section):
     sample: SampleParams
     interpolate: InterpolateParams
     invert: InvertParams
+    generate: GenerateParams
     evaluate: EvaluateParams
+
+    @model_validator(mode="after")
+    def _photos_suffice(self) -> "Params":
+        if self.collect.photos + self.portraits.score_photos > self.portraits.photos:
+            raise ValueError("portraits.photos must be at least collect.photos + portraits.score_photos, as no photo "
+                             "that a LoRA was trained on may be scored against")
+        return self
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
@@ -174,7 +187,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         return Params.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"]) or "portraits.photos"
         raise InputError(str(path), key, *_explain(first)) from error
 
 

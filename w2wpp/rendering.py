@@ -245,6 +245,9 @@ class Renderer:
         skull = points[(self.kind == _SKIN) & (self.ears < 0.1) & (y > 0.02)]
         levels = np.linspace(0.0, 0.10, 11)
         bands = [skull[np.abs(skull[:, 2] - eyes[2] - level) < 0.009] for level in levels]
+        # On a low skull the uppermost levels pass over it.
+        levels = levels[[len(band) > 0 for band in bands]]
+        bands = [band for band in bands if len(band)]
         half = np.array([np.abs(band[:, 0]).max() for band in bands])
         back = np.array([band[:, 1].max() for band in bands])
         middle = eyes[1] + 0.085

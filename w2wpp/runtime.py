@@ -1,15 +1,18 @@
 """What every stage does first: quiet libraries, memory settings, seeds, and one-line errors."""
 
+import argparse
 import ctypes
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from w2wpp.errors import InputError
+from w2wpp.params import load_params
 
 
 def keep_freed_memory() -> None:
@@ -30,6 +33,27 @@ def device() -> torch.device:
 def progress(iterable, what: str, **kwargs) -> tqdm:
     """A progress bar with ETA on stderr that rewrites its line at most once a second."""
     return tqdm(iterable, desc=what, mininterval=1.0, dynamic_ncols=True, **kwargs)
+
+
+def stage_arguments(description: str, space: bool = False, **paths: str) -> argparse.Namespace:
+    """Command line of a stage: --params, one option per path, and --space for stages that run once per space.
+
+    Returns:
+        The paths as `Path` under their names, `params` as checked settings, and `space`.
+
+    Raises:
+        InputError: params.yaml is wrong (see `load_params`).
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--params", default="params.yaml", help="settings")
+    if space:
+        parser.add_argument("--space", choices=["pca", "vae"], required=True, help="the weight space to use")
+    for name, default in paths.items():
+        kind = "output" if name in ("out", "metrics") else "input" if name != "scratch" else "resume state"
+        parser.add_argument(f"--{name}", type=Path, default=Path(default), help=kind)
+    args = parser.parse_args()
+    args.params = load_params(args.params)
+    return args
 
 
 def run_stage(main: Callable[[], None]) -> None:

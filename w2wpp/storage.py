@@ -48,7 +48,7 @@ def read_pack(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as pack:
             metadata = pack.metadata() or {}
-            tensors = {key: pack.get_tensor(key) for key in pack.keys()}
+            tensors = {key: pack.get_tensor(key) for key in pack.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(str(path), None, f"not a readable safetensors file ({error})",
                          "Delete it and run `dvc repro`, or `git checkout` it if it is tracked") from error
@@ -58,9 +58,17 @@ def read_pack(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     return tensors, json.loads(metadata[META_KEY])
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def scratch_folder(root: str | Path, **recipe) -> Path:
-    """A folder under `root` for resuming work, named after all that the work depends on, so that a changed recipe starts
-    anew instead of resuming from what another recipe left."""
+    """A folder under `root` for resuming work, named after all that the work depends on.
+
+    A changed recipe so starts anew instead of resuming from what another recipe left.
+    """
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = Path(root) / digest
     folder.mkdir(parents=True, exist_ok=True)

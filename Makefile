@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: setup repro test lint fresh
+setup: .venv/installed
+
+# The lock is complete, so --no-deps loses nothing and keeps the gigabytes of CUDA packages that a plain torch asks for
+# off machines that cannot use them. `make CUDA=1 ...` installs them.
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	pip install $(if $(CUDA),,--no-deps) -r requirements.lock
+	pip install --no-deps -e .
+	@python -c "import torch" || { echo "error: this torch needs CUDA libraries. Point PIP_EXTRA_INDEX_URL at PyTorch's" \
+		"index of CPU wheels and delete .venv, or run make CUDA=1 on a machine with a GPU."; exit 1; }
+	touch $@
+
+repro: setup
+	dvc repro
+
+test: setup
+	python -m pytest
+
+lint: setup
+	ruff check .
+
+# Up to date means: no stage would run for any reason but outputs that a fresh clone does not have.
+fresh: setup
+	@mkdir -p .scratch; dvc repro --dry --allow-missing | tee .scratch/fresh.log
+	@! grep -q "Running stage" .scratch/fresh.log || { echo "error: stale stages; run dvc repro and commit"; exit 1; }

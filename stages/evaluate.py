@@ -1,0 +1,80 @@
+"""Evaluate one space on held-out people: inversion, reconstruction, sampling and interpolation, in metrics/<space>.json."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from w2wpp import scoring
+from w2wpp.denoising import generate
+from w2wpp.evaluation import Gallery, embed_all, rounded
+from w2wpp.pipeline import load_pipeline
+from w2wpp.recognizers import Embeddings, load_recognizer
+from w2wpp.runtime import device, run_stage, stage_arguments
+from w2wpp.spaces import load_space
+from w2wpp.storage import read_json, read_pack, write_csv, write_json, write_pack
+from w2wpp.weights import read_weights
+
+
+def sampling_scores(pictures: Embeddings, gallery: Gallery) -> dict[str, float]:
+    """Faces found in pictures [people, pictures]; diversity, the mean pairwise recogniser distance between people; and
+    novelty, 1 - the mean similarity to the nearest zoo person. The latter are 0 if fewer than two people have a face."""
+    seen = pictures.found.any(1)
+    scores = {"face_found": float(pictures.found.mean()), "diversity": 0.0, "novelty": 0.0}
+    if seen.sum() < 2:
+        return scores
+    people = zip(pictures.vectors[seen], pictures.found[seen], strict=True)
+    means = np.stack([vectors[found].mean(0) for vectors, found in people])
+    zoo = scoring.center(gallery.zoo.vectors[gallery.zoo.found], gallery.mean)
+    nearest = (scoring.center(means, gallery.mean) @ zoo.T).max(1)
+    return scores | {"diversity": scoring.mean_pairwise_distance(means, gallery.mean),
+                     "novelty": float(1 - nearest.mean())}
+
+
+def interpolation_scores(strips: Embeddings, gallery: Gallery) -> dict[str, float]:
+    """Scores of strips [pairs, steps]: mean evenness of the strips on which the recogniser can judge it, faces found."""
+    evenness = [scoring.evenness(scoring.center(vectors, gallery.mean), found)
+                for vectors, found in zip(strips.vectors, strips.found, strict=True) if found.sum() >= 3]
+    return {"evenness": float(np.mean(evenness)) if evenness else 0.0, "face_found": float(strips.found.mean())}
+
+
+def main() -> None:
+    args = stage_arguments(__doc__, space=True, base="data/base", weights="data/weights", spaces="data/spaces",
+                           samples="data/samples", interpolations="data/interpolations", inversions="data/inversions",
+                           references="data/references", out="data/evaluations", metrics="metrics")
+    params, name = args.params.evaluate, args.space
+    pipe = load_pipeline(args.base, device())
+    recognizer = load_recognizer(args.params.recognizer, progress="faces")
+    space, data = load_space(args.spaces / name / "space.safetensors"), read_weights(args.weights)
+    gallery = Gallery.load(args.references / "gallery.safetensors")
+
+    z = read_pack(args.inversions / name / "latents.safetensors")[0]["z"]
+    true = data.of("true")
+    models = {"inversion": space.decode(z), "reconstruction": space.decode(space.encode(true))}
+    pictures, rows, summaries = {}, [], {}
+    for rung, weights in models.items():
+        pictures[rung] = generate(pipe, space.layout, weights, [params.prompt], params.seeds, args.params.generate,
+                                  f"{name} {rung}")[:, 0]
+        seen = embed_all(recognizer, pictures[rung])
+        summaries[rung] = gallery.summary(seen, params.bootstrap)
+        rows += [{"person": person, "split": split, "rung": f"{name} {rung}", "id_score": score}
+                 for person, split, score in zip(gallery.people, gallery.splits, gallery.id_scores(seen), strict=True)]
+
+    test = torch.from_numpy(np.array(gallery.splits) == "test")
+    error = ((models["reconstruction"] - true) / data.std)[test].square().sum(1)
+    spread = ((true - data.mean) / data.std)[test].square().sum(1)
+    samples = read_pack(args.samples / name / "pictures.safetensors")[0]["pictures"]
+    strips = read_pack(args.interpolations / name / "pictures.safetensors")[0]["pictures"]
+
+    write_json(args.metrics / f"{name}.json", rounded({
+        "latent_dim": space.latent_dim,
+        "reconstruction": {"rel_mse": (error.sum() / spread.sum()).item(),
+                           "id_score": summaries["reconstruction"]["id_score"]},
+        "sampling": sampling_scores(embed_all(recognizer, samples.flatten(1, 2)), gallery),
+        "interpolation": interpolation_scores(embed_all(recognizer, strips), gallery),
+        "inversion": summaries["inversion"] | read_json(args.inversions / name / "timing.json")}))
+    write_csv(args.out / name / "scores.csv", pd.DataFrame(rows))
+    write_pack(args.out / name / "pictures.safetensors", pictures, {"summaries": summaries})
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,82 @@
+"""Score what does not depend on a space: the world, the base model, and the rungs that every space is compared with.
+
+The rungs: the mean LoRA, the LoRA of the zoo person who looks most like the photo, the LoRA of that one photo, and the
+true LoRA of several photos.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from w2wpp import scoring
+from w2wpp.codec import psnr_db
+from w2wpp.denoising import generate
+from w2wpp.evaluation import Gallery, embed_all, rounded
+from w2wpp.people import CLASS_PROMPT
+from w2wpp.pipeline import load_pipeline, to_pixels
+from w2wpp.populations import read_portraits
+from w2wpp.recognizers import load_recognizer
+from w2wpp.runtime import device, run_stage, stage_arguments
+from w2wpp.storage import write_csv, write_json, write_pack
+from w2wpp.weights import read_weights
+
+
+def nearest_zoo_person(photo, gallery: Gallery) -> np.ndarray:
+    """Row of the zoo person whose photo is closest to each held-out person's photo [n]; 0 where no face is found."""
+    photo_units = scoring.center(photo.vectors, gallery.mean)
+    zoo_units = scoring.center(gallery.zoo.vectors, gallery.mean)
+    similarity = np.where(gallery.zoo.found, photo_units @ zoo_units.T, -np.inf)
+    return np.where(photo.found, similarity.argmax(1), 0)
+
+
+def main() -> None:
+    args = stage_arguments(__doc__, base="data/base", portraits="data/portraits", zoo="data/zoo/people",
+                           weights="data/weights", out="data/references", metrics="metrics")
+    params, keep = args.params.evaluate, args.params.portraits.score_photos
+    pipe = load_pipeline(args.base, device())
+    recognizer = load_recognizer(args.params.recognizer, progress="faces")
+    held_out, zoo, data = read_portraits(args.portraits), read_portraits(args.zoo), read_weights(args.weights)
+
+    real = embed_all(recognizer, held_out.images[:, -keep:])
+    gallery = Gallery.build(held_out.names, held_out.splits, real, embed_all(recognizer, zoo.images[:, 0]))
+    gallery.save(args.out / "gallery.safetensors")
+    test = gallery.rows("test")
+    world = {"face_found": float(real.found.mean()), "id_floor": gallery.floor, "id_ceiling": gallery.ceiling,
+             "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean)}
+
+    with torch.no_grad():
+        originals = to_pixels(held_out.images.flatten(0, 1)[:500])
+        psnr = psnr_db(pipe.vae(originals.to(device())).cpu(), originals)
+    base_weights = torch.zeros(1, data.layout.dimension)
+    samples = generate(pipe, data.layout, base_weights, [CLASS_PROMPT], params.class_samples, args.params.generate,
+                       "class samples")[0, 0]
+    drawn = embed_all(recognizer, samples)
+    base = {"codec_psnr_db": psnr, "face_found": float(drawn.found.mean())}
+    fakes, faces = drawn.vectors[drawn.found], gallery.zoo.vectors[gallery.zoo.found]
+    equal = min(len(fakes), len(faces) // 2)  # the distance depends on the sizes of the sets
+    if equal >= 2:
+        base["embedding_frechet"] = scoring.frechet_distance(fakes[:equal], faces[:equal])
+        base["embedding_frechet_floor"] = scoring.frechet_distance(faces[equal:2 * equal], faces[:equal])
+
+    photo = embed_all(recognizer, held_out.images[:, 0])
+    rungs = {"mean": data.mean.expand(len(held_out.names), -1), "nearest": data.of("zoo")[nearest_zoo_person(photo, gallery)],
+             "one-photo": data.of("one-photo"), "true": data.of("true")}
+    pictures, rows, summaries = {"class": samples}, [], {}
+    for rung, weights in rungs.items():
+        pictures[rung] = generate(pipe, data.layout, weights, [params.prompt], params.seeds, args.params.generate,
+                                  f"{rung} LoRAs")[:, 0]
+        seen = embed_all(recognizer, pictures[rung])
+        summaries[rung] = gallery.summary(seen, params.bootstrap)
+        rows += [{"person": person, "split": split, "rung": rung, "id_score": score}
+                 for person, split, score in zip(gallery.people, gallery.splits, gallery.id_scores(seen), strict=True)]
+
+    write_csv(args.out / "scores.csv", pd.DataFrame(rows))
+    write_pack(args.out / "pictures.safetensors", pictures, {"summaries": summaries})
+    write_json(args.metrics / "world.json", rounded(world))
+    write_json(args.metrics / "base.json", rounded(base))
+    write_json(args.metrics / "zoo.json", rounded(
+        {"people": len(data.of("zoo")), "dimension": data.layout.dimension} | summaries["true"]))
+
+
+if __name__ == "__main__":
+    run_stage(main)

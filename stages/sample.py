@@ -1,0 +1,28 @@
+"""Sample people who never existed: z ~ N(0, I), decoded to LoRAs, shown with several prompts and seeds each."""
+
+from w2wpp.adapters import export_lora
+from w2wpp.denoising import generate
+from w2wpp.pipeline import load_pipeline
+from w2wpp.runtime import device, run_stage, stage_arguments
+from w2wpp.spaces import load_space
+from w2wpp.storage import write_pack
+from w2wpp.training import step_generator
+
+
+def main() -> None:
+    args = stage_arguments(__doc__, space=True, base="data/base", spaces="data/spaces", out="data/samples")
+    params, out = args.params.sample, args.out / args.space
+    pipe = load_pipeline(args.base, device())
+    space = load_space(args.spaces / args.space / "space.safetensors")
+
+    z = space.sample(params.people, step_generator(args.params.seed, 0))
+    weights = space.decode(z)
+    pictures = generate(pipe, space.layout, weights, params.prompts, params.seeds, args.params.generate,
+                        f"samples from {args.space}")
+
+    export_lora(out / "sample-0.safetensors", weights[0], space.layout)
+    write_pack(out / "pictures.safetensors", {"z": z, "pictures": pictures}, {"prompts": params.prompts})
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,171 @@
+"""The whole pipeline on tiny params in a temporary clone, used as the README says."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "portraits": {"photos": 4, "score_photos": 2, "validation": 3, "test": 4},
+    "collect": {"people": 8, "photos": 2, "steps": 2, "class_images": 4, "people_at_once": 3},
+    "pca": {"latent_dim": 4},
+    "vae": {"latent_dim": 4, "width": 16, "epochs": 5},
+    "sample": {"people": 3, "seeds": 1},
+    "interpolate": {"pairs": 2, "steps": 3},
+    "invert": {"steps": 2, "timesteps_per_step": 1, "people_at_once": 4},
+    "generate": {"inference_steps": 4},
+    "evaluate": {"seeds": 2, "class_samples": 8, "bootstrap": 100},
+}
+
+
+class Clone:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def run(self, *command: str, ok: bool = True) -> str:
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=400)
+        output = done.stdout + done.stderr
+        assert (done.returncode == 0) == ok, f"{' '.join(command)} gave {done.returncode}:\n{output[-4000:]}"
+        return output
+
+    def metrics(self, name: str) -> dict:
+        return json.loads((self.folder / f"metrics/{name}.json").read_text())
+
+    def ran(self, output: str) -> set[str]:
+        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+def leaves(tree: dict, prefix: str = "") -> dict:
+    return {path: value for key, each in tree.items()
+            for path, value in (leaves(each, f"{prefix}{key}.") if isinstance(each, dict) else {prefix + key: each}).items()}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    """The working tree with tiny params, committed in a repository of its own, after one `dvc repro`."""
+    folder = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("data/zoo/", "reports/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, values in TINY.items():
+        params[section].update(values)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    clone = Clone(folder)
+    os.environ |= {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
+    clone.run("git", "init", "-q")
+    clone.output = clone.run("dvc", "repro")
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "tiny")
+    return clone
+
+
+def test_shipped_base_is_not_trained_again(clone):
+    assert "base" not in clone.ran(clone.output)
+    assert {"collect", "vae", "evaluate@pca", "evaluate@vae", "report"} <= clone.ran(clone.output)
+
+
+def test_metrics_trees_are_identical_and_finite(clone):
+    pca, vae = leaves(clone.metrics("pca")), leaves(clone.metrics("vae"))
+    assert pca.keys() == vae.keys()
+    assert {"inversion.id_score", "inversion.tar_at_far1", "reconstruction.rel_mse", "sampling.diversity"} <= pca.keys()
+    assert all(isinstance(value, (int, float)) for value in pca.values())
+    assert clone.metrics("inversion") == clone.metrics("vae")["inversion"]
+    assert clone.metrics("comparison")["people"] <= TINY["portraits"]["test"]
+
+
+def test_true_lora_metrics_are_of_test_people_and_report_is_self_contained(clone):
+    html = (clone.folder / "reports/index.html").read_text()
+    assert "data:image/png;base64," in html
+    assert 'src="http' not in html and "<script src" not in html
+    assert len(list((clone.folder / "reports/figures").glob("*.png"))) >= 8
+
+
+def test_second_repro_runs_nothing(clone):
+    assert clone.ran(clone.run("dvc", "repro")) == set()
+
+
+def test_exported_loras_draw_what_the_batched_path_drew(clone):
+    from w2wpp.denoising import generate
+    from w2wpp.dreambooth import IDENTITY_PROMPT
+    from w2wpp.params import load_params
+    from w2wpp.pipeline import load_pipeline
+    from w2wpp.spaces import load_space
+    from w2wpp.storage import read_pack
+
+    how = load_params(clone.folder / "params.yaml").generate
+    pipe = load_pipeline(clone.folder / "data/base")
+    for kind, file in (("samples", "sample-0.safetensors"), ("inversions", "loras/test-00000.safetensors")):
+        folder = clone.folder / "data" / kind / "vae"
+        space = load_space(clone.folder / "data/spaces/vae/space.safetensors")
+        if kind == "samples":
+            z = read_pack(folder / "pictures.safetensors")[0]["z"][:1]
+        else:
+            tensors, meta = read_pack(folder / "latents.safetensors")
+            z = tensors["z"][[meta["people"].index("test-00000")]]
+        batched = generate(pipe, space.layout, space.decode(z), [IDENTITY_PROMPT], 1, how, kind)[0, 0, 0]
+        start = torch.randn((1, pipe.unet.config.in_channels, 8, 8), generator=torch.Generator().manual_seed(0))
+        pipe.load_lora_weights(str(folder / file))
+        loaded = pipe(IDENTITY_PROMPT, latents=start, num_inference_steps=how.inference_steps,
+                      guidance_scale=how.guidance, output_type="pt").images[0]
+        pipe.unload_lora_weights()
+        plain = pipe(IDENTITY_PROMPT, latents=start, num_inference_steps=how.inference_steps,
+                     guidance_scale=how.guidance, output_type="pt").images[0]
+        loaded, plain = ((each * 255).round().permute(1, 2, 0) for each in (loaded, plain))
+        assert (loaded - batched).abs().max() <= 2
+        assert (plain - batched).abs().max() > 2
+
+
+def test_latent_dim_experiment_reruns_only_what_depends_on_it(clone):
+    ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "vae.latent_dim=3"))
+    assert {"settings", "vae", "sample@vae", "interpolate@vae", "invert@vae", "evaluate@vae", "compare", "report"} == ran
+    assert clone.metrics("vae")["latent_dim"] == 3
+    assert clone.metrics("pca")["latent_dim"] == 4
+
+
+def test_pca_baseline_experiment_and_metrics_diff(clone):
+    clone.run("git", "checkout", "-q", ".")
+    ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "space=pca", "-n", "pca-baseline"))
+    assert ran == {"settings", "compare", "report"}
+    assert clone.metrics("inversion") == clone.metrics("pca")["inversion"]
+    clone.run("git", "checkout", "-q", ".")
+    diff = clone.run("dvc", "metrics", "diff", "pca-baseline", "--all")
+    assert "metrics/inversion.json" in diff and "id_score" in diff
+    assert len(diff.splitlines()) < 60
+
+
+@pytest.mark.parametrize("change, words", [
+    ("vae.latent_dim=400", ["vae.latent_dim", "1 .. 7"]),
+    ("+vae.latentdim=8", ["vae.latentdim", "unknown key", "latent_dim"]),
+    ("+vaee.latent_dim=8", ["vaee", "unknown key"]),
+    ("vae.kl.schedule=cosine", ["vae.kl.schedule", "monotonic"]),
+])
+def test_wrong_parameter_is_one_clear_error(clone, change, words):
+    before = (clone.folder / "data/weights/weights.safetensors").read_bytes()
+    output = clone.run("dvc", "exp", "run", "-S", change, ok=False)
+    line = next(line for line in output.splitlines() if line.startswith("error:"))
+    assert all(word in line for word in words), line
+    assert (clone.folder / "data/weights/weights.safetensors").read_bytes() == before
+    clone.run("git", "checkout", "-q", ".")
+
+
+def test_corrupt_input_is_one_clear_error(clone):
+    pack = clone.folder / "data/zoo/loras.safetensors"
+    whole = pack.read_bytes()
+    pack.write_bytes(whole[:1000])
+    output = clone.run("python", "stages/flatten.py", "--out", "elsewhere", ok=False)
+    pack.write_bytes(whole)
+    assert output.strip().splitlines()[-1].startswith("error: data/zoo/loras.safetensors")
+
+
+def test_every_stage_has_help(clone):
+    for stage in sorted((ROOT / "stages").glob("*.py")):
+        assert "--params" in clone.run("python", str(stage), "--help")

@@ -1,0 +1,75 @@
+"""The diffusion loss of many adapted models at once, and the pictures that they make."""
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from torch import Tensor
+
+from w2wpp.adapters import adapted
+from w2wpp.layout import WeightLayout
+from w2wpp.params import GenerateParams
+from w2wpp.pipeline import encode_prompts, to_images
+from w2wpp.runtime import progress
+from w2wpp.training import chunks
+
+
+def training_schedule(pipe: StableDiffusionPipeline) -> DDPMScheduler:
+    """The noise schedule that the pipeline's UNet was trained with."""
+    return DDPMScheduler.from_config(pipe.scheduler.config)
+
+
+def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layout: WeightLayout, weights: Tensor,
+                   latents: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean squared error of the adapted UNet's prediction, per sample [m, n].
+
+    Noise and timesteps are drawn once per row of m and shared by the n models, so that a person's loss does not depend
+    on who else is in the batch and differences between people are not drowned in the sampling noise.
+
+    Args:
+        weights: weight vectors [n, d].
+        latents: scaled latents [m, n, c, h, w].
+        text: text embeddings [m, length, hidden], one per row.
+    """
+    rows, models = latents.shape[:2]
+    noise = torch.randn(rows, 1, *latents.shape[2:], generator=generator).expand_as(latents)
+    timesteps = torch.randint(schedule.config.num_train_timesteps, (rows, 1), generator=generator).expand(rows, models)
+    latents, noise, timesteps = (each.flatten(0, 1).to(weights.device) for each in (latents, noise, timesteps))
+    noisy = schedule.add_noise(latents, noise, timesteps)
+    target = (schedule.get_velocity(latents, noise, timesteps)
+              if schedule.config.prediction_type == "v_prediction" else noise)
+    with adapted(pipe.unet, layout, weights):
+        output = pipe.unet(noisy, timesteps, text.repeat_interleave(models, 0)).sample
+    return (output - target).square().mean((1, 2, 3)).unflatten(0, (rows, models))
+
+
+@torch.no_grad()
+def generate(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, prompts: list[str], seeds: int,
+             params: GenerateParams, what: str, batch: int = 64) -> Tensor:
+    """Pictures of many models, through the pipeline's own `__call__`.
+
+    Args:
+        weights: weight vectors [n, d].
+        prompts: each model answers every prompt.
+        seeds: pictures per prompt, from the seeds 0 .. seeds - 1, the same for every model.
+        batch: pictures per call at most; the result does not depend on it beyond rounding.
+
+    Returns:
+        uint8 [n, prompts, seeds, h, w, 3].
+    """
+    device = pipe.unet.device
+    asked = [(prompt, seed) for prompt in range(len(prompts)) for seed in range(seeds)]
+    text, empty = encode_prompts(pipe, prompts), encode_prompts(pipe, [""])
+    shape = (pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
+    start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in range(seeds)])
+    models = max(1, batch // len(asked))
+    out = []
+    with progress(None, what, total=len(weights) * len(asked), unit="picture") as bar:
+        for first, count in chunks(len(weights), models):
+            rows = torch.tensor(asked).repeat_interleave(count, 0)
+            with adapted(pipe.unet, layout, weights[first:first + count].float().to(device)):
+                latents = pipe(prompt_embeds=text[rows[:, 0]], negative_prompt_embeds=empty.expand(len(rows), -1, -1),
+                               latents=start[rows[:, 1]].to(device), num_inference_steps=params.inference_steps,
+                               guidance_scale=params.guidance, output_type="latent").images
+            pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+            out.append(to_images(pixels).cpu().unflatten(0, (len(prompts), seeds, count)).movedim(2, 0))
+            bar.update(len(rows))
+    return torch.cat(out)

@@ -1,0 +1,171 @@
+"""Latent spaces over weight vectors: the PCA of weights2weights and the VAE of w2w++, behind one interface."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from w2wpp.errors import InputError
+from w2wpp.layout import WeightLayout
+from w2wpp.storage import read_pack, write_pack
+
+
+def check_latent_dim(key: str, latent_dim: int, people: int, dimension: int) -> None:
+    """Refuse a latent dimension that `people` training vectors of `dimension` numbers cannot fill.
+
+    Raises:
+        InputError: naming the parameter `key` and the range.
+    """
+    limit = min(people - 1, dimension)
+    if not 1 <= latent_dim <= limit:
+        raise InputError("params.yaml", key, f"{latent_dim} is more than the data allow",
+                         f"Choose 1 .. {limit}: there are {people} training LoRAs of {dimension} weights")
+
+
+class WeightSpace(nn.Module):
+    """A space of LoRAs: z ~ N(0, I) in k dimensions decodes to the weight vector of a person.
+
+    Attributes:
+        latent_dim: k.
+        layout: how its weight vectors are made up; d = layout.dimension.
+    """
+
+    kind: str
+
+    def __init__(self, latent_dim: int, layout: WeightLayout):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.layout = layout
+
+    def encode(self, weights: Tensor) -> Tensor:
+        """Weight vectors [n, d] float32 to latents [n, k]."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents [n, k] to weight vectors [n, d] float32; differentiable."""
+        raise NotImplementedError
+
+    def config(self) -> dict:
+        """The JSON-able arguments, beside the layout, that `load_space` builds the space anew from."""
+        raise NotImplementedError
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n latents [n, k] from the prior N(0, I)."""
+        return torch.randn(n, self.latent_dim, generator=generator)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log N(z; 0, I) of latents [n, k], in nats [n]."""
+        return -0.5 * (z.square().sum(1) + self.latent_dim * math.log(2 * math.pi))
+
+    def save(self, path: str | Path) -> None:
+        """Write the space as one safetensors file, read again by `load_space`."""
+        meta = {"kind": self.kind, "config": self.config(), "layout": self.layout.to_meta()}
+        write_pack(Path(path), self.state_dict(), meta)
+
+
+class PCASpace(WeightSpace):
+    """The linear space of weights2weights (Dravid et al. 2024, arXiv 2406.09413), in whitened coordinates.
+
+    decode(z) = mean + std * (z * scales) @ components, where `scales` are the standard deviations along the components,
+    so that the same N(0, I) is the prior of z here and in the VAE.
+    """
+
+    kind = "pca"
+
+    def __init__(self, latent_dim: int, layout: WeightLayout):
+        super().__init__(latent_dim, layout)
+        self.register_buffer("mean", torch.zeros(layout.dimension))
+        self.register_buffer("std", torch.ones(layout.dimension))
+        self.register_buffer("components", torch.zeros(latent_dim, layout.dimension))
+        self.register_buffer("scales", torch.ones(latent_dim))
+
+    def config(self) -> dict:
+        return {"latent_dim": self.latent_dim}
+
+    def encode(self, weights: Tensor) -> Tensor:
+        return ((weights - self.mean) / self.std) @ self.components.T / self.scales
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.mean + self.std * ((z * self.scales) @ self.components)
+
+
+    def truncated(self, latent_dim: int) -> "PCASpace":
+        """The space of the leading `latent_dim` components."""
+        space = PCASpace(latent_dim, self.layout)
+        space.load_state_dict({"mean": self.mean, "std": self.std, "components": self.components[:latent_dim],
+                               "scales": self.scales[:latent_dim]})
+        return space
+
+
+def _mlp(fan_in: int, width: int, layers: int, fan_out: int) -> nn.Sequential:
+    """Linear-SiLU blocks with layer norm and a last linear layer that starts at zero."""
+    parts: list[nn.Module] = []
+    for layer in range(layers):
+        parts += [nn.Linear(fan_in if layer == 0 else width, width), nn.LayerNorm(width), nn.SiLU()]
+    last = nn.Linear(width, fan_out)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*parts, last)
+
+
+class VAESpace(WeightSpace):
+    """The nonlinear space of w2w++: a variational autoencoder (Kingma and Welling 2014, arXiv 1312.6114) over weights.
+
+    It works on all of the training data's principal components, whitened (`basis` of them). Encoder and decoder are a
+    fixed linear path, which is PCA at latent dimension k, plus a multilayer perceptron that starts at zero: untrained,
+    the VAE is the PCA space, and training adds what a linear map misses.
+    """
+
+    kind = "vae"
+
+    def __init__(self, latent_dim: int, layout: WeightLayout, basis: int, width: int, layers: int):
+        super().__init__(latent_dim, layout)
+        self.width, self.layers = width, layers
+        self.basis = PCASpace(basis, layout)
+        self.encoder = _mlp(basis, width, layers, 2 * latent_dim)
+        self.decoder = _mlp(latent_dim, width, layers, basis)
+
+    def config(self) -> dict:
+        return {"latent_dim": self.latent_dim, "basis": self.basis.latent_dim, "width": self.width,
+                "layers": self.layers}
+
+    def posterior(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
+        """q(z | w): mean and log variance, each [n, k], of whitened principal coordinates [n, basis]."""
+        shift, log_variance = self.encoder(coordinates).chunk(2, 1)
+        return coordinates[:, :self.latent_dim] + shift, log_variance.clamp(-12, 4)
+
+    def decode_coordinates(self, z: Tensor) -> Tensor:
+        """Latents [n, k] to whitened principal coordinates [n, basis]."""
+        linear = nn.functional.pad(z, (0, self.basis.latent_dim - self.latent_dim))
+        # The perceptron speaks in units of the components' scales relative to the first, so that errors count alike.
+        return linear + self.decoder(z) * (self.basis.scales[0] / self.basis.scales)
+
+    def encode(self, weights: Tensor) -> Tensor:
+        """Weight vectors [n, d] to the means of q(z | w) [n, k]."""
+        return self.posterior(self.basis.encode(weights))[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.basis.decode(self.decode_coordinates(z))
+
+
+SPACES: dict[str, type[WeightSpace]] = {space.kind: space for space in (PCASpace, VAESpace)}
+
+
+def load_space(path: str | Path) -> WeightSpace:
+    """Read a space that `WeightSpace.save` wrote, frozen and in evaluation mode.
+
+    Raises:
+        InputError: the file is missing, corrupt, of an unknown kind, or its tensors do not fit its configuration.
+    """
+    tensors, meta = read_pack(Path(path))
+    if meta.get("kind") not in SPACES:
+        raise InputError(str(path), "kind", f"unknown space {meta.get('kind')!r}", f"Known: {', '.join(SPACES)}")
+    layout = WeightLayout.from_meta(meta.get("layout", {}), str(path))
+    try:
+        space = SPACES[meta["kind"]](layout=layout, **meta["config"])
+        space.load_state_dict(tensors)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise InputError(str(path), "config", f"the tensors do not fit it ({' '.join(str(error).split())[:200]})",
+                         f"Run `dvc repro -f {meta['kind']}`") from error
+    return space.requires_grad_(False).eval()

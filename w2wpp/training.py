@@ -1,0 +1,24 @@
+"""What every training loop here shares: the learning rate's course and random numbers that survive a resume."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+
+def cosine_rate(step: int, steps: int, lr: float, warmup: int = 100) -> float:
+    """Learning rate with linear warm-up over at most a tenth of the steps and cosine decay to 2 % of `lr`."""
+    warmup = max(1, min(warmup, steps // 10))
+    return lr * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Random numbers drawn from (seed, step) and never carried over, so that a resumed run repeats an unbroken one."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+
+
+def chunks(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """(first, length) of consecutive runs of at most `size`."""
+    for first in range(0, count, size):
+        yield first, min(size, count - first)
