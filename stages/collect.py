@@ -29,7 +29,7 @@ def class_images(pipe, layout: WeightLayout, params: CollectParams, how: Generat
 
 
 def train_resumably(pipe, layout, latents, class_latents, params: CollectParams, seed: int, scratch: Path, what: str):
-    """Weights [n, d] and losses [n] as `train_loras` gives them, batch by batch; finished batches come from `scratch`."""
+    """Weights [n, d] and losses [n] as `train_loras` gives them; finished batches are read back from `scratch`."""
     done = []
     for first, count in chunks(len(latents), params.people_at_once):
         path = scratch / f"{first:06d}-{count}.safetensors"
@@ -68,13 +68,15 @@ def main() -> None:
             ("true", held_out.images[:, :params.photos], held_out.names, held_out.splits),
             ("one-photo", held_out.images[:, :1], held_out.names, held_out.splits)):
         latents = encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2])
-        weights, losses = train_resumably(pipe, layout, latents, class_latents, params, seed, scratch / role, f"{role} LoRAs")
+        weights, losses = train_resumably(pipe, layout, latents, class_latents, params, seed, scratch / role,
+                                          f"{role} LoRAs")
         manifest.append(pd.DataFrame({"person": who, "split": splits, "role": role, "photos": photos.shape[1],
                                       "seed": seed, "loss": losses}))
         tensors.append(weights)
 
     write_csv(args.out / "manifest.csv", pd.concat(manifest))
-    write_portraits(args.out / "people", zoo_photos[:, :1], manifest_rows(names, "zoo", [(i, n[:1]) for i, n in people]))
+    rows = manifest_rows(names, "zoo", [(identity, nuisances[:1]) for identity, nuisances in people])
+    write_portraits(args.out / "people", zoo_photos[:, :1], rows)
     stacked = {key: part.to(torch.float16).contiguous() for key, part in layout.stack(torch.cat(tensors)).items()}
     write_pack(args.out / "loras.safetensors", stacked, {"layout": layout.to_meta()})
 

@@ -1,4 +1,4 @@
-"""Compare the spaces on the test people, person by person, and show the inversion metrics of the space chosen by `space`."""
+"""Compare the spaces on the test people, person by person, and single out the inversion of the space `space` names."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Evaluate one space on held-out people: inversion, reconstruction, sampling and interpolation, in metrics/<space>.json."""
+"""Evaluate one space on held-out people: inversion, reconstruction, sampling and interpolation."""
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,11 @@ from w2wpp.weights import read_weights
 
 
 def sampling_scores(pictures: Embeddings, gallery: Gallery) -> dict[str, float]:
-    """Faces found in pictures [people, pictures]; diversity, the mean pairwise recogniser distance between people; and
-    novelty, 1 - the mean similarity to the nearest zoo person. The latter are 0 if fewer than two people have a face."""
+    """Faces found in pictures [people, pictures], diversity and novelty.
+
+    Diversity is the mean pairwise recogniser distance between people, novelty 1 - the mean similarity to the nearest
+    zoo person; both are 0 if fewer than two people have a face.
+    """
     seen = pictures.found.any(1)
     scores = {"face_found": float(pictures.found.mean()), "diversity": 0.0, "novelty": 0.0}
     if seen.sum() < 2:
@@ -31,7 +34,7 @@ def sampling_scores(pictures: Embeddings, gallery: Gallery) -> dict[str, float]:
 
 
 def interpolation_scores(strips: Embeddings, gallery: Gallery) -> dict[str, float]:
-    """Scores of strips [pairs, steps]: mean evenness of the strips on which the recogniser can judge it, faces found."""
+    """Faces found on strips [pairs, steps], and the mean evenness of the strips on which it can be judged."""
     evenness = [scoring.evenness(scoring.center(vectors, gallery.mean), found)
                 for vectors, found in zip(strips.vectors, strips.found, strict=True) if found.sum() >= 3]
     return {"evenness": float(np.mean(evenness)) if evenness else 0.0, "face_found": float(strips.found.mean())}

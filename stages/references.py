@@ -59,7 +59,8 @@ def main() -> None:
         base["embedding_frechet_floor"] = scoring.frechet_distance(faces[equal:2 * equal], faces[:equal])
 
     photo = embed_all(recognizer, held_out.images[:, 0])
-    rungs = {"mean": data.mean.expand(len(held_out.names), -1), "nearest": data.of("zoo")[nearest_zoo_person(photo, gallery)],
+    rungs = {"mean": data.mean.expand(len(held_out.names), -1),
+             "nearest": data.of("zoo")[nearest_zoo_person(photo, gallery)],
              "one-photo": data.of("one-photo"), "true": data.of("true")}
     pictures, rows, summaries = {"class": samples}, [], {}
     for rung, weights in rungs.items():

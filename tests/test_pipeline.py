@@ -1,7 +1,6 @@
 """The whole pipeline on tiny params in a temporary clone, used as the README says."""
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+
+from w2wpp.adapters import export_lora
+from w2wpp.denoising import generate
+from w2wpp.dreambooth import IDENTITY_PROMPT
+from w2wpp.params import load_params
+from w2wpp.pipeline import load_pipeline
+from w2wpp.spaces import load_space
+from w2wpp.storage import read_pack
+from w2wpp.weights import read_weights
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -42,16 +50,18 @@ class Clone:
 
 
 def leaves(tree: dict, prefix: str = "") -> dict:
-    return {path: value for key, each in tree.items()
-            for path, value in (leaves(each, f"{prefix}{key}.") if isinstance(each, dict) else {prefix + key: each}).items()}
+    flat = {}
+    for key, each in tree.items():
+        flat |= leaves(each, f"{prefix}{key}.") if isinstance(each, dict) else {prefix + key: each}
+    return flat
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Clone:
     """The working tree with tiny params, committed in a repository of its own, after one `dvc repro`."""
     folder = tmp_path_factory.mktemp("clone")
-    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    for name in filter(None, listed.stdout.split("\0")):
+    listed = subprocess.check_output(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, text=True)
+    for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file() and not name.startswith(("data/zoo/", "reports/")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
@@ -60,8 +70,9 @@ def clone(tmp_path_factory) -> Clone:
         params[section].update(values)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     clone = Clone(folder)
-    os.environ |= {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
     clone.run("git", "init", "-q")
+    clone.run("git", "config", "user.name", "tester")
+    clone.run("git", "config", "user.email", "tester@example.org")
     clone.output = clone.run("dvc", "repro")
     clone.run("git", "add", "-A")
     clone.run("git", "commit", "-qm", "tiny")
@@ -93,35 +104,46 @@ def test_second_repro_runs_nothing(clone):
     assert clone.ran(clone.run("dvc", "repro")) == set()
 
 
-def test_exported_loras_draw_what_the_batched_path_drew(clone):
-    from w2wpp.denoising import generate
-    from w2wpp.dreambooth import IDENTITY_PROMPT
-    from w2wpp.params import load_params
-    from w2wpp.pipeline import load_pipeline
-    from w2wpp.spaces import load_space
-    from w2wpp.storage import read_pack
+@pytest.mark.parametrize("origin", ["zoo", "sampled", "inverted"])
+def test_exported_lora_draws_what_the_batched_path_drew(clone, origin, tmp_path):
+    data, how = clone.folder / "data", load_params(clone.folder / "params.yaml").generate
+    space = load_space(data / "spaces/vae/space.safetensors")
+    if origin == "zoo":
+        weights, file = read_weights(data / "weights").of("zoo")[:1], tmp_path / "zoo.safetensors"
+        export_lora(file, weights[0], space.layout)
+    elif origin == "sampled":
+        file = data / "samples/vae/sample-0.safetensors"
+        weights = space.decode(read_pack(data / "samples/vae/pictures.safetensors")[0]["z"][:1])
+    else:
+        file = data / "inversions/vae/loras/test-00000.safetensors"
+        tensors, meta = read_pack(data / "inversions/vae/latents.safetensors")
+        weights = space.decode(tensors["z"][[meta["people"].index("test-00000")]])
 
-    how = load_params(clone.folder / "params.yaml").generate
-    pipe = load_pipeline(clone.folder / "data/base")
-    for kind, file in (("samples", "sample-0.safetensors"), ("inversions", "loras/test-00000.safetensors")):
-        folder = clone.folder / "data" / kind / "vae"
-        space = load_space(clone.folder / "data/spaces/vae/space.safetensors")
-        if kind == "samples":
-            z = read_pack(folder / "pictures.safetensors")[0]["z"][:1]
-        else:
-            tensors, meta = read_pack(folder / "latents.safetensors")
-            z = tensors["z"][[meta["people"].index("test-00000")]]
-        batched = generate(pipe, space.layout, space.decode(z), [IDENTITY_PROMPT], 1, how, kind)[0, 0, 0]
-        start = torch.randn((1, pipe.unet.config.in_channels, 8, 8), generator=torch.Generator().manual_seed(0))
-        pipe.load_lora_weights(str(folder / file))
-        loaded = pipe(IDENTITY_PROMPT, latents=start, num_inference_steps=how.inference_steps,
+    pipe = load_pipeline(data / "base")
+    batched = generate(pipe, space.layout, weights, [IDENTITY_PROMPT], 1, how, origin)[0, 0, 0]
+    start = torch.randn((1, pipe.unet.config.in_channels, 8, 8), generator=torch.Generator().manual_seed(0))
+
+    def draw() -> torch.Tensor:
+        pixels = pipe(IDENTITY_PROMPT, latents=start, num_inference_steps=how.inference_steps,
                       guidance_scale=how.guidance, output_type="pt").images[0]
-        pipe.unload_lora_weights()
-        plain = pipe(IDENTITY_PROMPT, latents=start, num_inference_steps=how.inference_steps,
-                     guidance_scale=how.guidance, output_type="pt").images[0]
-        loaded, plain = ((each * 255).round().permute(1, 2, 0) for each in (loaded, plain))
-        assert (loaded - batched).abs().max() <= 2
-        assert (plain - batched).abs().max() > 2
+        return (pixels * 255).round().permute(1, 2, 0)
+
+    without = draw()
+    pipe.load_lora_weights(str(file))
+    assert (draw() - batched).abs().max() <= 2
+    assert (without - batched).abs().max() > 2
+
+
+def test_same_seed_gives_same_bytes(clone):
+    for run in ("a", "b"):
+        clone.run("python", "stages/vae.py", "--out", f"again/{run}/spaces/vae")
+        clone.run("python", "stages/invert.py", "--space", "vae", "--spaces", f"again/{run}/spaces",
+                  "--out", f"again/{run}/inversions", "--scratch", f"again/{run}/scratch")
+    for file in ("spaces/vae/space.safetensors", "inversions/vae/latents.safetensors"):
+        once, twice = ((clone.folder / "again" / run / file).read_bytes() for run in ("a", "b"))
+        assert once == twice
+        assert once == (clone.folder / "data" / file).read_bytes()
+    shutil.rmtree(clone.folder / "again")
 
 
 def test_latent_dim_experiment_reruns_only_what_depends_on_it(clone):

@@ -65,7 +65,7 @@ class Gallery:
         return scores
 
     def summary(self, generated: Embeddings, bootstrap: int, split: str = "test") -> dict[str, float]:
-        """ID score with its 95 % interval over people, normalised score, TAR at FAR 1 %, and the share of faces found."""
+        """ID score with its 95 % interval over people, normalised score, TAR at FAR 1 %, share of faces found."""
         rows = self.rows(split)
         mean, low, high = scoring.bootstrap_mean(self.id_scores(generated)[rows], n=bootstrap)
         tar = scoring.tar_at_far(generated.vectors[rows], generated.found[rows], self.real.vectors[rows],

@@ -91,7 +91,7 @@ class WeightLayout:
     @cached_property
     def hash(self) -> str:
         """16 hex digits over keys, shapes, offsets, rank and alpha; equal hashes mean interchangeable vectors."""
-        return hashlib.sha256(json.dumps([self.entries, self.rank, self.alpha]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.entries, self.rank, float(self.alpha)]).encode()).hexdigest()[:16]
 
     def to_meta(self) -> dict:
         """A JSON-able description, undone by `from_meta`."""
@@ -107,12 +107,12 @@ class WeightLayout:
         """
         try:
             layout = cls(tuple(Adapted(**layer) for layer in meta["layers"]), int(meta["rank"]), float(meta["alpha"]))
-            claimed = meta["hash"]
+            claimed, actual = meta["hash"], layout.hash
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(where, "layout", f"not a weight layout ({error!r})",
                              "Run the stage that wrote it") from error
-        if layout.hash != claimed:
-            raise InputError(where, "layout", f"hash {layout.hash} differs from the recorded {claimed}",
+        if actual != claimed:
+            raise InputError(where, "layout", f"hash {actual} differs from the recorded {claimed}",
                              "Run the stage that wrote it again")
         return layout
 

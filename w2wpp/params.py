@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from w2wpp.errors import InputError
 
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=8, multiple_of=8)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -16,7 +17,8 @@ Prompt = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict, or the string that YAML makes of `1e-3` and the 1 that it is for `true` would pass as numbers.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class PortraitsParams(Section):
@@ -29,7 +31,7 @@ class PortraitsParams(Section):
 
 class CodecParams(Section):
     channels: Annotated[int, Field(ge=1, le=192)]
-    widths: tuple[Annotated[int, Field(ge=8, multiple_of=8)], Annotated[int, Field(ge=8, multiple_of=8)]]
+    widths: Annotated[tuple[Width, Width], Field(strict=False)]   # YAML has lists, no tuples
     steps: Count
     batch: Count
     lr: Rate
@@ -181,8 +183,10 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         content = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError as error:
         raise InputError(str(path), None, "no such file", "Run from the repository's root") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(str(path), None, f"not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise InputError(str(path), None, "not a mapping of sections", "Restore it from the committed params.yaml")
     try:
         return Params.model_validate(content)
     except ValidationError as error:

@@ -1,12 +1,17 @@
 """The base model as a diffusers `StableDiffusionPipeline`: built small for this world, loaded from any directory."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -23,11 +28,33 @@ IDENTITY_TOKEN = "sks"
 
 
 def build_tokenizer(words: Iterable[str], max_tokens: int) -> CLIPTokenizer:
-    """A CLIP tokenizer, byte-pair encoding, in whose vocabulary every one of `words` is a single token."""
-    words = sorted(set(words))
-    tokenizer = CLIPTokenizer(model_max_length=max_tokens)
-    # A vocabulary larger than all pairs of all words lets byte-pair merging end with one token per word.
-    return tokenizer.train_new_from_iterator(words, vocab_size=10_000, show_progress=False)
+    """A CLIP tokenizer, byte-pair encoding, in whose vocabulary every one of `words` is a single token.
+
+    The merges are found here, as `train_new_from_iterator` breaks ties at random: a tokenizer built anew, when training
+    resumes after a kill, would have other ids than those that the model has learnt.
+    """
+    pieces = sorted({piece for word in words for piece in re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", word.lower())})
+    splits = [(*piece[:-1], piece[-1] + "</w>") for piece in pieces]
+    alphabet = sorted(ByteLevel.alphabet())
+    vocabulary = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(letter + "</w>" for letter in alphabet)]
+    merges = []
+    while pairs := Counter(pair for split in splits for pair in pairwise(split)):
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
+        splits = [_merge(split, *merges[-1]) for split in splits]
+        vocabulary.append("".join(merges[-1]))
+    ids = {token: number for number, token in enumerate(dict.fromkeys(vocabulary))}
+    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=max_tokens)
+
+
+def _merge(split: tuple[str, ...], left: str, right: str) -> tuple[str, ...]:
+    """`split` with every `left` that `right` follows joined to it."""
+    merged: list[str] = []
+    for part in split:
+        if part == right and merged and merged[-1] == left:
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return tuple(merged)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, params: TextParams) -> CLIPTextModel:
@@ -72,7 +99,7 @@ def load_pipeline(folder: str | Path, device: torch.device | str = "cpu") -> Sta
     try:
         pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, safety_checker=None,
                                                        requires_safety_checker=False, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(str(folder), None, f"diffusers cannot load it ({' '.join(str(error).split())[:300]})",
                          "`git checkout` the shipped one, or delete it and run `dvc repro base`") from error
     pipe.set_progress_bar_config(disable=True)

@@ -234,13 +234,13 @@ class Renderer:
 
     @staticmethod
     def _shirt(local: np.ndarray) -> np.ndarray:
-        x, y, z = local.T
+        _, y, z = local.T
         collar = -0.155 + 0.35 * np.clip(y - 0.0, 0, 0.2)
         return _step(0.003, -0.003, z - collar)
 
     def _hair_mesh(self, who: Identity, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Hair that leaves the scalp: a curtain around the sides and the back, or a bun."""
-        x, y, z = self.local.T
+        y = self.local[:, 1]
         eyes = points[np.concatenate([self.left, self.right])].mean(0)
         skull = points[(self.kind == _SKIN) & (self.ears < 0.1) & (y > 0.02)]
         levels = np.linspace(0.0, 0.10, 11)

@@ -52,10 +52,14 @@ def read_pack(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     except (SafetensorError, OSError) as error:
         raise InputError(str(path), None, f"not a readable safetensors file ({error})",
                          "Delete it and run `dvc repro`, or `git checkout` it if it is tracked") from error
-    if META_KEY not in metadata:
-        raise InputError(str(path), META_KEY, "metadata missing, so this is not a w2w++ pack",
+    try:
+        meta = json.loads(metadata.get(META_KEY, ""))
+    except ValueError:
+        meta = None
+    if not isinstance(meta, dict):
+        raise InputError(str(path), META_KEY, "metadata missing or malformed, so this is not a w2w++ pack",
                          "Write it with w2wpp.storage.write_pack")
-    return tensors, json.loads(metadata[META_KEY])
+    return tensors, meta
 
 
 def file_hash(path: Path) -> str:

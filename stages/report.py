@@ -1,0 +1,132 @@
+"""Write the report: reports/index.html, one page that needs no other file, and its figures as PNGs."""
+
+import numpy as np
+import pandas as pd
+
+from w2wpp import figures as fig
+from w2wpp import report
+from w2wpp.figures import COLORS, LABELS, Column
+from w2wpp.populations import read_portraits
+from w2wpp.runtime import run_stage, stage_arguments
+from w2wpp.spaces import load_space
+from w2wpp.storage import read_csv, read_json, read_pack, write_atomically
+from w2wpp.weights import read_weights
+
+SPACES = ("pca", "vae")
+PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES = 56, 10, 6, 12, 32
+
+
+def main() -> None:
+    args = stage_arguments(__doc__, portraits="data/portraits", zoo="data/zoo/people", weights="data/weights",
+                           spaces="data/spaces", samples="data/samples", interpolations="data/interpolations",
+                           inversions="data/inversions", references="data/references",
+                           evaluations="data/evaluations", comparison="data/comparison", scores="metrics",
+                           out="reports")
+    metrics = {name: read_json(args.scores / f"{name}.json")
+               for name in ("world", "base", "zoo", "pca", "vae", "comparison")}
+    held_out, zoo, data = read_portraits(args.portraits), read_portraits(args.zoo), read_weights(args.weights)
+    photos, real = held_out.images.numpy(), held_out.images[:, -args.params.portraits.score_photos:].numpy()
+    gallery = read_pack(args.references / "gallery.safetensors")[1]
+    made = {rung: pictures.numpy() for rung, pictures in read_pack(args.references / "pictures.safetensors")[0].items()}
+    for space in SPACES:
+        pack, _ = read_pack(args.evaluations / space / "pictures.safetensors")
+        made |= {f"{space} {rung}": pictures.numpy() for rung, pictures in pack.items()}
+    rungs = read_csv(args.comparison / "ladder.csv", ["split", "rung", "id_score", "low", "high"])
+    scores = read_csv(args.comparison / "scores.csv", ["person", "split", *fig.RUNGS]).set_index("person")
+    training = read_json(args.spaces / "vae" / "training.json")
+    shares = read_json(args.spaces / "pca" / "explained_variance.json")["shares"]
+    spaces = {space: load_space(args.spaces / space / "space.safetensors") for space in SPACES}
+
+    def column(title: str, people: list[str], rung: str, count: int) -> Column:
+        """Pictures of people by one rung of the ladder, their scores below."""
+        rows = [held_out.names.index(person) for person in people]
+        notes = [report.score_text(scores[rung].get(person, np.nan), gallery["floor"]) for person in people]
+        return Column(title, made[rung][rows, :count], notes, COLORS.get(rung.split()[0], fig.INK))
+
+    def photo_column(title: str, people: list[str], pictures: np.ndarray) -> Column:
+        return Column(title, pictures[[held_out.names.index(person) for person in people]])
+
+    test = scores[scores["split"] == "test"]
+    gain = test["vae inversion"] - test["pca inversion"]
+    figures = {}
+
+    figures["people"] = fig.contact_sheet(photos[np.array(held_out.splits) == "test"][:PEOPLE, 0], across=8)
+    figures["base"] = fig.contact_sheet(made["class"][:CLASS_SAMPLES], across=8)
+    people = report.spread(test["true"], 8)
+    figures["reconstruction"] = fig.picture_sheet(
+        [photo_column("real photos", people, real[:, :2]), column("true LoRA", people, "true", 2),
+         *(column(f"through {LABELS[space]}", people, f"{space} reconstruction", 2) for space in SPACES)], people)
+
+    for space in SPACES:
+        tensors, meta = read_pack(args.samples / space / "pictures.safetensors")
+        drawn = tensors["pictures"][:SAMPLES, :, :1].numpy()  # [people, prompts, 1, h, w, 3]
+        halves = np.array_split(np.arange(len(drawn)), 2 if len(drawn) > 6 else 1)
+        prompts = [prompt.replace("a photo of ", "") for prompt in meta["prompts"]]
+        size = min(len(half) for half in halves)
+        gap = Column("", drawn[:size, 0, :0])
+        columns = [[Column(prompt, drawn[half[:size], number], color=COLORS[space])
+                    for number, prompt in enumerate(prompts)] for half in halves]
+        figures[f"sampling_{space}"] = fig.picture_sheet([*columns[0], *([gap, *columns[1]] if columns[1:] else [])])
+    figures["interpolation"] = interpolation_figure(args.interpolations, zoo)
+
+    people = report.spread(gain, SHOWN)
+    figures["inversion"] = fig.picture_sheet(
+        [photo_column("the one photo", people, photos[:, :1]),
+         *(column(f"{LABELS[space]} inversion", people, f"{space} inversion", 2) for space in SPACES),
+         column("true LoRA, several photos", people, "true", 2),
+         column("DreamBooth, one photo", people, "one-photo", 2),
+         photo_column("other real photos", people, real[:, :2])],
+        [f"{person}\ngain {gain[person]:+.2f}" for person in people])
+    for space in SPACES:
+        people = report.spread(test[f"{space} inversion"], 8)
+        figures[f"inversion_{space}"] = fig.picture_sheet(
+            [photo_column("the one photo", people, photos[:, :1]),
+             column(f"{LABELS[space]} inversion", people, f"{space} inversion", 4),
+             photo_column("other real photos", people, real[:, :2])], people)
+
+    figures["latent_space"] = latent_figure(spaces, data, zoo, held_out)
+    figures["kl_curves"] = fig.kl_curves(pd.DataFrame(training["history"]))
+    figures["explained_variance"] = fig.explained_variance(np.array(shares), metrics["pca"]["latent_dim"])
+    figures["inversion_loss"] = fig.inversion_loss(
+        {space: read_pack(args.inversions / space / "latents.safetensors")[0]["losses"].numpy() for space in SPACES})
+    figures["ladder"] = fig.ladder(rungs[rungs["split"] == "test"], metrics["world"]["id_floor"],
+                                  metrics["world"]["id_ceiling"])
+
+    pngs = {name: fig.png_bytes(figure, palette=256) for name, figure in figures.items()}
+    verdict, sentence = report.headline(metrics["comparison"])
+    page = report.render_html(
+        pngs, verdict=verdict, sentence=sentence, measures=report.measure_rows({s: metrics[s] for s in SPACES}),
+        metrics=metrics, params=args.params, training=training, labels=LABELS, kept_variance=sum(
+            shares[:metrics["pca"]["latent_dim"]]), shown={"inversion": min(SHOWN, len(gain)), "test": len(test)})
+    for name, png in pngs.items():
+        write_atomically(args.out / "figures" / f"{name}.png", lambda path, png=png: path.write_bytes(png))
+    write_atomically(args.out / "index.html", lambda path: path.write_text(page, "utf-8"))
+
+
+def interpolation_figure(folder, zoo):
+    """Strips of both spaces under one another, between real photos of the two zoo people."""
+    strips, row_titles, row_colors, ends = [], [], [], []
+    packs = {space: read_pack(folder / space / "pictures.safetensors") for space in SPACES}
+    for pair, names in enumerate(packs["pca"][1]["people"][:PAIRS]):
+        for space, (tensors, _) in packs.items():
+            strips.append(tensors["pictures"][pair].numpy())
+            ends.append([zoo.images[zoo.names.index(name), 0].numpy() for name in names])
+            row_titles.append(space.upper())
+            row_colors.append(COLORS[space])
+    ends = np.array(ends)
+    return fig.picture_sheet([Column("real photo", ends[:, :1]), Column("blend of the two LoRAs", np.array(strips)),
+                              Column("real photo", ends[:, 1:])], row_titles, row_colors)
+
+
+def latent_figure(spaces, data, zoo, held_out):
+    """Zoo people, and the true LoRAs of held-out people, in both spaces."""
+    facts = pd.concat([zoo.manifest, held_out.manifest]).drop_duplicates("person").set_index("person")
+    names = data.names("zoo") + data.names("true")
+    planes = {name: fig.latent_plane(np.concatenate([space.encode(data.of(role)).numpy() for role in ("zoo", "true")]),
+                                     report.latent_effects(space, data.std)) for name, space in spaces.items()}
+    return fig.latent_space(planes, np.array([name not in set(data.names("zoo")) for name in names]),
+                            report.people_factors(facts.loc[names]))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,101 @@
+"""A tiny untrained base model and LoRA layouts on it, shared by the tests; nothing here needs the network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from w2wpp.adapters import initial_weights
+from w2wpp.layout import Adapted, WeightLayout
+from w2wpp.params import BaseParams, Params, load_params
+from w2wpp.people import CAPTION_WORDS
+from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = 32
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The committed params.yaml."""
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def base_params(params) -> BaseParams:
+    """The committed base model, made tiny."""
+    base = params.base
+    return base.model_copy(update={
+        "codec": base.codec.model_copy(update={"channels": 4, "widths": (8, 8), "steps": 2, "batch": 4}),
+        "text": base.text.model_copy(update={"hidden": 16, "layers": 1, "heads": 2}),
+        "unet": base.unet.model_copy(update={"channels": [16, 32]}),
+        "denoiser": base.denoiser.model_copy(update={"steps": 2, "batch": 4}),
+    })
+
+
+@pytest.fixture(scope="session")
+def make_pipe(base_params) -> Callable[[], StableDiffusionPipeline]:
+    """Builds the same tiny pipeline every time, trainable; no part is left at zero."""
+    def make() -> StableDiffusionPipeline:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            pipe = build_pipeline(base_params, SIZE, [*CAPTION_WORDS, IDENTITY_TOKEN])
+            with torch.no_grad():
+                for module in (pipe.vae, pipe.text_encoder, pipe.unet):
+                    for parameter in module.parameters():
+                        parameter.add_(0.05 * torch.randn_like(parameter))
+        pipe.set_progress_bar_config(disable=True)
+        for module in (pipe.vae, pipe.text_encoder, pipe.unet):
+            module.eval()
+        return pipe
+    return make
+
+
+@pytest.fixture(scope="session")
+def pipe(make_pipe) -> StableDiffusionPipeline:
+    """The tiny pipeline, frozen; tests must not change it."""
+    pipe = make_pipe()
+    for module in (pipe.vae, pipe.text_encoder, pipe.unet):
+        module.requires_grad_(False)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def layout(pipe) -> WeightLayout:
+    """Rank 1 on to_q and to_v."""
+    return WeightLayout.of_unet(pipe.unet, 1, 8.0, ["to_q", "to_v"])
+
+
+@pytest.fixture(scope="session")
+def wide_layout(pipe) -> WeightLayout:
+    """Rank 2 on every attention projection, alpha other than the rank."""
+    return WeightLayout.of_unet(pipe.unet, 2, 3.0, ["to_q", "to_k", "to_v", "to_out.0"])
+
+
+@pytest.fixture(scope="session")
+def toy_layout() -> WeightLayout:
+    """Two layers without a UNet: 30 numbers."""
+    return WeightLayout((Adapted("down_blocks.0.attn1.to_q", 4, 6), Adapted("mid_block.attn1.to_v", 3, 2)), 2, 2.0)
+
+
+@pytest.fixture(scope="session")
+def draw_weights() -> Callable[..., torch.Tensor]:
+    """draw_weights(layout, n, seed): weight vectors [n, d] of LoRAs that all do something, B not being zero."""
+    def draw(layout: WeightLayout, n: int, seed: int = 0, size: float = 0.1) -> torch.Tensor:
+        noise = torch.randn(n, layout.dimension, generator=torch.Generator().manual_seed(seed))
+        return initial_weights(layout, seed) + size * noise
+    return draw
+
+
+@pytest.fixture
+def normal() -> Callable[..., torch.Tensor]:
+    """normal(*shape): standard normal numbers, the same in every test, new ones with every call."""
+    generator = torch.Generator().manual_seed(1)
+    return lambda *shape: torch.randn(shape, generator=generator)

@@ -1,0 +1,134 @@
+"""Many LoRAs in one batch equal one LoRA at a time, as diffusers and peft apply it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call
+
+from w2wpp.adapters import adapted, export_lora, initial_weights
+from w2wpp.denoising import generate
+from w2wpp.layout import WeightLayout
+from w2wpp.pipeline import encode_prompts
+
+N = 3
+
+
+@pytest.fixture(params=["rank 1", "rank 2 everywhere"])
+def any_layout(request, layout, wide_layout) -> WeightLayout:
+    return layout if request.param == "rank 1" else wide_layout
+
+
+@pytest.fixture
+def inputs(pipe, normal):
+    """Noisy latents, timesteps and text for N samples."""
+    prompts = ["a photo of sks person", "a photo of a person, smiling", ""]
+    return normal(N, 4, 4, 4), torch.tensor([1, 500, 998]), encode_prompts(pipe, prompts)
+
+
+@pytest.fixture
+def with_lora(make_pipe, tmp_path):
+    """with_lora(vector, layout): the tiny pipeline with an exported LoRA loaded by diffusers."""
+    def load(vector, layout):
+        export_lora(tmp_path / "lora.safetensors", vector, layout)
+        pipe = make_pipe()
+        pipe.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")
+        return pipe
+    return load
+
+
+@torch.no_grad()
+def test_unet_equals_one_lora_at_a_time(pipe, any_layout, draw_weights, inputs, with_lora):
+    weights = draw_weights(any_layout, N)
+    plain = pipe.unet(*inputs).sample
+    with adapted(pipe.unet, any_layout, weights):
+        together = pipe.unet(*inputs).sample
+    for i in range(N):
+        alone = with_lora(weights[i], any_layout).unet(*(each[i:i + 1] for each in inputs)).sample
+        torch.testing.assert_close(together[i:i + 1], alone, atol=1e-5, rtol=1e-5)
+        assert (alone - plain[i]).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_repeated_batch_goes_round_the_loras(pipe, layout, draw_weights, inputs):
+    weights = draw_weights(layout, N)
+    sample, time, text = inputs
+    with adapted(pipe.unet, layout, weights):
+        once = pipe.unet(sample, time, text).sample
+        twice = pipe.unet(sample.repeat(2, 1, 1, 1), time.repeat(2), text.repeat(2, 1, 1)).sample
+    torch.testing.assert_close(twice, once.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_guided_pictures_equal_one_lora_at_a_time(pipe, params, any_layout, draw_weights, with_lora):
+    weights = draw_weights(any_layout, N)
+    how = params.generate.model_copy(update={"inference_steps": 3, "guidance": 3.0})
+    prompts = ["a photo of sks person", "a photo of sks person, smiling"]
+    pictures = generate(pipe, any_layout, weights, prompts, 2, how, "test")
+    for i in range(N):
+        single = with_lora(weights[i], any_layout)
+        for j, prompt in enumerate(prompts):
+            for seed in range(2):
+                start = torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(seed))
+                picture = single(prompt, latents=start[None], num_inference_steps=3, guidance_scale=3.0,
+                                 output_type="np").images[0]
+                assert np.abs(picture * 255 - pictures[i, j, seed].numpy()).max() <= 1
+    assert pictures.float().std() > 5
+
+
+def merged(unet, layout, vector):
+    """The UNet's weights with one LoRA added: W + scale * B A."""
+    modules = layout.split(vector[None])
+    return {f"{name}.weight": unet.get_submodule(name).weight + layout.scale * (up[0] @ down[0])
+            for name, (down, up) in modules.items()}
+
+
+def test_gradients_equal_those_through_one_lora(pipe, any_layout, draw_weights, inputs, normal):
+    weights = draw_weights(any_layout, N).requires_grad_()
+    target = normal(N, 4, 4, 4)
+    with adapted(pipe.unet, any_layout, weights):
+        (pipe.unet(*inputs).sample - target).square().sum().backward()
+    for i in range(N):
+        vector = weights[i].detach().requires_grad_()
+        output = functional_call(pipe.unet, merged(pipe.unet, any_layout, vector),
+                                 tuple(each[i:i + 1] for each in inputs)).sample
+        (output - target[i]).square().sum().backward()
+        assert vector.grad.abs().max() > 1e-2
+        torch.testing.assert_close(weights.grad[i], vector.grad, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_nothing_remains_after_the_context(pipe, layout, draw_weights, inputs):
+    plain = pipe.unet(*inputs).sample
+    with adapted(pipe.unet, layout, draw_weights(layout, N)):
+        assert not torch.equal(pipe.unet(*inputs).sample, plain)
+    assert torch.equal(pipe.unet(*inputs).sample, plain)
+    with pytest.raises(RuntimeError, match="inside"), adapted(pipe.unet, layout, draw_weights(layout, N)):
+        raise RuntimeError("inside")
+    assert torch.equal(pipe.unet(*inputs).sample, plain)
+
+
+@torch.no_grad()
+def test_wrong_sizes(pipe, layout, wide_layout, draw_weights, inputs):
+    plain = pipe.unet(*inputs).sample
+    with pytest.raises(ValueError, match="batch of 3 cannot be shared among 2"), \
+            adapted(pipe.unet, layout, draw_weights(layout, 2)):
+        pipe.unet(*inputs)
+    with pytest.raises(ValueError, match=rf"\[n, {layout.dimension}\]"), \
+            adapted(pipe.unet, layout, draw_weights(wide_layout, N)):
+        pass
+    assert torch.equal(pipe.unet(*inputs).sample, plain)
+
+
+@torch.no_grad()
+def test_initial_weights_do_nothing_yet(pipe, any_layout, inputs):
+    weights = initial_weights(any_layout, 5)
+    assert torch.equal(weights, initial_weights(any_layout, 5))
+    assert not torch.equal(weights, initial_weights(any_layout, 6))
+    for down, up in any_layout.split(weights[None]).values():
+        bound = 1 / math.sqrt(down.shape[-1])
+        assert 0.5 * bound < down.abs().max() <= bound
+        assert torch.equal(up, torch.zeros_like(up))
+    with adapted(pipe.unet, any_layout, weights[None]):
+        start = pipe.unet(*inputs).sample
+    assert torch.equal(start, pipe.unet(*inputs).sample)

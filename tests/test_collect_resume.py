@@ -1,0 +1,74 @@
+"""A killed collect stage goes on where it was, and ends with the bytes of one that was not killed."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from w2wpp.storage import write_pack
+
+
+@pytest.fixture
+def collect():
+    path = Path(__file__).resolve().parents[1] / "stages/collect.py"
+    spec = importlib.util.spec_from_file_location("collect_stage", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def train(collect, pipe, layout, normal, params):
+    """train(scratch) collects five people's LoRAs, two people at a time."""
+    latents, class_latents = normal(5, 2, 4, 4, 4), normal(3, 4, 4, 4)
+    settings = params.collect.model_copy(update={"steps": 3, "people_at_once": 2})
+    return lambda scratch: collect.train_resumably(pipe, layout, latents, class_latents, settings, 0, scratch, "test")
+
+
+def batches(scratch: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in scratch.glob("*.safetensors")}
+
+
+def test_resumed_equals_uninterrupted(collect, train, layout, tmp_path, monkeypatch):
+    weights, losses = train(tmp_path / "whole")
+    assert weights.shape == (5, layout.dimension)
+    assert losses.shape == (5,)
+    whole = batches(tmp_path / "whole")
+    assert sorted(whole) == ["000000-2.safetensors", "000002-2.safetensors", "000004-1.safetensors"]
+
+    real, trained = collect.train_loras, []
+
+    def killed_in_the_second_batch(pipe, layout, latents, *rest):
+        if trained:
+            raise KeyboardInterrupt
+        trained.append(len(latents))
+        return real(pipe, layout, latents, *rest)
+
+    monkeypatch.setattr(collect, "train_loras", killed_in_the_second_batch)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed")
+    assert list(batches(tmp_path / "killed")) == ["000000-2.safetensors"]
+    (tmp_path / "killed/.000002-2.safetensors.12345.tmp").write_bytes(whole["000002-2.safetensors"][:100])
+
+    def counted(pipe, layout, latents, *rest):
+        trained.append(len(latents))
+        return real(pipe, layout, latents, *rest)
+
+    monkeypatch.setattr(collect, "train_loras", counted)
+    again, losses_again = train(tmp_path / "killed")
+    assert trained == [2, 2, 1]
+    assert batches(tmp_path / "killed") == whole
+    for name, (one, other) in {"weights": (weights, again), "losses": (losses, losses_again)}.items():
+        assert torch.equal(one, other)
+        write_pack(tmp_path / f"{name}-a", {name: one})
+        write_pack(tmp_path / f"{name}-b", {name: other})
+        assert (tmp_path / f"{name}-a").read_bytes() == (tmp_path / f"{name}-b").read_bytes()
+
+
+def test_finished_work_is_not_done_again(collect, train, tmp_path, monkeypatch):
+    weights, losses = train(tmp_path)
+    monkeypatch.setattr(collect, "train_loras", None)
+    again, losses_again = train(tmp_path)
+    assert torch.equal(weights, again)
+    assert torch.equal(losses, losses_again)

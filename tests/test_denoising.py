@@ -1,0 +1,71 @@
+"""Pictures and losses of many models at once do not depend on how they are batched."""
+
+import pytest
+import torch
+
+from w2wpp.denoising import denoising_loss, generate, training_schedule
+from w2wpp.pipeline import encode_prompts
+
+PROMPTS = ["a photo of sks person", "a photo of sks person, smiling"]
+
+
+@pytest.fixture
+def how(params):
+    return params.generate.model_copy(update={"inference_steps": 3, "guidance": 2.0})
+
+
+def test_pictures_do_not_depend_on_the_batch(pipe, layout, draw_weights, how):
+    weights = draw_weights(layout, 5)
+    pictures = generate(pipe, layout, weights, PROMPTS, 3, how, "test")
+    assert pictures.shape == (5, 2, 3, 32, 32, 3)
+    assert pictures.dtype == torch.uint8
+    for batch in (1, 13):
+        other = generate(pipe, layout, weights, PROMPTS, 3, how, "test", batch=batch)
+        assert (other.int() - pictures.int()).abs().max() <= 1
+    alone = generate(pipe, layout, weights[3:4], PROMPTS[1:], 3, how, "test")
+    assert (alone[0, 0].int() - pictures[3, 1].int()).abs().max() <= 1
+
+
+def test_pictures_are_repeatable_and_all_different(pipe, layout, draw_weights, how):
+    weights = draw_weights(layout, 2, size=0.3)
+    first, again = (generate(pipe, layout, weights, PROMPTS, 2, how, "test") for _ in range(2))
+    assert torch.equal(first, again)
+    pictures = first.flatten(0, 2).float()
+    for i in range(len(pictures)):
+        for j in range(i):
+            assert (pictures[i] - pictures[j]).abs().max() > 1
+
+
+def test_a_persons_loss_does_not_depend_on_the_others(pipe, layout, draw_weights, normal):
+    weights, latents = draw_weights(layout, 4), normal(3, 4, 4, 4, 4)
+    text = encode_prompts(pipe, [*PROMPTS, ""])
+    schedule = training_schedule(pipe)
+
+    def losses(people):
+        return denoising_loss(pipe, schedule, layout, weights[people], latents[:, people], text,
+                              torch.Generator().manual_seed(3))
+
+    together = losses([0, 1, 2, 3])
+    assert together.shape == (3, 4)
+    assert together.std(1).min() > 1e-3
+    for i in range(4):
+        torch.testing.assert_close(losses([i]), together[:, i:i + 1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses([2, 0]), together[:, [2, 0]], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+def test_loss_is_the_error_of_the_prediction(make_pipe, layout, normal, prediction):
+    pipe = make_pipe()
+    pipe.scheduler.register_to_config(prediction_type=prediction)
+    schedule = training_schedule(pipe)
+    clean, text = normal(1, 1, 4, 4, 4), encode_prompts(pipe, [PROMPTS[0]])
+    loss = denoising_loss(pipe, schedule, layout, torch.zeros(1, layout.dimension), clean, text,
+                          torch.Generator().manual_seed(9))
+    generator = torch.Generator().manual_seed(9)
+    noise = torch.randn(1, 1, 4, 4, 4, generator=generator)
+    time = torch.randint(1000, (1, 1), generator=generator)[0]
+    signal = schedule.alphas_cumprod[time].sqrt()
+    spread = (1 - signal**2).sqrt()
+    target = signal * noise - spread * clean if prediction == "v_prediction" else noise
+    output = pipe.unet((signal * clean + spread * noise)[0], time, text).sample
+    torch.testing.assert_close(loss, (output - target[0]).square().mean().reshape(1, 1), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,136 @@
+"""The report's figures on small made-up inputs, its verdict, and its choices."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from jinja2 import UndefinedError
+from matplotlib.figure import Figure
+from PIL import Image
+
+from w2wpp import figures, report
+from w2wpp.errors import InputError
+
+
+def pictures(*lead: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*lead, 8, 8, 3), dtype=np.uint8)
+
+
+def sheet() -> Figure:
+    return figures.picture_sheet([figures.Column("photo", pictures(3, 1)),
+                                  figures.Column("VAE inversion", pictures(3, 2), ["0.41", "no face", "\N{EN DASH}"])],
+                                 ["a", "b", "c"])
+
+
+def latent_figure() -> Figure:
+    rng = np.random.default_rng(0)
+    factors = {"age": rng.uniform(size=12), "hair colour": np.array(["red", "grey", "black"] * 4)}
+    return figures.latent_space({"pca": rng.normal(size=(12, 2)), "vae": rng.normal(size=(12, 2))},
+                                np.arange(12) > 8, factors)
+
+
+def curves() -> Figure:
+    epochs = np.arange(6)
+    return figures.kl_curves(pd.DataFrame({
+        "epoch": epochs, "train_error": 1 / (epochs + 1), "validation_error": 1 / (epochs + 1.0) + 0.1,
+        "train_kl": epochs + 3.0, "validation_kl": epochs + 4.0, "kl_weight": epochs / 6,
+        "collapsed_units": epochs // 2, "kept": epochs == 4}))
+
+
+def ladder() -> Figure:
+    return figures.ladder(pd.DataFrame({"rung": ["vae inversion", "mean", "pca inversion"], "id_score": [0.3, 0.0, 0.2],
+                                        "low": [0.25, -0.01, 0.1], "high": [0.35, 0.01, 0.3]}), -0.05, 0.65)
+
+
+def losses() -> Figure:
+    rng = np.random.default_rng(0)
+    return figures.inversion_loss({"pca": rng.uniform(size=(4, 40)), "vae": rng.uniform(size=(4, 40))})
+
+
+ALL = [sheet, latent_figure, curves, ladder, losses, lambda: figures.contact_sheet(pictures(5), 2),
+       lambda: figures.explained_variance(np.array([0.5, 0.3, 0.2]), 2)]
+
+
+@pytest.mark.parametrize("draw", ALL)
+def test_figures_draw_the_same_png_twice(draw):
+    first, second = draw(), draw()
+    assert isinstance(first, Figure)
+    png = figures.png_bytes(first, palette=256)
+    assert png == figures.png_bytes(second, palette=256)
+    image = Image.open(io.BytesIO(png))
+    assert not image.info
+    assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_picture_sheets_show_every_picture_and_note():
+    axes = sheet().axes[0]
+    assert len(axes.images) == 9
+    texts = {text.get_text() for text in axes.texts}
+    assert texts >= {"photo", "VAE inversion", "no face", "\N{EN DASH}", "a", "b", "c"}
+
+
+def test_picture_sheets_refuse_wrong_pictures():
+    with pytest.raises(ValueError, match="uint8"):
+        figures.picture_sheet([figures.Column("", pictures(2, 1).astype(float))])
+    with pytest.raises(ValueError, match=r"\[2, m"):
+        figures.picture_sheet([figures.Column("", pictures(2, 1)), figures.Column("", pictures(3, 1))])
+
+
+def test_latent_space_has_a_panel_per_space_and_factor():
+    figure = latent_figure()
+    panels, bars = figure.axes[:4], figure.axes[4:]
+    assert [axes.get_title() for axes in panels] == ["age", "hair colour", "", ""]
+    assert [axes.get_ylabel().split("\n")[0] for axes in panels[::2]] == [figures.LABELS["pca"], figures.LABELS["vae"]]
+    assert [label.get_text() for label in bars[1].get_xticklabels()] == ["black", "red", "grey"]
+
+
+def test_axes_name_quantities_and_units():
+    assert [axes.get_ylabel().split("\n")[0] for axes in curves().axes] == [
+        "reconstruction error", "KL to the prior (nats)", "weight of the KL term", "collapsed latent units"]
+    assert "%" in figures.explained_variance(np.array([0.6, 0.4]), 1).axes[0].get_ylabel()
+    assert "step" in losses().axes[0].get_xlabel()
+
+
+def test_ladder_puts_the_best_on_top():
+    axes = ladder().axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        figures.RUNGS[rung] for rung in ("mean", "pca inversion", "vae inversion")]
+    assert "ID score" in axes.get_xlabel()
+
+
+def test_latent_plane_finds_the_strongest_directions():
+    latents = np.random.default_rng(0).normal(size=(5, 3))
+    plane = figures.latent_plane(latents, np.diag([1.0, 5.0, 3.0]))
+    assert np.allclose(plane, latents[:, [1, 2]])
+    assert figures.latent_plane(latents[:, :1], np.ones((1, 3))).shape == (5, 2)
+
+
+@pytest.mark.parametrize(("low", "high", "verdict"), [
+    (0.01, 0.05, "VAE ahead"), (-0.05, -0.01, "PCA ahead"), (-0.02, 0.04, "No difference can be told"),
+    (0.0, 0.0, "No difference can be told")])
+def test_headline_follows_the_interval(low, high, verdict):
+    gain = {"low": low, "mean": (low + high) / 2, "high": high}
+    said, sentence = report.headline({"gain": gain, "people": 64, "people_better_with_vae": 0.55})
+    assert said == verdict
+    assert f"{low:+.3f} to {high:+.3f}" in sentence and "64 people" in sentence and "55 %" in sentence
+
+
+def test_spread_reaches_from_the_worst_to_the_best():
+    values = pd.Series({"a": 0.3, "b": -1.0, "c": np.nan, "d": 0.9, "e": 0.1})
+    assert report.spread(values, 2) == ["b", "d"]
+    assert report.spread(values, 9) == ["b", "e", "a", "d"]
+    assert report.spread(values[["c"]], 3) == []
+
+
+def test_scores_without_faces_are_said_in_words():
+    assert [report.score_text(score, -0.05) for score in (0.414, -0.05, np.nan)] == ["0.41", "no face", "\N{EN DASH}"]
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(InputError, match=r"metrics/pca\.json: inversion\.id_score: metric missing"):
+        report.measure_rows({"pca": {"inversion": {}}})
+    with pytest.raises(InputError, match="person_gender"):
+        report.people_factors(pd.DataFrame({"person": ["a"]}))
+    with pytest.raises(UndefinedError):
+        report.render_html({})

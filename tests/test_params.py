@@ -1,0 +1,114 @@
+"""params.yaml: the committed one loads, and everything wrong is refused with the key and a remedy."""
+
+import pytest
+import yaml
+
+from w2wpp.errors import InputError
+from w2wpp.params import load_params
+
+
+@pytest.fixture
+def write(params, tmp_path):
+    """write(key, value) writes the committed settings with one of them changed (dotted key), or removed (None)."""
+    def write(key: str, value: object):
+        content = params.model_dump(mode="json")
+        *path, last = key.split(".")
+        section = content
+        for part in path:
+            section = section[part]
+        if value is None:
+            del section[last]
+        else:
+            section[last] = value
+        file = tmp_path / "params.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return file
+    return write
+
+
+def refusal(file) -> InputError:
+    with pytest.raises(InputError) as caught:
+        load_params(file)
+    assert caught.value.where == str(file)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_committed_params_load(params):
+    assert params.lora.targets == ["to_q", "to_v"]
+    assert tuple(params.base.codec.widths) == (96, 160)
+    assert params.collect.lr == pytest.approx(5e-3)
+    with pytest.raises(ValueError, match="frozen"):
+        params.seed = 1
+
+
+def test_changed_value_is_read(write):
+    assert load_params(write("vae.kl.schedule", "cyclical")).vae.kl.schedule == "cyclical"
+    assert load_params(write("collect.lr", 1)).collect.lr == 1.0
+
+
+def test_mistyped_key_lists_the_known_ones(write):
+    error = refusal(write("vae.kl.wieght", 0.1))
+    assert error.key == "vae.kl.wieght"
+    assert error.reason == "unknown key"
+    assert error.remedy == "Known keys here: schedule, weight, warmup, cycles"
+
+
+def test_unknown_section(write):
+    error = refusal(write("inverts", {"steps": 3}))
+    assert error.key == "inverts"
+    assert "portraits, base, lora" in error.remedy
+
+
+@pytest.mark.parametrize(("key", "value", "says"), [
+    ("collect.lr", "1e-3", "'1e-3'"),                     # what YAML 1.1 makes of an unquoted 1e-3
+    ("collect.steps", 1.5, "1.5"),
+    ("collect.steps", True, "True"),
+    ("lora", 3, "3"),
+    ("lora.targets", "to_q", "'to_q'"),
+    ("base.codec.widths.0", 12, "multiple of 8"),
+    ("lora.targets", ["to_q", "to_x"], "'to_x'"),
+    ("lora.rank", 0, "greater than or equal to 1"),
+    ("vae.lr", 0.0, "greater than 0"),
+    ("vae.lr", float("nan"), "nan"),
+    ("flatten.max_quarantined", 1.01, "less than or equal to 1"),
+    ("portraits.size", 60, "multiple of 8"),
+    ("space", "umap", "'pca' or 'vae'"),
+    ("generate.guidance", 0.5, "greater than or equal to 1"),
+])
+def test_wrong_value(write, key, value, says):
+    if key.endswith(".0"):
+        file, value = write(key[:-2], [value, 96]), value
+    else:
+        file = write(key, value)
+    error = refusal(file)
+    assert error.key.startswith(key)
+    assert says in error.reason
+    assert "got" in error.reason
+    assert "params.yaml" in error.remedy
+
+
+@pytest.mark.parametrize("key", ["seed", "vae", "base.text.hidden", "base.codec.widths.1"])
+def test_missing_key(write, key):
+    error = refusal(write(key.removesuffix(".1"), [96] if key.endswith(".1") else None))
+    assert (error.key, error.reason) == (key, "key missing")
+    assert "Restore" in error.remedy
+
+
+def test_too_few_portraits(write):
+    error = refusal(write("portraits.photos", 9))
+    assert error.key == "portraits.photos"
+    assert "collect.photos + portraits.score_photos" in error.reason
+
+
+def test_missing_file(tmp_path):
+    assert refusal(tmp_path / "absent.yaml").reason == "no such file"
+
+
+@pytest.mark.parametrize("content", [b"seed: [1, 2", b"seed: 1\n\tlora: 2", b"\xff\xfe\x00", b"", b"- 1\n- 2\n", b"7"])
+def test_bad_yaml(tmp_path, content):
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content)
+    error = refusal(file)
+    assert error.key is None
+    assert error.reason

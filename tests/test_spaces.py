@@ -1,0 +1,197 @@
+"""PCA and VAE spaces: what they decode, how they relate, and that they survive a file."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from w2wpp.errors import InputError
+from w2wpp.layout import Adapted, WeightLayout
+from w2wpp.pca import fit_pca, standardise
+from w2wpp.spaces import PCASpace, VAESpace, WeightSpace, check_latent_dim, load_space
+from w2wpp.storage import read_pack, write_pack
+
+FEW, MANY = 12, 80                                                        # fewer and more people than the 30 weights
+
+
+def people(n: int, seed: int = 0) -> torch.Tensor:
+    """Weight vectors [n, 30] whose coordinates have different means and scales and depend on each other."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(30, 30, generator=generator) * torch.linspace(2, 0.1, 30)[:, None]
+    return torch.randn(n, 30, generator=generator) @ mixing * torch.linspace(0.01, 1, 30) + torch.linspace(-1, 1, 30)
+
+
+def fit(weights: torch.Tensor, latent_dim: int, layout: WeightLayout) -> PCASpace:
+    return fit_pca(weights, *standardise(weights), latent_dim, layout, seed=0)[0]
+
+
+@pytest.fixture(params=[FEW, MANY])
+def weights(request) -> torch.Tensor:
+    return people(request.param)
+
+
+@pytest.fixture
+def full(weights, toy_layout) -> PCASpace:
+    return fit(weights, min(len(weights) - 1, 30), toy_layout)
+
+
+@pytest.fixture(params=["pca", "vae"])
+def space(request, toy_layout, normal) -> WeightSpace:
+    """A space of 5 dimensions with nothing left at zero."""
+    basis = fit(people(FEW), 11, toy_layout)
+    if request.param == "pca":
+        return basis.truncated(5)
+    space = VAESpace(5, toy_layout, basis=11, width=16, layers=2)
+    space.basis.load_state_dict(basis.state_dict())
+    with torch.no_grad():
+        for parameter in space.parameters():
+            parameter.add_(0.3 * normal(*parameter.shape))
+    return space.requires_grad_(False).eval()
+
+
+def test_standardise_leaves_constant_coordinates_alone():
+    weights = people(FEW)
+    weights[:, 3] = 0.7
+    mean, std = standardise(weights)
+    np.testing.assert_allclose(mean, weights.numpy().mean(0), rtol=1e-5, atol=1e-6)
+    expected = weights.numpy().std(0, ddof=1)
+    expected[3] = 1
+    np.testing.assert_allclose(std, expected, rtol=1e-4)
+
+
+def test_pca_encode_undoes_decode(full, normal):
+    z = normal(20, full.latent_dim)
+    torch.testing.assert_close(full.encode(full.decode(z)), z, atol=2e-3, rtol=0)
+
+
+def test_pca_with_all_components_reproduces_the_data(full, weights):
+    torch.testing.assert_close(full.decode(full.encode(weights)), weights, atol=1e-4, rtol=1e-4)
+
+
+def test_pca_latents_are_white(full, weights):
+    z = full.encode(weights)
+    torch.testing.assert_close(z.mean(0), torch.zeros(full.latent_dim), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.cov(z.T), torch.eye(full.latent_dim), atol=2e-3, rtol=0)
+
+
+def test_pca_agrees_with_the_singular_value_decomposition(weights, toy_layout):
+    mean, std = standardise(weights)
+    space, shares = fit_pca(weights, mean, std, 4, toy_layout, seed=0)
+    scores = ((weights - mean) / std).double().numpy()
+    _, singular, vectors = np.linalg.svd(scores, full_matrices=False)
+    components = space.components.double().numpy()
+    np.testing.assert_allclose(components.T @ components, vectors[:4].T @ vectors[:4], atol=1e-4)
+    np.testing.assert_allclose(space.scales, singular[:4] / np.sqrt(len(weights) - 1), rtol=1e-4)
+    np.testing.assert_allclose(shares, singular[:4]**2 / (singular**2).sum(), rtol=1e-4)
+
+
+def test_pca_signs_are_fixed(weights, full, toy_layout):
+    largest = full.components.gather(1, full.components.abs().argmax(1, keepdim=True))
+    assert (largest > 0).all()
+    reordered = fit(weights.flip(0), 4, toy_layout)
+    torch.testing.assert_close(reordered.components, full.components[:4], atol=1e-3, rtol=0)
+    assert torch.equal(fit(weights, 4, toy_layout).components, fit(weights, 4, toy_layout).components)
+
+
+def test_pca_of_too_few_distinct_people_stays_finite(toy_layout):
+    weights = people(4).repeat(3, 1)
+    space = fit(weights, 11, toy_layout)
+    assert torch.isfinite(space.encode(weights)).all()
+    torch.testing.assert_close(space.decode(space.encode(weights)), weights, atol=1e-3, rtol=1e-3)
+
+
+def test_truncated_pca_is_the_smaller_pca(weights, full, toy_layout, normal):
+    smaller, z = fit(weights, 4, toy_layout), normal(6, 4)
+    torch.testing.assert_close(full.truncated(4).decode(z), smaller.decode(z), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("latent_dim", [1, 4, 11])
+def test_untrained_vae_is_pca(toy_layout, normal, latent_dim):
+    weights = people(FEW)
+    pca = fit(weights, latent_dim, toy_layout)
+    vae = VAESpace(latent_dim, toy_layout, basis=11, width=16, layers=2)
+    vae.basis.load_state_dict(fit(weights, 11, toy_layout).state_dict())
+    z, others = normal(6, latent_dim), people(7, seed=3)
+    torch.testing.assert_close(vae.decode(z), pca.decode(z), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(vae.encode(others), pca.encode(others), atol=1e-3, rtol=1e-3)
+
+
+def test_file_round_trip(space, tmp_path, normal):
+    for number in range(4):
+        space.save(tmp_path / str(number))
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(4)}) == 1
+    again = load_space(tmp_path / "0")
+    assert (again.kind, again.latent_dim, again.layout, again.config()) == (space.kind, 5, space.layout, space.config())
+    assert not again.training
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+    z, weights = normal(3, 5), people(3)
+    assert torch.equal(again.decode(z), space.decode(z))
+    assert torch.equal(again.encode(weights), space.encode(weights))
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "0").read_bytes()
+
+
+@pytest.mark.parametrize(("change", "key"), [
+    (lambda tensors, meta: (tensors, meta | {"kind": "umap"}), "kind"),
+    (lambda tensors, meta: (tensors, {}), "kind"),
+    (lambda tensors, meta: (tensors, {k: v for k, v in meta.items() if k != "layout"}), "layout"),
+    (lambda tensors, meta: (tensors, meta | {"layout": meta["layout"] | {"rank": 1}}), "layout"),
+    (lambda tensors, meta: (tensors, meta | {"config": meta["config"] | {"latent_dim": 6}}), "config"),
+    (lambda tensors, meta: (tensors, meta | {"config": {}}), "config"),
+    (lambda tensors, meta: (tensors, {k: v for k, v in meta.items() if k != "config"}), "config"),
+    (lambda tensors, meta: (dict(list(tensors.items())[1:]), meta), "config"),
+    (lambda tensors, meta: (tensors | {"extra": torch.zeros(1)}, meta), "config"),
+])
+def test_mismatched_file_is_refused(space, tmp_path, change, key):
+    space.save(tmp_path / "space")
+    write_pack(tmp_path / "space", *change(*read_pack(tmp_path / "space")))
+    with pytest.raises(InputError) as caught:
+        load_space(tmp_path / "space")
+    assert (caught.value.where, caught.value.key) == (str(tmp_path / "space"), key)
+
+
+def test_corrupt_or_missing_file_is_refused(space, tmp_path):
+    space.save(tmp_path / "space")
+    (tmp_path / "space").write_bytes((tmp_path / "space").read_bytes()[:-5])
+    with pytest.raises(InputError, match="not a readable"):
+        load_space(tmp_path / "space")
+    with pytest.raises(InputError, match="no such file"):
+        load_space(tmp_path / "absent")
+
+
+@given(st.integers(2, 40), st.integers(1, 40), st.integers(-3, 60))
+def test_latent_dim_is_checked(number, dimension, latent_dim):
+    limit = min(number - 1, dimension)
+    if 1 <= latent_dim <= limit:
+        check_latent_dim("vae.latent_dim", latent_dim, number, dimension)
+        return
+    with pytest.raises(InputError) as caught:
+        check_latent_dim("vae.latent_dim", latent_dim, number, dimension)
+    assert caught.value.key == "vae.latent_dim"
+    assert f"1 .. {limit}:" in caught.value.remedy
+
+
+def test_decode_is_differentiable(space, normal):
+    space = space.double()
+    z = normal(2, 5).double().requires_grad_()
+    assert torch.autograd.gradcheck(space.decode, (z,))
+    space.decode(z).square().sum().backward()
+    assert (z.grad.abs() > 0).all()
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**31), st.floats(0, 30))
+def test_log_prior_is_the_standard_normal(latent_dim, n, seed, spread):
+    space = PCASpace(latent_dim, WeightLayout((Adapted("x", 1, 1),), 1, 1.0))
+    z = spread * space.sample(n, torch.Generator().manual_seed(seed))
+    expected = torch.distributions.Normal(0, 1).log_prob(z).sum(1)
+    torch.testing.assert_close(space.log_prior(z), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_sample_is_repeatable_and_standard_normal(space):
+    z = space.sample(4000, torch.Generator().manual_seed(0))
+    assert z.shape == (4000, 5)
+    assert torch.equal(z, space.sample(4000, torch.Generator().manual_seed(0)))
+    assert not torch.equal(z, space.sample(4000, torch.Generator().manual_seed(1)))
+    assert z.mean(0).abs().max() < 0.07
+    torch.testing.assert_close(torch.cov(z.T), torch.eye(5), atol=0.1, rtol=0)

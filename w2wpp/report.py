@@ -1,0 +1,133 @@
+"""What the report says and whom it shows: words, numbers and choices of people; the figures are in `w2wpp.figures`."""
+
+import base64
+from collections.abc import Mapping
+from importlib import resources
+
+import jinja2
+import numpy as np
+import pandas as pd
+import torch
+
+from w2wpp.errors import InputError
+from w2wpp.spaces import WeightSpace
+
+# What the table shows: path in metrics/<space>.json, name, which way is better, decimals.
+MEASURES = (
+    ("inversion.id_score", "ID score, inverted from one photo", "higher", 3),
+    ("inversion.id_score_normalised", "the same: a stranger is 0, own photos are 1", "higher", 3),
+    ("inversion.tar_at_far1", "verified as the person (TAR at FAR 1 %)", "higher", 3),
+    ("inversion.face_found", "pictures with a face", "higher", 3),
+    ("reconstruction.id_score", "ID score of the true LoRA through the space", "higher", 3),
+    ("reconstruction.rel_mse", "error of the true LoRA through the space", "lower", 3),
+    ("sampling.face_found", "pictures of sampled people with a face", "higher", 3),
+    ("sampling.diversity", "difference between sampled people", "higher", 3),
+    ("sampling.novelty", "distance of sampled people from the zoo", "higher", 3),
+    ("interpolation.evenness", "evenness of blends", "higher", 3),
+    ("inversion.seconds_per_person", "seconds to invert one photo", "lower", 1),
+)
+
+
+def headline(comparison: Mapping) -> tuple[str, str]:
+    """The verdict in three words, and one sentence that supports it.
+
+    Args:
+        comparison: metrics/comparison.json.
+
+    Returns:
+        "VAE ahead" if the interval of the paired gain lies above zero, "PCA ahead" if below, else "No difference can be
+        told"; and the sentence with the numbers.
+    """
+    gain = comparison["gain"]
+    verdict = "VAE ahead" if gain["low"] > 0 else "PCA ahead" if gain["high"] < 0 else "No difference can be told"
+    people, share = comparison["people"], comparison["people_better_with_vae"]
+    return verdict, (
+        f"Recovered from one photo, {people} people whom neither space had seen score {gain['mean']:+.3f} with the VAE "
+        f"relative to PCA (ID score, paired; 95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}); "
+        f"{100 * share:.0f} % of them come out better with the VAE.")
+
+
+def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
+    """Rows of the headline table: name, better, and one text per space.
+
+    Args:
+        spaces: metrics/pca.json and metrics/vae.json by space.
+
+    Raises:
+        InputError: a metric is missing.
+    """
+    rows = []
+    for path, name, better, digits in MEASURES:
+        values = {}
+        for space, metrics in spaces.items():
+            group, key = path.split(".")
+            try:
+                values[space] = f"{metrics[group][key]:.{digits}f}"
+                if path == "inversion.id_score":
+                    low, high = metrics[group]["id_score_low"], metrics[group]["id_score_high"]
+                    values[space] += f" ({low:.{digits}f} to {high:.{digits}f})"
+            except KeyError as error:
+                raise InputError(f"metrics/{space}.json", path, "metric missing",
+                                 "Run `dvc repro -f evaluate`") from error
+        rows.append({"name": name, "better": better, **values})
+    return rows
+
+
+def spread(values: pd.Series, count: int) -> list[str]:
+    """`count` names, evenly spaced over the sorted values from the lowest to the highest, so that nobody picks them.
+
+    NaN values are left out; fewer names come back where there are fewer values.
+    """
+    ranked = values.dropna().sort_values(kind="stable")
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
+    return ranked.index[places].tolist() if len(ranked) else []
+
+
+def score_text(score: float, floor: float) -> str:
+    """A score as shown under pictures: a dash if unknown, "no face" where every picture scored the floor."""
+    if not np.isfinite(score):
+        return "\N{EN DASH}"
+    return "no face" if np.isclose(score, floor, atol=1e-9) else f"{score:.2f}"
+
+
+def latent_effects(space: WeightSpace, std: torch.Tensor) -> np.ndarray:
+    """Change of the weights, z-scored by `std` [d], per unit of each latent around z = 0: [k, d]."""
+    units = torch.eye(space.latent_dim)
+    return ((space.decode(units) - space.decode(-units)) / 2 / std).numpy()
+
+
+def people_factors(people: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Known factors of people, by name: numbers in [0, 1] (sex, age, skin lightness) or strings (hair).
+
+    Args:
+        people: a row per person with the columns person_* of a portraits manifest.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    needed = ["person_gender", "person_age", "person_skin_r", "person_skin_g", "person_skin_b", "person_hair_color",
+              "person_hair_style"]
+    for column in needed:
+        if column not in people:
+            raise InputError("manifest.csv", column, "column missing", "Run `dvc repro` to make it anew")
+    skin = people[needed[2:5]].to_numpy(float) @ [0.2126, 0.7152, 0.0722]  # luma
+    return {"sex": people["person_gender"].to_numpy(float), "age": people["person_age"].to_numpy(float), "skin": skin,
+            "hair colour": people["person_hair_color"].to_numpy(str),
+            "hair style": people["person_hair_style"].to_numpy(str)}
+
+
+def render_html(figures: Mapping[str, bytes], **content) -> str:
+    """The report as one HTML page that needs no other file.
+
+    Args:
+        figures: PNG bytes by name, embedded.
+        content: whatever else the template names.
+
+    Raises:
+        jinja2.UndefinedError: the template names something that is not given.
+    """
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
+                                     lstrip_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string(resources.files("w2wpp").joinpath("report.html.jinja").read_text("utf-8"))
+    pictures = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()}
+    return template.render(figures=pictures, **content)
