@@ -11,6 +11,7 @@ import torch
 from w2wpp import scoring
 from w2wpp.codec import psnr_db
 from w2wpp.denoising import generate
+from w2wpp.errors import InputError
 from w2wpp.evaluation import Gallery, embed_all, rounded
 from w2wpp.people import CLASS_PROMPT
 from w2wpp.pipeline import load_pipeline, to_pixels
@@ -36,6 +37,10 @@ def main() -> None:
     pipe = load_pipeline(args.base, device())
     recognizer = load_recognizer(args.params.recognizer, progress="faces")
     held_out, zoo, data = read_portraits(args.portraits), read_portraits(args.zoo), read_weights(args.weights)
+
+    if not data.names("true") == data.names("one-photo") == held_out.names:
+        raise InputError(str(args.weights / "people.csv"), "person", "not the people of the portraits, in their order",
+                         "See data/weights/quarantine.csv for refused LoRAs, then run `dvc repro -f collect`")
 
     real = embed_all(recognizer, held_out.images[:, -keep:])
     gallery = Gallery.build(held_out.names, held_out.splits, real, embed_all(recognizer, zoo.images[:, 0]))

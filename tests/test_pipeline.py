@@ -148,7 +148,8 @@ def test_same_seed_gives_same_bytes(clone):
 
 def test_latent_dim_experiment_reruns_only_what_depends_on_it(clone):
     ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "vae.latent_dim=3"))
-    assert {"settings", "vae", "sample@vae", "interpolate@vae", "invert@vae", "evaluate@vae", "compare", "report"} == ran
+    depending = {"vae", "sample@vae", "interpolate@vae", "invert@vae", "evaluate@vae", "compare", "report"}
+    assert ran == {"settings", *depending}
     assert clone.metrics("vae")["latent_dim"] == 3
     assert clone.metrics("pca")["latent_dim"] == 4
 

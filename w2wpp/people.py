@@ -276,8 +276,8 @@ _BEARD_WORDS = {"stubble": "stubble", "full": "a beard"}
 _EXPRESSION_WORDS = {"neutral": "with a neutral face"}
 
 CAPTION_WORDS: tuple[str, ...] = tuple(sorted({
-    ",", "a", "an", "photo", "of", "young", "middle-aged", "older", "old", "man", "woman", "person", "with", "and", "hair",
-    "beard", "stubble", "bald", "eyes", "neutral", "face", "on", "background", "in", "shirt",
+    ",", "a", "an", "photo", "of", "young", "middle-aged", "older", "old", "man", "woman", "person", "with", "and",
+    "hair", "beard", "stubble", "bald", "eyes", "neutral", "face", "on", "background", "in", "shirt",
     *_STYLE_WORDS.values(), *HAIR_COLORS, *EYE_COLORS, *EXPRESSIONS, *BACKGROUNDS, *SHIRTS,
 }))  # fmt: skip
 
