@@ -15,7 +15,7 @@ from w2wpp.layout import WeightLayout
 from w2wpp.params import CollectParams, GenerateParams
 from w2wpp.people import CLASS_PROMPT
 from w2wpp.pipeline import encode_images, load_pipeline
-from w2wpp.populations import draw, manifest_rows, person_names, read_portraits, sample_people, write_portraits
+from w2wpp.populations import draw, held_out_people, manifest_rows, person_names, sample_people, write_portraits
 from w2wpp.runtime import device, run_stage, stage_arguments
 from w2wpp.storage import file_hash, read_pack, scratch_folder, write_csv, write_pack
 from w2wpp.training import chunks
@@ -42,41 +42,43 @@ def train_resumably(pipe, layout, latents, class_latents, params: CollectParams,
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, base="data/base", portraits="data/portraits", out="data/zoo",
-                           scratch=".scratch/collect")
-    params, lora, seed = args.params.collect, args.params.lora, args.params.seed
+    args = stage_arguments(__doc__, base="data/base", out="data/zoo", scratch=".scratch/collect")
+    params, portraits = args.params.collect, args.params.portraits
+    lora, seed = args.params.lora, args.params.seed
     pipe = load_pipeline(args.base, device())
     layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets)
 
-    people = sample_people(seed, "zoo", params.people, params.photos)
-    names = person_names("zoo", params.people)
-    recipe = {"seed": seed, "size": args.params.portraits.size, "collect": params.model_dump(),
-              "lora": lora.model_dump(), "generate": args.params.generate.model_dump(),
-              "inputs": [file_hash(args.base / "unet/diffusion_pytorch_model.safetensors"),
-                         file_hash(args.portraits / "photos.safetensors")]}
-    scratch = scratch_folder(args.scratch, **recipe)
+    zoo, zoo_names = sample_people(seed, "zoo", params.people, params.photos), person_names("zoo", params.people)
+    zoo_splits = ["zoo"] * len(zoo)
+    held_out_names, held_out_splits, held_out = held_out_people(seed, portraits)
+    # Drawn here and not read from data/portraits, so that a picture that another processor rounds differently does not
+    # make hours of shipped training stale.
+    trained_on = [(identity, nuisances[:params.photos]) for identity, nuisances in zoo + held_out]
+
+    scratch = scratch_folder(
+        args.scratch, seed=seed, portraits=portraits.model_dump(), collect=params.model_dump(), lora=lora.model_dump(),
+        generate=args.params.generate.model_dump(),
+        base=file_hash(args.base / "unet/diffusion_pytorch_model.safetensors"))
     if not (scratch / "photos.safetensors").exists():
-        write_pack(scratch / "photos.safetensors",
-                   {"photos": draw(people, args.params.portraits.size, "zoo people")})
-    zoo_photos = read_pack(scratch / "photos.safetensors")[0]["photos"]
-    held_out = read_portraits(args.portraits)
+        write_pack(scratch / "photos.safetensors", {"photos": draw(trained_on, portraits.size, "people")})
+    photos = read_pack(scratch / "photos.safetensors")[0]["photos"]
 
     class_latents = class_images(pipe, layout, params, args.params.generate)
     tensors, manifest = [], []
-    for role, photos, who, splits in (
-            ("zoo", zoo_photos, names, ["zoo"] * len(names)),
-            ("true", held_out.images[:, :params.photos], held_out.names, held_out.splits),
-            ("one-photo", held_out.images[:, :1], held_out.names, held_out.splits)):
-        latents = encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2])
+    for role, seen, who, splits in (
+            ("zoo", photos[:len(zoo)], zoo_names, zoo_splits),
+            ("true", photos[len(zoo):], held_out_names, held_out_splits),
+            ("one-photo", photos[len(zoo):, :1], held_out_names, held_out_splits)):
+        latents = encode_images(pipe, seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
         weights, losses = train_resumably(pipe, layout, latents, class_latents, params, seed, scratch / role,
                                           f"{role} LoRAs")
-        manifest.append(pd.DataFrame({"person": who, "split": splits, "role": role, "photos": photos.shape[1],
+        manifest.append(pd.DataFrame({"person": who, "split": splits, "role": role, "photos": seen.shape[1],
                                       "seed": seed, "loss": losses}))
         tensors.append(weights)
 
     write_csv(args.out / "manifest.csv", pd.concat(manifest))
-    rows = manifest_rows(names, "zoo", [(identity, nuisances[:1]) for identity, nuisances in people])
-    write_portraits(args.out / "people", zoo_photos[:, :1], rows)
+    shown = [(identity, nuisances[:1]) for identity, nuisances in zoo]
+    write_portraits(args.out / "people", photos[:len(zoo), :1], manifest_rows(zoo_names, zoo_splits, shown))
     stacked = {key: part.to(torch.float16).contiguous() for key, part in layout.stack(torch.cat(tensors)).items()}
     write_pack(args.out / "loras.safetensors", stacked, {"layout": layout.to_meta()})
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from w2wpp.errors import InputError
+from w2wpp.params import PortraitsParams
 from w2wpp.people import Identity, Nuisance, identity_row, nuisance_row, sample_identity, sample_nuisance
 from w2wpp.rendering import render_people
 from w2wpp.storage import read_csv, read_pack, write_csv, write_pack
@@ -22,26 +23,36 @@ def _seed(*entropy: int) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
 
-def sample_people(seed: int, group: str, count: int, photos: int, first: int = 0) -> list[Person]:
-    """Identities and photo circumstances of people `first` .. `first + count` of a group.
+def sample_people(seed: int, group: str, count: int, photos: int) -> list[Person]:
+    """Identities and photo circumstances of the people of a group.
 
     Person i of a group depends on (seed, group, i) alone, so groups never share people and counts may grow.
     """
     where = GROUPS.index(group)
     return [(sample_identity(_seed(seed, where, index)),
              [sample_nuisance(_seed(seed, where, index, photo)) for photo in range(photos)])
-            for index in range(first, first + count)]
+            for index in range(count)]
 
 
-def person_names(group: str, count: int, first: int = 0) -> list[str]:
+def person_names(group: str, count: int) -> list[str]:
     """Names such as "zoo-00012", unique over all groups."""
-    return [f"{group}-{index:05d}" for index in range(first, first + count)]
+    return [f"{group}-{index:05d}" for index in range(count)]
 
 
-def manifest_rows(names: list[str], group: str, people: list[Person]) -> list[dict]:
+def held_out_people(seed: int, params: PortraitsParams) -> tuple[list[str], list[str], list[Person]]:
+    """Names, splits and people (with the circumstances of all their photos): first validation, then test."""
+    names, splits, people = [], [], []
+    for split, count in (("validation", params.validation), ("test", params.test)):
+        names += person_names(split, count)
+        splits += [split] * count
+        people += sample_people(seed, split, count, params.photos)
+    return names, splits, people
+
+
+def manifest_rows(names: list[str], splits: list[str], people: list[Person]) -> list[dict]:
     """One row per photo: person, split, photo, then every identity and nuisance factor."""
-    return [{"person": name, "split": group, "photo": photo, **identity_row(identity), **nuisance_row(nuisance)}
-            for name, (identity, nuisances) in zip(names, people, strict=True)
+    return [{"person": name, "split": split, "photo": photo, **identity_row(identity), **nuisance_row(nuisance)}
+            for name, split, (identity, nuisances) in zip(names, splits, people, strict=True)
             for photo, nuisance in enumerate(nuisances)]
 
 

@@ -73,6 +73,15 @@ def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
     return rows
 
 
+def markdown(comparison: Mapping, spaces: Mapping[str, Mapping]) -> str:
+    """The verdict and the headline table as Markdown, as the README shows them; arguments as above."""
+    verdict, sentence = headline(comparison)
+    lines = [f"**{verdict}.** {sentence}", "", "| test people | PCA (w2w) | VAE (w2w++) |", "|---|---|---|"]
+    lines += [f"| {row['name']} ({row['better']} is better) | {row['pca']} | {row['vae']} |"
+              for row in measure_rows(spaces)]
+    return "\n".join(lines)
+
+
 def spread(values: pd.Series, count: int) -> list[str]:
     """`count` names, evenly spaced over the sorted values from the lowest to the highest, so that nobody picks them.
 

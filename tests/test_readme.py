@@ -1,0 +1,19 @@
+"""The README's numbers are those in metrics/."""
+
+import json
+from pathlib import Path
+
+from w2wpp.report import markdown
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_readme_shows_the_metrics():
+    metrics = {name: json.loads((ROOT / f"metrics/{name}.json").read_text()) for name in ("comparison", "pca", "vae")}
+    expected = markdown(metrics.pop("comparison"), metrics)
+    assert expected in (ROOT / "README.md").read_text(), f"paste this into README.md:\n{expected}"
+
+
+def test_readme_names_every_stage():
+    readme = (ROOT / "README.md").read_text()
+    assert [stage.stem for stage in (ROOT / "stages").glob("*.py") if f"`{stage.stem}`" not in readme] == []
