@@ -125,6 +125,8 @@ class VAESpace(WeightSpace):
         self.basis = PCASpace(basis, layout)
         self.encoder = _mlp(basis, width, layers, 2 * latent_dim)
         self.decoder = _mlp(latent_dim, width, layers, basis)
+        # The posterior starts narrow: at the prior's width its noise would hide all that the linear path preserves.
+        nn.init.constant_(self.encoder[-1].bias[latent_dim:], -4.0)
 
     def config(self) -> dict:
         return {"latent_dim": self.latent_dim, "basis": self.basis.latent_dim, "width": self.width,

@@ -1,0 +1,85 @@
+"""The gallery that every score is measured against."""
+
+import numpy as np
+import pytest
+import torch
+
+from w2wpp.evaluation import Gallery, embed_all, rounded
+from w2wpp.recognizers import Embeddings
+
+
+def everyone_found(vectors: np.ndarray) -> Embeddings:
+    return Embeddings(vectors.astype(np.float32), np.ones(vectors.shape[:-1], bool))
+
+
+@pytest.fixture
+def faces() -> np.ndarray:
+    """One direction per person of ten, in 16 dimensions, far from the mean of the zoo."""
+    return 5 * np.eye(10, 16)
+
+
+@pytest.fixture
+def gallery(faces) -> Gallery:
+    rng = np.random.default_rng(0)
+    real = everyone_found(faces[:, None] + 0.1 * rng.standard_normal((10, 3, 16)))
+    real.found[9] = False
+    return Gallery.build([f"p{i}" for i in range(10)], ["validation"] * 4 + ["test"] * 6, real,
+                         everyone_found(rng.standard_normal((50, 16))))
+
+
+def test_perfect_pictures_score_the_ceiling_and_strangers_the_floor(gallery, faces):
+    perfect = gallery.summary(everyone_found(np.repeat(faces[:, None], 2, 1)), 200)
+    assert perfect["id_score_normalised"] == pytest.approx(1, abs=0.05)
+    assert perfect["tar_at_far1"] == 1
+    strangers = gallery.summary(everyone_found(np.repeat(np.roll(faces, 1, 0)[:, None], 2, 1)), 200)
+    assert strangers["id_score_normalised"] == pytest.approx(0, abs=0.15)
+    assert strangers["tar_at_far1"] < 0.2
+
+
+def test_pictures_without_a_face_score_the_floor(gallery, faces):
+    blank = everyone_found(np.repeat(faces[:, None], 2, 1))
+    blank.found[:] = False
+    summary = gallery.summary(blank, 200)
+    assert summary["id_score"] == pytest.approx(gallery.floor)
+    assert summary["face_found"] == 0
+
+
+def test_people_without_a_real_face_are_left_out(gallery, faces):
+    scores = gallery.id_scores(everyone_found(np.repeat(faces[:, None], 2, 1)))
+    assert np.isnan(scores[9]) and np.isfinite(scores[:9]).all()
+    assert gallery.rows("test").sum() == 5
+
+
+def test_only_test_people_are_summarised(gallery, faces):
+    pictures = np.repeat(faces[:, None], 2, 1)
+    spoiled = pictures.copy()
+    spoiled[:4] = pictures[4:8]  # validation people
+    assert gallery.summary(everyone_found(pictures), 200) == gallery.summary(everyone_found(spoiled), 200)
+
+
+def test_save_and_load(gallery, tmp_path):
+    gallery.save(tmp_path / "gallery.safetensors")
+    again = Gallery.load(tmp_path / "gallery.safetensors")
+    assert (again.people, again.splits, again.floor, again.ceiling) == (
+        gallery.people, gallery.splits, gallery.floor, gallery.ceiling)
+    assert np.array_equal(again.real.vectors, gallery.real.vectors)
+    assert np.array_equal(again.real.found, gallery.real.found)
+
+
+def test_embed_all_keeps_leading_axes():
+    class Sums:
+        name, dim = "sums", 1
+
+        def embed(self, images):
+            sums = images.reshape(len(images), -1).sum(1, dtype=np.float32)
+            return Embeddings(sums[:, None], sums > 0)
+
+    images = torch.zeros(2, 3, 4, 4, 3, dtype=torch.uint8)
+    images[1, 2, 0, 0, 0] = 7
+    seen = embed_all(Sums(), images)
+    assert seen.vectors.shape == (2, 3, 1) and seen.found.shape == (2, 3)
+    assert seen.vectors[1, 2] == 7 and seen.found.sum() == 1
+
+
+def test_rounded_goes_into_the_tree():
+    assert rounded({"a": {"b": 1.23456, "n": 3}, "c": "x"}) == {"a": {"b": 1.2346, "n": 3}, "c": "x"}

@@ -1,0 +1,66 @@
+"""The flatten stage: what is malformed goes to quarantine, and too much of it stops the run."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from w2wpp.adapters import initial_weights
+from w2wpp.pca import standardise
+from w2wpp.storage import write_csv, write_pack
+from w2wpp.weights import read_weights
+
+ROOT = Path(__file__).parents[1]
+
+
+def flatten_stage(folder: Path, monkeypatch, max_quarantined: float) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["flatten"]["max_quarantined"] = max_quarantined
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.setattr(sys, "argv", ["flatten.py", "--params", str(folder / "params.yaml"),
+                                      "--zoo", str(folder / "zoo"), "--out", str(folder / "weights")])
+    runpy.run_path(str(ROOT / "stages/flatten.py"), run_name="__main__")
+
+
+@pytest.fixture
+def zoo(tmp_path, layout):
+    """Ten LoRAs, the last two of held-out people; the fourth is not finite. Returns (folder, vectors)."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = initial_weights(layout, 0) + 0.1 * torch.randn(10, layout.dimension, generator=generator)
+    vectors[3, 7] = float("nan")
+    vectors = vectors.half()
+    write_pack(tmp_path / "zoo/loras.safetensors", layout.stack(vectors), {"layout": layout.to_meta()})
+    roles = ["zoo"] * 8 + ["true"] * 2
+    write_csv(tmp_path / "zoo/manifest.csv", pd.DataFrame({
+        "person": [f"p{i}" for i in range(10)], "split": ["zoo"] * 8 + ["validation", "test"], "role": roles}))
+    return tmp_path, vectors
+
+
+def test_malformed_lora_goes_to_quarantine_and_the_rest_is_exact(zoo, layout, monkeypatch):
+    folder, vectors = zoo
+    flatten_stage(folder, monkeypatch, 0.2)
+    data = read_weights(folder / "weights")
+    whole = [i for i in range(10) if i != 3]
+    assert torch.equal(data.vectors, vectors[whole])
+    assert data.layout.hash == layout.hash
+    quarantine = pd.read_csv(folder / "weights/quarantine.csv")
+    assert quarantine["person"].tolist() == ["p3"]
+    assert "finite" in quarantine["reason"][0]
+    mean, std = standardise(vectors[whole[:7]])
+    assert torch.equal(data.mean, mean) and torch.equal(data.std, std)
+
+
+def test_too_many_malformed_loras_stop_the_run(zoo, monkeypatch):
+    with pytest.raises(SystemExit, match=r"1 of 10 LoRAs are unusable.*p3.*flatten.max_quarantined"):
+        flatten_stage(zoo[0], monkeypatch, 0.05)
+
+
+def test_pack_of_another_length_than_the_manifest_is_refused(zoo, monkeypatch):
+    manifest = zoo[0] / "zoo/manifest.csv"
+    manifest.write_text("\n".join(manifest.read_text().splitlines()[:-1]))
+    with pytest.raises(SystemExit, match="the manifest has 9"):
+        flatten_stage(zoo[0], monkeypatch, 0.5)
