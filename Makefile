@@ -26,5 +26,6 @@ lint: setup
 
 # Up to date means: no stage would run for any reason but outputs that a fresh clone does not have.
 fresh: setup
-	@mkdir -p .scratch; dvc repro --dry --allow-missing | tee .scratch/fresh.log
-	@! grep -q "Running stage" .scratch/fresh.log || { echo "error: stale stages; run dvc repro and commit"; exit 1; }
+	@mkdir -p .scratch
+	@dvc repro --dry --allow-missing > .scratch/fresh.log || { cat .scratch/fresh.log; exit 1; }
+	@! grep "Running stage" .scratch/fresh.log || { echo "error: stale stages; run dvc repro and commit"; exit 1; }
