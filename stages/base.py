@@ -7,7 +7,6 @@ directory in float16. Every part resumes from .scratch/base after a kill. Takes 
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from w2wpp.base_training import caption_tokens, train_codec, train_denoiser
@@ -15,22 +14,18 @@ from w2wpp.people import CAPTION_WORDS
 from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline, encode_images
 from w2wpp.populations import Person, draw, sample_people
 from w2wpp.runtime import run_stage, stage_arguments
-from w2wpp.storage import scratch_folder, write_atomically
-from w2wpp.training import chunks
+from w2wpp.storage import scratch_folder
+from w2wpp.training import in_resumable_batches
 
-PEOPLE_PER_CHUNK = 500
+PEOPLE_PER_BATCH = 500
 
 
 def render_resumably(people: list[Person], size: int, scratch: Path) -> torch.Tensor:
-    """Photos uint8 [people * photos, size, size, 3]; finished chunks are read back from `scratch`."""
-    images = []
-    for first, count in chunks(len(people), PEOPLE_PER_CHUNK):
-        path = scratch / f"{first:06d}-{count}.npy"
-        if not path.exists():
-            drawn = draw(people[first:first + count], size, f"people {first + count}/{len(people)}").numpy()
-            write_atomically(path, lambda temporary, drawn=drawn: np.save(temporary.open("wb"), drawn))
-        images.append(torch.from_numpy(np.load(path)).flatten(0, 1))
-    return torch.cat(images)
+    """Photos uint8 [people * photos, size, size, 3]; finished batches are read back from `scratch`."""
+    def render(first: int, count: int) -> dict[str, torch.Tensor]:
+        return {"photos": draw(people[first:first + count], size, f"people {first + count}/{len(people)}")}
+
+    return in_resumable_batches(len(people), PEOPLE_PER_BATCH, scratch, render)["photos"].flatten(0, 1)
 
 
 def main() -> None:

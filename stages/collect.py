@@ -18,7 +18,7 @@ from w2wpp.pipeline import encode_images, load_pipeline
 from w2wpp.populations import draw, held_out_people, manifest_rows, person_names, sample_people, write_portraits
 from w2wpp.runtime import device, run_stage, stage_arguments
 from w2wpp.storage import file_hash, read_pack, scratch_folder, write_csv, write_pack
-from w2wpp.training import chunks
+from w2wpp.training import in_resumable_batches
 
 
 def class_images(pipe, layout: WeightLayout, params: CollectParams, how: GenerateParams) -> torch.Tensor:
@@ -28,17 +28,15 @@ def class_images(pipe, layout: WeightLayout, params: CollectParams, how: Generat
     return encode_images(pipe, pictures[0, 0])
 
 
-def train_resumably(pipe, layout, latents, class_latents, params: CollectParams, seed: int, scratch: Path, what: str):
-    """Weights [n, d] and losses [n] as `train_loras` gives them; finished batches are read back from `scratch`."""
-    done = []
-    for first, count in chunks(len(latents), params.people_at_once):
-        path = scratch / f"{first:06d}-{count}.safetensors"
-        if not path.exists():
-            weights, losses = train_loras(pipe, layout, latents[first:first + count], class_latents, params, seed,
-                                          f"{what} {first + count}/{len(latents)}")
-            write_pack(path, {"weights": weights.cpu(), "losses": losses.cpu()})
-        done.append(read_pack(path)[0])
-    return torch.cat([each["weights"] for each in done]), torch.cat([each["losses"] for each in done])
+def train_resumably(pipe, layout, latents, class_latents, params: CollectParams, seed: int, scratch: Path,
+                    what: str) -> dict[str, torch.Tensor]:
+    """The "weights" [n, d] and "losses" [n] of `train_loras`; finished batches are read back from `scratch`."""
+    def train(first: int, count: int) -> dict[str, torch.Tensor]:
+        weights, losses = train_loras(pipe, layout, latents[first:first + count], class_latents, params, seed,
+                                      f"{what} {first + count}/{len(latents)}")
+        return {"weights": weights, "losses": losses}
+
+    return in_resumable_batches(len(latents), params.people_at_once, scratch, train)
 
 
 def main() -> None:
@@ -70,11 +68,11 @@ def main() -> None:
             ("true", photos[len(zoo):], held_out_names, held_out_splits),
             ("one-photo", photos[len(zoo):, :1], held_out_names, held_out_splits)):
         latents = encode_images(pipe, seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
-        weights, losses = train_resumably(pipe, layout, latents, class_latents, params, seed, scratch / role,
-                                          f"{role} LoRAs")
+        loras = train_resumably(pipe, layout, latents, class_latents, params, seed, scratch / role,
+                                f"{role} LoRAs")
         manifest.append(pd.DataFrame({"person": who, "split": splits, "role": role, "photos": seen.shape[1],
-                                      "seed": seed, "loss": losses}))
-        tensors.append(weights)
+                                      "seed": seed, "loss": loras["losses"]}))
+        tensors.append(loras["weights"])
 
     write_csv(args.out / "manifest.csv", pd.concat(manifest))
     shown = [(identity, nuisances[:1]) for identity, nuisances in zoo]

@@ -1,12 +1,10 @@
 """Evaluate one space on held-out people: inversion, reconstruction, sampling and interpolation."""
 
 import numpy as np
-import pandas as pd
 import torch
 
 from w2wpp import scoring
-from w2wpp.denoising import generate
-from w2wpp.evaluation import Gallery, embed_all, rounded
+from w2wpp.evaluation import Gallery, embed_all, rounded, score_rungs
 from w2wpp.pipeline import load_pipeline
 from w2wpp.recognizers import Embeddings, load_recognizer
 from w2wpp.runtime import device, run_stage, stage_arguments
@@ -43,8 +41,9 @@ def interpolation_scores(strips: Embeddings, gallery: Gallery) -> dict[str, floa
 def main() -> None:
     args = stage_arguments(__doc__, space=True, base="data/base", weights="data/weights", spaces="data/spaces",
                            samples="data/samples", interpolations="data/interpolations", inversions="data/inversions",
-                           references="data/references", out="data/evaluations", metrics="metrics")
-    params, name = args.params.evaluate, args.space
+                           timing="data/timing", references="data/references", out="data/evaluations",
+                           metrics="metrics")
+    name = args.space
     pipe = load_pipeline(args.base, device())
     recognizer = load_recognizer(args.params.recognizer, progress="faces")
     space, data = load_space(args.spaces / name / "space.safetensors"), read_weights(args.weights)
@@ -53,14 +52,8 @@ def main() -> None:
     z = read_pack(args.inversions / name / "latents.safetensors")[0]["z"]
     true = data.of("true")
     models = {"inversion": space.decode(z), "reconstruction": space.decode(space.encode(true))}
-    pictures, rows, summaries = {}, [], {}
-    for rung, weights in models.items():
-        pictures[rung] = generate(pipe, space.layout, weights, [params.prompt], params.seeds, args.params.generate,
-                                  f"{name} {rung}")[:, 0]
-        seen = embed_all(recognizer, pictures[rung])
-        summaries[rung] = gallery.summary(seen, params.bootstrap)
-        rows += [{"person": person, "split": split, "rung": f"{name} {rung}", "id_score": score}
-                 for person, split, score in zip(gallery.people, gallery.splits, gallery.id_scores(seen), strict=True)]
+    pictures, summaries, scores = score_rungs(pipe, space.layout, models, gallery, recognizer, args.params)
+    scores["rung"] = f"{name} " + scores["rung"]
 
     test = torch.from_numpy(np.array(gallery.splits) == "test")
     error = ((models["reconstruction"] - true) / data.std)[test].square().sum(1)
@@ -74,8 +67,8 @@ def main() -> None:
                            "id_score": summaries["reconstruction"]["id_score"]},
         "sampling": sampling_scores(embed_all(recognizer, samples.flatten(1, 2)), gallery),
         "interpolation": interpolation_scores(embed_all(recognizer, strips), gallery),
-        "inversion": summaries["inversion"] | read_json(args.inversions / name / "timing.json")}))
-    write_csv(args.out / name / "scores.csv", pd.DataFrame(rows))
+        "inversion": summaries["inversion"] | read_json(args.timing / f"{name}.json")}))
+    write_csv(args.out / name / "scores.csv", scores)
     write_pack(args.out / name / "pictures.safetensors", pictures, {"summaries": summaries})
 
 

@@ -10,13 +10,13 @@ from w2wpp.pipeline import encode_images, load_pipeline
 from w2wpp.populations import read_portraits
 from w2wpp.runtime import device, run_stage, stage_arguments
 from w2wpp.spaces import load_space
-from w2wpp.storage import file_hash, read_pack, scratch_folder, write_json, write_pack
-from w2wpp.training import chunks
+from w2wpp.storage import file_hash, scratch_folder, write_json, write_pack
+from w2wpp.training import in_resumable_batches
 
 
 def main() -> None:
     args = stage_arguments(__doc__, space=True, base="data/base", portraits="data/portraits", spaces="data/spaces",
-                           out="data/inversions", scratch=".scratch/invert")
+                           out="data/inversions", out_timing="data/timing", scratch=".scratch/invert")
     params, out = args.params.invert, args.out / args.space
     pipe = load_pipeline(args.base, device())
     space_file = args.spaces / args.space / "space.safetensors"
@@ -26,22 +26,19 @@ def main() -> None:
 
     scratch = scratch_folder(args.scratch, seed=args.params.seed, invert=params.model_dump(),
                              inputs=[file_hash(args.portraits / "photos.safetensors"), file_hash(space_file)])
-    batches = []
-    for first, count in chunks(len(latents), params.people_at_once):
-        path = scratch / f"{first:06d}-{count}.safetensors"
-        if not path.exists():
-            started = time.perf_counter()
-            z, losses = invert(pipe, space, latents[first:first + count], params, args.params.seed,
-                               f"inversion into {args.space} {first + count}/{len(latents)}")
-            seconds = torch.tensor([time.perf_counter() - started])
-            write_pack(path, {"z": z.cpu(), "losses": losses.T.cpu(), "seconds": seconds})
-        batches.append(read_pack(path)[0])
-    z, losses, seconds = (torch.cat([each[key] for each in batches]) for key in ("z", "losses", "seconds"))
 
-    for name, weights in zip(people.names, space.cpu().decode(z), strict=True):
+    def search(first: int, count: int) -> dict[str, torch.Tensor]:
+        started = time.perf_counter()
+        z, losses = invert(pipe, space, latents[first:first + count], params, args.params.seed,
+                           f"inversion into {args.space} {first + count}/{len(latents)}")
+        return {"z": z, "losses": losses.T, "seconds": torch.tensor([time.perf_counter() - started])}
+
+    found = in_resumable_batches(len(latents), params.people_at_once, scratch, search)
+    for name, weights in zip(people.names, space.cpu().decode(found["z"]), strict=True):
         export_lora(out / "loras" / f"{name}.safetensors", weights, space.layout)
-    write_pack(out / "latents.safetensors", {"z": z, "losses": losses}, {"people": people.names})
-    write_json(out / "timing.json", {"seconds_per_person": seconds.sum().item() / len(z)})
+    seconds = found.pop("seconds").sum().item()
+    write_pack(out / "latents.safetensors", found, {"people": people.names})
+    write_json(args.out_timing / f"{args.space}.json", {"seconds_per_person": seconds / len(latents)})
 
 
 if __name__ == "__main__":

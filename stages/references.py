@@ -5,14 +5,13 @@ true LoRA of several photos.
 """
 
 import numpy as np
-import pandas as pd
 import torch
 
 from w2wpp import scoring
 from w2wpp.codec import psnr_db
 from w2wpp.denoising import generate
 from w2wpp.errors import InputError
-from w2wpp.evaluation import Gallery, embed_all, rounded
+from w2wpp.evaluation import Gallery, embed_all, rounded, score_rungs
 from w2wpp.people import CLASS_PROMPT
 from w2wpp.pipeline import load_pipeline, to_pixels
 from w2wpp.populations import read_portraits
@@ -67,17 +66,10 @@ def main() -> None:
     rungs = {"mean": data.mean.expand(len(held_out.names), -1),
              "nearest": data.of("zoo")[nearest_zoo_person(photo, gallery)],
              "one-photo": data.of("one-photo"), "true": data.of("true")}
-    pictures, rows, summaries = {"class": samples}, [], {}
-    for rung, weights in rungs.items():
-        pictures[rung] = generate(pipe, data.layout, weights, [params.prompt], params.seeds, args.params.generate,
-                                  f"{rung} LoRAs")[:, 0]
-        seen = embed_all(recognizer, pictures[rung])
-        summaries[rung] = gallery.summary(seen, params.bootstrap)
-        rows += [{"person": person, "split": split, "rung": rung, "id_score": score}
-                 for person, split, score in zip(gallery.people, gallery.splits, gallery.id_scores(seen), strict=True)]
+    pictures, summaries, scores = score_rungs(pipe, data.layout, rungs, gallery, recognizer, args.params)
 
-    write_csv(args.out / "scores.csv", pd.DataFrame(rows))
-    write_pack(args.out / "pictures.safetensors", pictures, {"summaries": summaries})
+    write_csv(args.out / "scores.csv", scores)
+    write_pack(args.out / "pictures.safetensors", {"class": samples, **pictures}, {"summaries": summaries})
     write_json(args.metrics / "world.json", rounded(world))
     write_json(args.metrics / "base.json", rounded(base))
     write_json(args.metrics / "zoo.json", rounded(

@@ -138,7 +138,8 @@ def test_same_seed_gives_same_bytes(clone):
     for run in ("a", "b"):
         clone.run("python", "stages/vae.py", "--out", f"again/{run}/spaces/vae")
         clone.run("python", "stages/invert.py", "--space", "vae", "--spaces", f"again/{run}/spaces",
-                  "--out", f"again/{run}/inversions", "--scratch", f"again/{run}/scratch")
+                  "--out", f"again/{run}/inversions", "--out_timing", f"again/{run}/timing",
+                  "--scratch", f"again/{run}/scratch")
     for file in ("spaces/vae/space.safetensors", "inversions/vae/latents.safetensors"):
         once, twice = ((clone.folder / "again" / run / file).read_bytes() for run in ("a", "b"))
         assert once == twice

@@ -6,7 +6,7 @@ from torch.distributions import Normal, kl_divergence
 
 from w2wpp.params import KLParams, VAEParams
 from w2wpp.pca import fit_pca, standardise
-from w2wpp.vae import kl_per_unit, kl_weight, reconstruction_error, train_vae
+from w2wpp.vae import error_beyond, kl_per_unit, kl_weight, reconstruction_error, train_vae
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def test_best_epoch_on_validation_is_kept(train, validation, basis, settings, we
     assert kept == [criterion.index(min(criterion))]
     coordinates = basis.encode(validation)
     mean, log_variance = space.posterior(coordinates)
-    error = reconstruction_error(space, space.decode_coordinates(mean), coordinates).item()
-    assert error == pytest.approx(history[kept[0]]["validation_error"], rel=1e-5)
+    error = reconstruction_error(space, space.decode_coordinates(mean), coordinates) + error_beyond(basis, validation)
+    assert error.item() == pytest.approx(history[kept[0]]["validation_error"], rel=1e-5)
     assert kl_per_unit(mean, log_variance).sum().item() == pytest.approx(history[kept[0]]["validation_kl"], rel=1e-5)
 
 
@@ -132,3 +132,11 @@ def test_reconstruction_error_is_relative_to_the_training_variance(train, basis,
     error = reconstruction_error(space, torch.zeros_like(coordinates), coordinates).item()
     assert error == pytest.approx((len(train) - 1) / len(train), rel=1e-3)
     assert reconstruction_error(space, coordinates, coordinates).item() == 0
+
+
+def test_error_beyond_the_basis_is_what_the_left_out_components_hold(validation, basis):
+    leading = basis.truncated(5)
+    left_out = (basis.encode(validation) * basis.scales)[:, 5:]
+    expected = left_out.square().sum(1).mean() / leading.scales.square().sum()
+    torch.testing.assert_close(error_beyond(leading, validation), expected)
+    assert error_beyond(basis, validation).item() == pytest.approx(0, abs=1e-6)

@@ -4,9 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+from diffusers import StableDiffusionPipeline
 
 from w2wpp import scoring
+from w2wpp.denoising import generate
+from w2wpp.layout import WeightLayout
+from w2wpp.params import Params
 from w2wpp.recognizers import Embeddings, Recognizer
 from w2wpp.storage import read_pack, write_pack
 
@@ -92,6 +97,30 @@ class Gallery:
         arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
         return cls(meta["people"], meta["splits"], Embeddings(arrays["real"], arrays["real_found"]), arrays["mean"],
                    Embeddings(arrays["zoo"], arrays["zoo_found"]), meta["floor"], meta["ceiling"])
+
+
+def score_rungs(pipe: StableDiffusionPipeline, layout: WeightLayout, rungs: dict[str, torch.Tensor], gallery: Gallery,
+                recognizer: Recognizer, params: Params
+                ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]], pd.DataFrame]:
+    """Draw the models of each rung, one per held-out person, and score the pictures.
+
+    Args:
+        rungs: weight vectors [n, d] of each rung, in the order of the gallery's people.
+
+    Returns:
+        Pictures uint8 [n, seeds, h, w, 3] and the gallery's summary on the test people, per rung; and a table with
+        columns person, split, rung, id_score.
+    """
+    how = params.evaluate
+    pictures, summaries, scores = {}, {}, []
+    for rung, weights in rungs.items():
+        drawn = generate(pipe, layout, weights, [how.prompt], how.seeds, params.generate, f"{rung} LoRAs")
+        pictures[rung] = drawn[:, 0]
+        seen = embed_all(recognizer, pictures[rung])
+        summaries[rung] = gallery.summary(seen, how.bootstrap)
+        scores.append(pd.DataFrame({"person": gallery.people, "split": gallery.splits, "rung": rung,
+                                    "id_score": gallery.id_scores(seen)}))
+    return pictures, summaries, pd.concat(scores)
 
 
 def rounded(tree: dict, digits: int = 4) -> dict:

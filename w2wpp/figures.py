@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from w2wpp.people import HAIR_COLORS
@@ -189,8 +190,9 @@ def kl_curves(history: pd.DataFrame) -> Figure:
             axes.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="epoch kept")
         if len(columns) > 1:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.legend(frameon=False, fontsize=7)
         else:
             axes.set_ylim(bottom=0)

@@ -70,12 +70,6 @@ class Portraits:
     splits: list[str]
     manifest: pd.DataFrame
 
-    def of(self, split: str) -> "Portraits":
-        """The people of one split."""
-        rows = [i for i, each in enumerate(self.splits) if each == split]
-        return Portraits(self.images[rows], [self.names[i] for i in rows], [split] * len(rows),
-                         self.manifest[self.manifest["split"] == split])
-
 
 def write_portraits(folder: Path, images: torch.Tensor, rows: list[dict]) -> None:
     """Write `photos.safetensors` and `manifest.csv` into `folder`."""

@@ -49,7 +49,8 @@ def stage_arguments(description: str, space: bool = False, **paths: str) -> argp
     if space:
         parser.add_argument("--space", choices=["pca", "vae"], required=True, help="the weight space to use")
     for name, default in paths.items():
-        kind = "output" if name in ("out", "metrics") else "input" if name != "scratch" else "resume state"
+        outgoing = name == "metrics" or name.startswith("out")
+        kind = "output" if outgoing else "resume state" if name == "scratch" else "input"
         parser.add_argument(f"--{name}", type=Path, default=Path(default), help=kind)
     args = parser.parse_args()
     args.params = load_params(args.params)
