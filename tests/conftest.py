@@ -20,6 +20,8 @@ from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32
+# Tiny models gain nothing from more threads and lose much to their spinning; and no thread survives a fork.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

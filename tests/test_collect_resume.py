@@ -1,6 +1,10 @@
 """A killed collect stage goes on where it was, and ends with the bytes of one that was not killed."""
 
 import importlib.util
+import os
+import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -66,3 +70,24 @@ def test_finished_work_is_not_done_again(collect, train, tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "train_loras", None)
     again = train(tmp_path)
     assert all(torch.equal(again[key], loras[key]) for key in loras)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_killed_at_any_moment_equals_uninterrupted(train, tmp_path):
+    started = time.perf_counter()
+    train(tmp_path / "whole")
+    duration = time.perf_counter() - started
+    moments = random.Random(0)
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            try:
+                train(tmp_path / "killed")
+            finally:
+                os._exit(0)
+        time.sleep(moments.uniform(0, duration))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert set(batches(tmp_path / "killed")) <= set(batches(tmp_path / "whole"))
+    train(tmp_path / "killed")
+    assert batches(tmp_path / "killed") == batches(tmp_path / "whole")
