@@ -1,5 +1,6 @@
 """Collect the zoo: one DreamBooth LoRA per zoo person, and the held-out people's own LoRAs as references.
 
+Some zoo people get a second LoRA from other photos and another seed, to tell differences between people from chance.
 Of every held-out person there are two references, neither of which a space may learn from: the LoRA of several photos
 (the true LoRA) and the LoRA of the one photo that inversion sees. Resumes at the last finished batch after a kill.
 """
@@ -9,16 +10,31 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from w2wpp.adapters import initial_weights
 from w2wpp.denoising import generate
-from w2wpp.dreambooth import train_loras
+from w2wpp.dreambooth import photo_prompts, train_loras
 from w2wpp.layout import WeightLayout
 from w2wpp.params import CollectParams, GenerateParams
 from w2wpp.people import CLASS_PROMPT
 from w2wpp.pipeline import encode_images, load_pipeline
-from w2wpp.populations import draw, held_out_people, manifest_rows, person_names, sample_people, write_portraits
+from w2wpp.populations import (
+    Person,
+    draw_resumably,
+    manifest_rows,
+    person_names,
+    sample_people,
+    write_portraits,
+)
 from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.storage import file_hash, read_pack, scratch_folder, write_csv, write_pack
-from w2wpp.training import in_resumable_batches
+from w2wpp.storage import folder_hash, scratch_folder, write_csv, write_pack
+from w2wpp.training import chunks, in_resumable_batches
+
+LORAS_PER_FILE = 500
+
+
+def with_photos(people: list[Person], first: int, last: int) -> list[Person]:
+    """The same people with photos first .. last - 1 alone."""
+    return [(identity, nuisances[first:last]) for identity, nuisances in people]
 
 
 def class_images(pipe, layout: WeightLayout, params: CollectParams, how: GenerateParams) -> torch.Tensor:
@@ -28,15 +44,30 @@ def class_images(pipe, layout: WeightLayout, params: CollectParams, how: Generat
     return encode_images(pipe, pictures[0, 0])
 
 
-def train_resumably(pipe, layout, latents, class_latents, params: CollectParams, seed: int, scratch: Path,
-                    what: str) -> dict[str, torch.Tensor]:
+def train_resumably(pipe, layout, start, latents, text, class_latents, params: CollectParams, seed: int,
+                    scratch: Path, what: str) -> dict[str, torch.Tensor]:
     """The "weights" [n, d] and "losses" [n] of `train_loras`; finished batches are read back from `scratch`."""
     def train(first: int, count: int) -> dict[str, torch.Tensor]:
-        weights, losses = train_loras(pipe, layout, latents[first:first + count], class_latents, params, seed,
-                                      f"{what} {first + count}/{len(latents)}")
+        some = slice(first, first + count)
+        weights, losses = train_loras(pipe, layout, start, latents[some], text[some], class_latents, params, seed,
+                                      f"{what} {some.stop}/{len(latents)}")
         return {"weights": weights, "losses": losses}
 
     return in_resumable_batches(len(latents), params.people_at_once, scratch, train)
+
+
+def write_loras(folder: Path, name: str, layout: WeightLayout, weights: torch.Tensor) -> list[str]:
+    """Write float16 packs of the LoRAs of weights [n, d]; returns the name of each one's file.
+
+    Packs are small so that a zoo that grows leaves the files that are there as they are.
+    """
+    files = []
+    for first, count in chunks(len(weights), LORAS_PER_FILE):
+        files += [f"{name}-{first:05d}.safetensors"] * count
+        stacked = layout.stack(weights[first:first + count])
+        write_pack(folder / files[-1], {key: part.to(torch.float16).contiguous() for key, part in stacked.items()},
+                   {"layout": layout.to_meta()})
+    return files
 
 
 def main() -> None:
@@ -46,39 +77,43 @@ def main() -> None:
     pipe = load_pipeline(args.base, device())
     layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets)
 
-    zoo, zoo_names = sample_people(seed, "zoo", params.people, params.photos), person_names("zoo", params.people)
-    zoo_splits = ["zoo"] * len(zoo)
-    held_out_names, held_out_splits, held_out = held_out_people(seed, portraits)
-    # Drawn here and not read from data/portraits, so that a picture that another processor rounds differently does not
-    # make hours of shipped training stale.
-    trained_on = [(identity, nuisances[:params.photos]) for identity, nuisances in zoo + held_out]
+    zoo, zoo_names = sample_people(seed, "zoo", params.people, 2 * params.photos), person_names("zoo", params.people)
+    # Held-out people are drawn here too and not read from data/portraits, so that a picture that another processor
+    # rounds differently does not make hours of shipped training stale.
+    held_out = [(split, person_names(split, count), sample_people(seed, split, count, params.photos))
+                for split, count in (("validation", portraits.validation), ("test", portraits.test))]
+    roles = [("zoo", "zoo", zoo_names, with_photos(zoo, 0, params.photos), seed),
+             ("zoo-again", "zoo", zoo_names[:params.repeated],
+              with_photos(zoo[:params.repeated], params.photos, 2 * params.photos), seed + 1),
+             *(("true", split, names, people, seed) for split, names, people in held_out),
+             *(("one-photo", split, names, with_photos(people, 0, 1), seed) for split, names, people in held_out)]
 
-    scratch = scratch_folder(
-        args.scratch, seed=seed, portraits=portraits.model_dump(), collect=params.model_dump(), lora=lora.model_dump(),
-        generate=args.params.generate.model_dump(),
-        base=file_hash(args.base / "unet/diffusion_pytorch_model.safetensors"))
-    if not (scratch / "photos.safetensors").exists():
-        write_pack(scratch / "photos.safetensors", {"photos": draw(trained_on, portraits.size, "people")})
-    photos = read_pack(scratch / "photos.safetensors")[0]["photos"]
-
+    # How many people there are is no part of the recipe, so that a zoo can grow.
+    drawn = scratch_folder(args.scratch, seed=seed, size=portraits.size, photos=params.photos)
+    trained = scratch_folder(
+        args.scratch, seed=seed, size=portraits.size, collect=params.model_dump(exclude={"people", "repeated"}),
+        lora=lora.model_dump(), generate=args.params.generate.model_dump(),
+        base=folder_hash(args.base))
+    start = initial_weights(layout, seed)
     class_latents = class_images(pipe, layout, params, args.params.generate)
-    tensors, manifest = [], []
-    for role, seen, who, splits in (
-            ("zoo", photos[:len(zoo)], zoo_names, zoo_splits),
-            ("true", photos[len(zoo):], held_out_names, held_out_splits),
-            ("one-photo", photos[len(zoo):, :1], held_out_names, held_out_splits)):
-        latents = encode_images(pipe, seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
-        loras = train_resumably(pipe, layout, latents, class_latents, params, seed, scratch / role,
-                                f"{role} LoRAs")
-        manifest.append(pd.DataFrame({"person": who, "split": splits, "role": role, "photos": seen.shape[1],
-                                      "seed": seed, "loss": loras["losses"]}))
-        tensors.append(loras["weights"])
+    files, manifest = [], []
+    for role, split, names, people, role_seed in roles:
+        if not people:
+            continue
+        photos = draw_resumably(people, portraits.size, drawn / role / split)
+        if role == "zoo":
+            write_portraits(args.out / "people", photos[:, :1],
+                            manifest_rows(names, [split] * len(names), with_photos(people, 0, 1)))
+        latents = encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2])
+        rows = pd.DataFrame(manifest_rows(names, [split] * len(names), people))
+        text = photo_prompts(pipe, rows, params.captions).unflatten(0, photos.shape[:2])
+        loras = train_resumably(pipe, layout, start, latents, text, class_latents, params, role_seed,
+                                trained / role / split, f"{role} LoRAs")
+        manifest.append(pd.DataFrame({"person": names, "split": split, "role": role, "photos": photos.shape[1],
+                                      "seed": role_seed, "loss": loras["losses"]}))
+        files += write_loras(args.out / "loras", f"{role}-{split}", layout, loras["weights"])
 
-    write_csv(args.out / "manifest.csv", pd.concat(manifest))
-    shown = [(identity, nuisances[:1]) for identity, nuisances in zoo]
-    write_portraits(args.out / "people", photos[:len(zoo), :1], manifest_rows(zoo_names, zoo_splits, shown))
-    stacked = {key: part.to(torch.float16).contiguous() for key, part in layout.stack(torch.cat(tensors)).items()}
-    write_pack(args.out / "loras.safetensors", stacked, {"layout": layout.to_meta()})
+    write_csv(args.out / "manifest.csv", pd.concat(manifest).assign(file=files))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ import time
 import torch
 
 from w2wpp.adapters import export_lora
+from w2wpp.dreambooth import photo_prompts
 from w2wpp.inversion import invert
 from w2wpp.pipeline import encode_images, load_pipeline
 from w2wpp.populations import read_portraits
 from w2wpp.runtime import device, run_stage, stage_arguments
 from w2wpp.spaces import load_space
-from w2wpp.storage import file_hash, scratch_folder, write_json, write_pack
+from w2wpp.storage import file_hash, folder_hash, scratch_folder, write_json, write_pack
 from w2wpp.training import in_resumable_batches
 
 
@@ -23,14 +24,17 @@ def main() -> None:
     space = load_space(space_file).to(device())
     people = read_portraits(args.portraits)
     latents = encode_images(pipe, people.images[:, 0])
+    text = photo_prompts(pipe, people.manifest[people.manifest["photo"] == 0], params.captions)
 
     scratch = scratch_folder(args.scratch, seed=args.params.seed, invert=params.model_dump(),
-                             inputs=[file_hash(args.portraits / "photos.safetensors"), file_hash(space_file)])
+                             base=folder_hash(args.base),
+                             inputs=[folder_hash(args.portraits), file_hash(space_file)])
 
     def search(first: int, count: int) -> dict[str, torch.Tensor]:
         started = time.perf_counter()
-        z, losses = invert(pipe, space, latents[first:first + count], params, args.params.seed,
-                           f"inversion into {args.space} {first + count}/{len(latents)}")
+        some = slice(first, first + count)
+        z, losses = invert(pipe, space, latents[some], text[some], params, args.params.seed,
+                           f"inversion into {args.space} {some.stop}/{len(latents)}")
         return {"z": z, "losses": losses.T, "seconds": torch.tensor([time.perf_counter() - started])}
 
     found = in_resumable_batches(len(latents), params.people_at_once, scratch, search)

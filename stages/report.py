@@ -13,7 +13,7 @@ from w2wpp.storage import read_csv, read_json, read_pack, write_atomically
 from w2wpp.weights import read_weights
 
 SPACES = ("pca", "vae")
-PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES = 56, 10, 6, 12, 32
+PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES, TRUE_LORAS = 56, 10, 6, 12, 32, 16
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
                            evaluations="data/evaluations", comparison="data/comparison", scores="metrics",
                            out="reports")
     metrics = {name: read_json(args.scores / f"{name}.json")
-               for name in ("world", "base", "zoo", "pca", "vae", "comparison")}
+               for name in ("world", "base", "probe", "zoo", "pca", "vae", "comparison")}
     held_out, zoo, data = read_portraits(args.portraits), read_portraits(args.zoo), read_weights(args.weights)
     photos, real = held_out.images.numpy(), held_out.images[:, -args.params.portraits.score_photos:].numpy()
     gallery = read_pack(args.references / "gallery.safetensors")[1]
@@ -52,6 +52,9 @@ def main() -> None:
 
     figures["people"] = fig.contact_sheet(photos[np.array(held_out.splits) == "test"][:PEOPLE, 0], across=8)
     figures["base"] = fig.contact_sheet(made["class"][:CLASS_SAMPLES], across=8)
+    halves = report.side_by_side(report.spread(test["true"], TRUE_LORAS), single=6)
+    figures["true_loras"] = fig.picture_sheet([each for people in halves for each in (
+        photo_column("real photos", people, real[:, :2]), column("true LoRA", people, "true", 4))])
     people = report.spread(test["true"], 8)
     figures["reconstruction"] = fig.picture_sheet(
         [photo_column("real photos", people, real[:, :2]), column("true LoRA", people, "true", 2),
@@ -60,12 +63,10 @@ def main() -> None:
     for space in SPACES:
         tensors, meta = read_pack(args.samples / space / "pictures.safetensors")
         drawn = tensors["pictures"][:SAMPLES, :, :1].numpy()  # [people, prompts, 1, h, w, 3]
-        halves = np.array_split(np.arange(len(drawn)), 2 if len(drawn) > 6 else 1)
         prompts = [prompt.replace("a photo of ", "") for prompt in meta["prompts"]]
-        size = min(len(half) for half in halves)
-        gap = Column("", drawn[:size, 0, :0])
-        columns = [[Column(prompt, drawn[half[:size], number], color=COLORS[space])
-                    for number, prompt in enumerate(prompts)] for half in halves]
+        columns = [[Column(prompt, half[:, number], color=COLORS[space]) for number, prompt in enumerate(prompts)]
+                   for half in report.side_by_side(drawn, single=6)]
+        gap = Column("", columns[0][0].pictures[:, :0])
         figures[f"sampling_{space}"] = fig.picture_sheet([*columns[0], *([gap, *columns[1]] if columns[1:] else [])])
     figures["interpolation"] = interpolation_figure(args.interpolations, zoo)
 
@@ -96,8 +97,9 @@ def main() -> None:
     verdict, sentence = report.headline(metrics["comparison"])
     page = report.render_html(
         pngs, verdict=verdict, sentence=sentence, measures=report.measure_rows({s: metrics[s] for s in SPACES}),
-        metrics=metrics, params=args.params, training=training, labels=LABELS, kept_variance=sum(
-            shares[:metrics["pca"]["latent_dim"]]), shown={"inversion": min(SHOWN, len(gain)), "test": len(test)})
+        facts=report.world_rows(metrics), metrics=metrics, params=args.params, training=training, labels=LABELS,
+        kept_variance=sum(shares[:metrics["pca"]["latent_dim"]]),
+        shown={"inversion": min(SHOWN, len(gain)), "test": len(test)})
     for name, png in pngs.items():
         write_atomically(args.out / "figures" / f"{name}.png", lambda path, png=png: path.write_bytes(png))
     write_atomically(args.out / "index.html", lambda path: path.write_text(page, "utf-8"))

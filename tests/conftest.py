@@ -8,13 +8,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
 from w2wpp.adapters import initial_weights
 from w2wpp.layout import Adapted, WeightLayout
-from w2wpp.params import BaseParams, Params, load_params
+from w2wpp.params import LORA_TARGETS, BaseParams, Params, load_params
 from w2wpp.people import CAPTION_WORDS
 from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline
 
@@ -22,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32
 # Tiny models gain nothing from more threads and lose much to their spinning; and no thread survives a fork.
 torch.set_num_threads(1)
+# A machine that is busy elsewhere makes no example wrong.
+hypothesis.settings.register_profile("w2wpp", deadline=None)
+hypothesis.settings.load_profile("w2wpp")
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +39,8 @@ def base_params(params) -> BaseParams:
     """The committed base model, made tiny."""
     base = params.base
     return base.model_copy(update={
-        "codec": base.codec.model_copy(update={"channels": 4, "widths": (8, 8), "steps": 2, "batch": 4}),
+        "codec": base.codec.model_copy(update={"channels": 4, "widths": (8, 8), "steps": 2, "decoder_steps": 2,
+                                               "batch": 4}),
         "text": base.text.model_copy(update={"hidden": 16, "layers": 1, "heads": 2}),
         "unet": base.unet.model_copy(update={"channels": [16, 32]}),
         "denoiser": base.denoiser.model_copy(update={"steps": 2, "batch": 4}),
@@ -77,8 +82,8 @@ def layout(pipe) -> WeightLayout:
 
 @pytest.fixture(scope="session")
 def wide_layout(pipe) -> WeightLayout:
-    """Rank 2 on every attention projection, alpha other than the rank."""
-    return WeightLayout.of_unet(pipe.unet, 2, 3.0, ["to_q", "to_k", "to_v", "to_out.0"])
+    """Rank 2 on every linear layer of the transformers, alpha other than the rank."""
+    return WeightLayout.of_unet(pipe.unet, 2, 3.0, list(LORA_TARGETS))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,15 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from w2wpp import base_training
-from w2wpp.base_training import CAPTIONS_PER_PHOTO, caption_tokens, train_codec, train_denoiser
+from w2wpp.base_training import (
+    CAPTIONS_PER_PHOTO,
+    caption_tokens,
+    named,
+    people_factors,
+    refine_decoder,
+    train_codec,
+    train_denoiser,
+)
 from w2wpp.errors import InputError
 from w2wpp.people import CAPTION_WORDS
 from w2wpp.pipeline import IDENTITY_TOKEN, build_tokenizer, encode_prompts, load_pipeline
@@ -23,6 +31,11 @@ def images() -> torch.Tensor:
 @pytest.fixture
 def tokens(pipe, base_params) -> torch.Tensor:
     return caption_tokens(pipe, sample_people(0, "base", 4, 2), base_params.denoiser, seed=0)
+
+
+@pytest.fixture
+def factors() -> torch.Tensor:
+    return people_factors(sample_people(0, "base", 4, 2)).repeat_interleave(2, 0)
 
 
 def state(*modules) -> dict[str, torch.Tensor]:
@@ -73,9 +86,20 @@ def test_interrupted_codec_equals_uninterrupted(make_pipe, images, base_params, 
     assert resumed.config.scaling_factor == whole.config.scaling_factor
 
 
-def test_two_steps_of_the_denoiser(make_pipe, tokens, base_params, normal, tmp_path):
+def test_refining_the_decoder_leaves_latents_alone(make_pipe, images, base_params, tmp_path):
+    codec = make_pipe().vae
+    before = state(codec)
+    refine_decoder(codec, images, base_params.codec, 0, tmp_path / "decoder.pt")
+    after = state(codec)
+    for key, value in before.items():
+        assert torch.equal(value, after[key]) == ("encoder" in key), key
+    assert torch.load(tmp_path / "decoder.pt", weights_only=True)["step"] == base_params.codec.decoder_steps
+    assert all(parameter.requires_grad for parameter in codec.parameters())
+
+
+def test_two_steps_of_the_denoiser(make_pipe, tokens, factors, base_params, normal, tmp_path):
     pipe, still = make_pipe(), make_pipe()
-    train_denoiser(pipe, normal(8, 2, 4, 4, 4), tokens, base_params.denoiser, 0, tmp_path / "denoiser.pt")
+    train_denoiser(pipe, normal(8, 2, 4, 4, 4), tokens, factors, base_params.denoiser, 0, tmp_path / "denoiser.pt")
     for trained, untrained in ((pipe.unet, still.unet), (pipe.text_encoder, still.text_encoder)):
         before, after = state(untrained), state(trained)
         assert all(torch.isfinite(value).all() for value in after.values())
@@ -83,38 +107,40 @@ def test_two_steps_of_the_denoiser(make_pipe, tokens, base_params, normal, tmp_p
     assert equal(state(pipe.vae), state(still.vae))
 
 
-def test_interrupted_denoiser_equals_uninterrupted(make_pipe, tokens, base_params, normal, tmp_path, monkeypatch):
+def test_interrupted_denoiser_equals_uninterrupted(make_pipe, tokens, factors, base_params, normal, tmp_path,
+                                                   monkeypatch):
     monkeypatch.setattr(base_training, "CHECKPOINT_EVERY", 2)
     params, latents = base_params.denoiser.model_copy(update={"steps": 5}), normal(8, 2, 4, 4, 4)
     whole, broken, resumed = (make_pipe() for _ in range(3))
-    train_denoiser(whole, latents, tokens, params, 0, tmp_path / "whole.pt")
+    train_denoiser(whole, latents, tokens, factors, params, 0, tmp_path / "whole.pt")
     broken.unet.forward = stop_at(4, broken.unet.forward)
     with pytest.raises(KeyboardInterrupt):
-        train_denoiser(broken, latents, tokens, params, 0, tmp_path / "denoiser.pt")
-    train_denoiser(resumed, latents, tokens, params, 0, tmp_path / "denoiser.pt")
+        train_denoiser(broken, latents, tokens, factors, params, 0, tmp_path / "denoiser.pt")
+    train_denoiser(resumed, latents, tokens, factors, params, 0, tmp_path / "denoiser.pt")
     expected = state(whole.unet, whole.text_encoder)
     assert equal(state(resumed.unet, resumed.text_encoder), expected)
     assert not equal(state(broken.unet, broken.text_encoder), expected)
 
     finished = make_pipe()
     finished.unet.forward = stop_at(1, finished.unet.forward)                 # nothing is left to do
-    train_denoiser(finished, latents, tokens, params, 0, tmp_path / "denoiser.pt")
+    train_denoiser(finished, latents, tokens, factors, params, 0, tmp_path / "denoiser.pt")
     assert equal(state(finished.unet, finished.text_encoder), expected)
 
 
-def test_result_is_the_average_of_the_weights(make_pipe, tokens, base_params, normal, tmp_path):
+def test_result_is_the_average_of_the_weights(make_pipe, tokens, factors, base_params, normal, tmp_path):
     pipe = make_pipe()
-    train_denoiser(pipe, normal(8, 2, 4, 4, 4), tokens, base_params.denoiser, 0, tmp_path / "denoiser.pt")
+    train_denoiser(pipe, normal(8, 2, 4, 4, 4), tokens, factors, base_params.denoiser, 0, tmp_path / "denoiser.pt")
     saved = torch.load(tmp_path / "denoiser.pt", weights_only=True)
-    for parameter, average in zip([*pipe.unet.parameters(), *pipe.text_encoder.parameters()], saved["averages"],
-                                  strict=True):
+    trained = [*pipe.unet.parameters(), *pipe.text_encoder.parameters()]
+    for parameter, average in zip(trained, saved["averages"], strict=False):     # the last is that of the names
         assert torch.equal(parameter, average)
+    assert len(saved["averages"]) == len(trained) + 1
     assert not torch.equal(saved["unet"]["conv_in.weight"], pipe.unet.conv_in.weight)
 
 
 def test_caption_tokens(pipe, base_params):
     people = sample_people(0, "base", 60, 2)
-    share = base_params.denoiser.model_copy(update={"caption_dropout": 0.3, "class_prompt": 0.4})
+    share = base_params.denoiser.model_copy(update={"caption_dropout": 0.3, "class_prompt": 0.2, "name_prompt": 0.2})
     tokens = caption_tokens(pipe, people, share, seed=0)
     assert tokens.shape == (120, CAPTIONS_PER_PHOTO, base_params.text.max_tokens)
     assert torch.equal(tokens, caption_tokens(pipe, people, share, seed=0))
@@ -125,6 +151,30 @@ def test_caption_tokens(pipe, base_params):
     assert len(persons) / len(texts) == pytest.approx(0.4, abs=0.08)
     assert sum("sks" in text for text in persons) / len(persons) == pytest.approx(0.5, abs=0.12)
     assert all(text.startswith("a photo of") for text in texts if text.strip())
+
+
+def test_people_factors_are_standardised_and_tell_people_apart():
+    factors = people_factors(sample_people(0, "base", 200, 1))
+    torch.testing.assert_close(factors.mean(0), torch.zeros(factors.shape[1]), atol=1e-4, rtol=0)
+    varied = factors.std(0) > 0
+    assert varied.float().mean() > 0.95
+    torch.testing.assert_close(factors.std(0)[varied], torch.ones(int(varied.sum())))
+    assert torch.pdist(factors).min() > 5
+
+
+def test_a_name_moves_the_identity_token_and_what_follows_it(pipe, normal):
+    tokens = pipe.tokenizer(["a photo of sks person", "a photo of a person"], padding="max_length",
+                            return_tensors="pt").input_ids
+    token = pipe.tokenizer.convert_tokens_to_ids(f"{IDENTITY_TOKEN}</w>")
+    position = int((tokens[0] == token).nonzero())
+    with torch.no_grad():
+        plain = pipe.text_encoder(tokens).last_hidden_state
+        with named(pipe.text_encoder, token, normal(2, plain.shape[-1])):
+            moved = pipe.text_encoder(tokens).last_hidden_state
+        assert torch.equal(pipe.text_encoder(tokens).last_hidden_state, plain)
+    assert torch.equal(moved[1], plain[1])
+    assert torch.equal(moved[0, :position], plain[0, :position])
+    assert all(not torch.equal(one, other) for one, other in zip(moved[0, position:], plain[0, position:], strict=True))
 
 
 WORDS = [*CAPTION_WORDS, IDENTITY_TOKEN]

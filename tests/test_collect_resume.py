@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from w2wpp.adapters import initial_weights
+from w2wpp.dreambooth import IDENTITY_PROMPT
+from w2wpp.pipeline import encode_prompts
+
 
 @pytest.fixture
 def collect():
@@ -23,9 +27,12 @@ def collect():
 @pytest.fixture
 def train(collect, pipe, layout, normal, params):
     """train(scratch) collects five people's LoRAs, two people at a time."""
+    start = initial_weights(layout, 0)
     latents, class_latents = normal(5, 2, 4, 4, 4), normal(3, 4, 4, 4)
+    text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(5, 2, -1, -1)
     settings = params.collect.model_copy(update={"steps": 3, "people_at_once": 2})
-    return lambda scratch: collect.train_resumably(pipe, layout, latents, class_latents, settings, 0, scratch, "test")
+    return lambda scratch: collect.train_resumably(pipe, layout, start, latents, text, class_latents, settings, 0,
+                                                   scratch, "test")
 
 
 def batches(scratch: Path) -> dict[str, bytes]:
@@ -41,11 +48,11 @@ def test_resumed_equals_uninterrupted(collect, train, layout, tmp_path, monkeypa
 
     real, trained = collect.train_loras, []
 
-    def killed_in_the_second_batch(pipe, layout, latents, *rest):
+    def killed_in_the_second_batch(pipe, layout, start, latents, *rest):
         if trained:
             raise KeyboardInterrupt
         trained.append(len(latents))
-        return real(pipe, layout, latents, *rest)
+        return real(pipe, layout, start, latents, *rest)
 
     monkeypatch.setattr(collect, "train_loras", killed_in_the_second_batch)
     with pytest.raises(KeyboardInterrupt):
@@ -53,9 +60,9 @@ def test_resumed_equals_uninterrupted(collect, train, layout, tmp_path, monkeypa
     assert list(batches(tmp_path / "killed")) == ["000000-2.safetensors"]
     (tmp_path / "killed/.000002-2.safetensors.12345.tmp").write_bytes(whole["000002-2.safetensors"][:100])
 
-    def counted(pipe, layout, latents, *rest):
+    def counted(pipe, layout, start, latents, *rest):
         trained.append(len(latents))
-        return real(pipe, layout, latents, *rest)
+        return real(pipe, layout, start, latents, *rest)
 
     monkeypatch.setattr(collect, "train_loras", counted)
     again = train(tmp_path / "killed")

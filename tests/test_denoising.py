@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from w2wpp.denoising import denoising_loss, generate, training_schedule
+from w2wpp.denoising import denoising_loss, draw_timesteps, generate, training_schedule
 from w2wpp.pipeline import encode_prompts
 
 PROMPTS = ["a photo of sks person", "a photo of sks person, smiling"]
@@ -38,12 +38,12 @@ def test_pictures_are_repeatable_and_all_different(pipe, layout, draw_weights, h
 
 def test_a_persons_loss_does_not_depend_on_the_others(pipe, layout, draw_weights, normal):
     weights, latents = draw_weights(layout, 4), normal(3, 4, 4, 4, 4)
-    text = encode_prompts(pipe, [*PROMPTS, ""])
+    text = encode_prompts(pipe, [*PROMPTS, ""])[:, None]
     schedule = training_schedule(pipe)
 
     def losses(people):
         return denoising_loss(pipe, schedule, layout, weights[people], latents[:, people], text,
-                              torch.Generator().manual_seed(3))
+                              1.0, torch.Generator().manual_seed(3))
 
     together = losses([0, 1, 2, 3])
     assert together.shape == (3, 4)
@@ -59,13 +59,22 @@ def test_loss_is_the_error_of_the_prediction(make_pipe, layout, normal, predicti
     pipe.scheduler.register_to_config(prediction_type=prediction)
     schedule = training_schedule(pipe)
     clean, text = normal(1, 1, 4, 4, 4), encode_prompts(pipe, [PROMPTS[0]])
-    loss = denoising_loss(pipe, schedule, layout, torch.zeros(1, layout.dimension), clean, text,
+    loss = denoising_loss(pipe, schedule, layout, torch.zeros(1, layout.dimension), clean, text[None], 3.0,
                           torch.Generator().manual_seed(9))
     generator = torch.Generator().manual_seed(9)
     noise = torch.randn(1, 1, 4, 4, 4, generator=generator)
-    time = torch.randint(1000, (1, 1), generator=generator)[0]
+    time = draw_timesteps((1, 1), 3.0, schedule, generator)[0]
     signal = schedule.alphas_cumprod[time].sqrt()
     spread = (1 - signal**2).sqrt()
     target = signal * noise - spread * clean if prediction == "v_prediction" else noise
     output = pipe.unet((signal * clean + spread * noise)[0], time, text).sample
     torch.testing.assert_close(loss, (output - target[0]).square().mean().reshape(1, 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("shift", "median"), [(1.0, 500), (3.0, 750), (0.25, 200)])
+def test_timesteps_are_shifted(pipe, shift, median):
+    drawn = draw_timesteps((4000,), shift, training_schedule(pipe), torch.Generator().manual_seed(0))
+    assert drawn.dtype == torch.int64
+    assert drawn.min() >= 0
+    assert drawn.max() <= 999
+    assert drawn.median().item() == pytest.approx(median, abs=25)

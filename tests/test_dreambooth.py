@@ -1,13 +1,16 @@
 """Stacked DreamBooth training is deterministic, learns, and equals training each person alone."""
 
+import pandas as pd
 import pytest
 import torch
 
 from w2wpp.adapters import initial_weights
 from w2wpp.denoising import denoising_loss, training_schedule
-from w2wpp.dreambooth import IDENTITY_PROMPT, train_loras
+from w2wpp.dreambooth import IDENTITY_PROMPT, photo_prompts, train_loras
+from w2wpp.errors import InputError
 from w2wpp.params import CollectParams
 from w2wpp.pipeline import encode_prompts
+from w2wpp.populations import manifest_rows, sample_people
 
 
 @pytest.fixture
@@ -25,8 +28,14 @@ def class_latents(normal):
     return normal(5, 4, 4, 4)
 
 
+def train(pipe, layout, latents, *rest):
+    """Every photo has the prompt "a photo of sks person"."""
+    text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(*latents.shape[:2], -1, -1)
+    return train_loras(pipe, layout, initial_weights(layout, 0), latents, text, *rest)
+
+
 def test_two_steps_change_the_weights_the_same_way_every_time(pipe, layout, latents, class_latents, settings):
-    weights, losses = train_loras(pipe, layout, latents, class_latents, settings, 0, "test")
+    weights, losses = train(pipe, layout, latents, class_latents, settings, 0, "test")
     assert weights.shape == (3, layout.dimension)
     assert weights.dtype == torch.float32
     assert not weights.requires_grad
@@ -35,18 +44,18 @@ def test_two_steps_change_the_weights_the_same_way_every_time(pipe, layout, late
     moved = (weights - initial_weights(layout, 0)).abs()
     assert (moved.amax(1) > 1e-3).all()
     assert (weights[0] - weights[1]).abs().max() > 1e-3
-    again, losses_again = train_loras(pipe, layout, latents, class_latents, settings, 0, "test")
+    again, losses_again = train(pipe, layout, latents, class_latents, settings, 0, "test")
     assert torch.equal(weights, again)
     assert torch.equal(losses, losses_again)
-    other, _ = train_loras(pipe, layout, latents, class_latents, settings, 1, "test")
+    other, _ = train(pipe, layout, latents, class_latents, settings, 1, "test")
     assert not torch.allclose(weights, other, atol=1e-3)
 
 
 def test_a_person_does_not_depend_on_who_is_trained_beside(pipe, wide_layout, latents, class_latents, settings):
     settings = settings.model_copy(update={"steps": 5})       # Adam makes rounding errors of small gradients large
-    together, losses = train_loras(pipe, wide_layout, latents, class_latents, settings, 0, "test")
+    together, losses = train(pipe, wide_layout, latents, class_latents, settings, 0, "test")
     for people in ([0], [1], [2], [2, 0]):
-        weights, some = train_loras(pipe, wide_layout, latents[people], class_latents, settings, 0, "test")
+        weights, some = train(pipe, wide_layout, latents[people], class_latents, settings, 0, "test")
         torch.testing.assert_close(weights, together[people], atol=1e-4, rtol=0)
         torch.testing.assert_close(some, losses[people], atol=1e-5, rtol=0)
 
@@ -54,24 +63,60 @@ def test_a_person_does_not_depend_on_who_is_trained_beside(pipe, wide_layout, la
 def test_training_lowers_the_loss_on_the_picture(pipe, layout, normal, class_latents, settings):
     picture = normal(1, 1, 4, 4, 4)
     settings = settings.model_copy(update={"steps": 30, "lr": 0.02, "class_images_per_step": 0})
-    weights, _ = train_loras(pipe, layout, picture, class_latents, settings, 0, "test")
+    weights, _ = train(pipe, layout, picture, class_latents, settings, 0, "test")
     schedule = training_schedule(pipe)
-    text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(64, -1, -1)
+    text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(64, 1, -1, -1)
 
     @torch.no_grad()
     def loss(vectors):
         return denoising_loss(pipe, schedule, layout, vectors, picture.expand(64, -1, -1, -1, -1), text,
-                              torch.Generator().manual_seed(77)).mean().item()
+                              1.0, torch.Generator().manual_seed(77)).mean().item()
 
     assert loss(weights) < 0.95 * loss(initial_weights(layout, 0)[None])
 
 
-def test_prior_preservation_counts_only_if_asked_for(pipe, layout, latents, class_latents, settings):
-    def train(images, **changes):
-        return train_loras(pipe, layout, latents, images, settings.model_copy(update=changes), 0, "test")[0]
+def test_every_photo_is_trained_with_its_own_prompt(pipe, layout, latents, class_latents, settings):
+    texts = encode_prompts(pipe, [IDENTITY_PROMPT, f"{IDENTITY_PROMPT}, smiling"])
+    settings = settings.model_copy(update={"steps": 4})
+    start = initial_weights(layout, 0)
 
-    without = train(class_latents, class_images_per_step=0)
+    def of(prompts):
+        return train_loras(pipe, layout, start, latents, texts[prompts], class_latents, settings, 0, "test")[0]
+
+    plain = torch.zeros(3, 2, dtype=torch.long)
+    other = plain.clone()
+    other[1, 0] = 1
+    changed = (of(other) - of(plain)).abs().amax(1)
+    assert changed[1] > 1e-4
+    assert changed[[0, 2]].max() < 1e-5
+
+
+def test_prompts_say_what_else_a_photo_shows(pipe):
+    manifest = pd.DataFrame(manifest_rows(["a", "b"], ["zoo", "zoo"], sample_people(0, "zoo", 2, 3)))
+    plain, captioned = (photo_prompts(pipe, manifest, captions) for captions in (False, True))
+    same = encode_prompts(pipe, [IDENTITY_PROMPT])
+    assert plain.shape == captioned.shape == (6, *same.shape[1:])
+    torch.testing.assert_close(plain, same.expand_as(plain), atol=1e-6, rtol=0)
+    for row, shown in manifest.iterrows():
+        face = "with a neutral face" if shown["photo_expression"] == "neutral" else shown["photo_expression"]
+        caption = (f"a photo of sks person, {face}, in a {shown['photo_shirt']} shirt, "
+                   f"on a {shown['photo_background']} background")
+        torch.testing.assert_close(captioned[row], encode_prompts(pipe, [caption])[0], atol=1e-5, rtol=0)
+
+
+def test_captions_need_their_columns(pipe):
+    manifest = pd.DataFrame({"person": ["a"], "photo_expression": ["smiling"], "photo_background": ["blue"]})
+    assert photo_prompts(pipe, manifest, captions=False).shape[0] == 1
+    with pytest.raises(InputError, match=r"photo_shirt.*captions: false"):
+        photo_prompts(pipe, manifest, captions=True)
+
+
+def test_prior_preservation_counts_only_if_asked_for(pipe, layout, latents, class_latents, settings):
+    def of(images, **changes):
+        return train(pipe, layout, latents, images, settings.model_copy(update=changes), 0, "test")[0]
+
+    without = of(class_latents, class_images_per_step=0)
     assert without.shape == (3, layout.dimension)
-    assert torch.equal(without, train(class_latents + 1, class_images_per_step=0))
-    assert not torch.equal(train(class_latents), train(class_latents + 1))
-    assert not torch.allclose(train(class_latents, prior_weight=0.0), train(class_latents, prior_weight=9.0), atol=1e-4)
+    assert torch.equal(without, of(class_latents + 1, class_images_per_step=0))
+    assert not torch.equal(of(class_latents), of(class_latents + 1))
+    assert not torch.allclose(of(class_latents, prior_weight=0.0), of(class_latents, prior_weight=9.0), atol=1e-4)

@@ -134,3 +134,9 @@ def test_what_is_missing_is_named():
         report.people_factors(pd.DataFrame({"person": ["a"]}))
     with pytest.raises(UndefinedError):
         report.render_html({})
+
+
+def test_world_rows_show_what_was_measured():
+    rows = report.world_rows({"world": {"face_found": 0.98765}, "zoo": {"people": 2000, "variance": {"within": 0.5}}})
+    assert [row["value"] for row in rows] == ["0.988", "2,000", "0.500"]
+    assert report.world_rows({}) == []

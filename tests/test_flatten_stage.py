@@ -28,15 +28,17 @@ def flatten_stage(folder: Path, monkeypatch, max_quarantined: float) -> None:
 
 @pytest.fixture
 def zoo(tmp_path, layout):
-    """Ten LoRAs, the last two of held-out people; the fourth is not finite. Returns (folder, vectors)."""
+    """Ten LoRAs in two files, the last two of held-out people; the fourth is not finite. Returns (folder, vectors)."""
     generator = torch.Generator().manual_seed(0)
     vectors = initial_weights(layout, 0) + 0.1 * torch.randn(10, layout.dimension, generator=generator)
     vectors[3, 7] = float("nan")
     vectors = vectors.half()
-    write_pack(tmp_path / "zoo/loras.safetensors", layout.stack(vectors), {"layout": layout.to_meta()})
+    for file, rows in (("a.safetensors", slice(0, 6)), ("b.safetensors", slice(6, 10))):
+        write_pack(tmp_path / "zoo/loras" / file, layout.stack(vectors[rows]), {"layout": layout.to_meta()})
     roles = ["zoo"] * 8 + ["true"] * 2
     write_csv(tmp_path / "zoo/manifest.csv", pd.DataFrame({
-        "person": [f"p{i}" for i in range(10)], "split": ["zoo"] * 8 + ["validation", "test"], "role": roles}))
+        "person": [f"p{i}" for i in range(10)], "split": ["zoo"] * 8 + ["validation", "test"], "role": roles,
+        "file": ["a.safetensors"] * 6 + ["b.safetensors"] * 4}))
     return tmp_path, vectors
 
 
@@ -49,6 +51,7 @@ def test_malformed_lora_goes_to_quarantine_and_the_rest_is_exact(zoo, layout, mo
     assert data.layout.hash == layout.hash
     quarantine = pd.read_csv(folder / "weights/quarantine.csv")
     assert quarantine["person"].tolist() == ["p3"]
+    assert quarantine["lora"][0].endswith("zoo/loras/a.safetensors[3]")
     assert "finite" in quarantine["reason"][0]
     mean, std = standardise(vectors[whole[:7]])
     assert torch.equal(data.mean, mean) and torch.equal(data.std, std)
@@ -59,8 +62,15 @@ def test_too_many_malformed_loras_stop_the_run(zoo, monkeypatch):
         flatten_stage(zoo[0], monkeypatch, 0.05)
 
 
+def test_pack_of_another_layout_is_refused(zoo, wide_layout, draw_weights, monkeypatch):
+    write_pack(zoo[0] / "zoo/loras/b.safetensors", wide_layout.stack(draw_weights(wide_layout, 4).half()),
+               {"layout": wide_layout.to_meta()})
+    with pytest.raises(SystemExit, match=r"b\.safetensors.*not the layout of the files before"):
+        flatten_stage(zoo[0], monkeypatch, 0.5)
+
+
 def test_pack_of_another_length_than_the_manifest_is_refused(zoo, monkeypatch):
     manifest = zoo[0] / "zoo/manifest.csv"
     manifest.write_text("\n".join(manifest.read_text().splitlines()[:-1]))
-    with pytest.raises(SystemExit, match="the manifest has 9"):
+    with pytest.raises(SystemExit, match=r"b\.safetensors.*the manifest has 3"):
         flatten_stage(zoo[0], monkeypatch, 0.5)

@@ -33,52 +33,58 @@ def latents(normal):
     return normal(3, 4, 4, 4)
 
 
-def test_two_steps(pipe, space, latents, settings):
+@pytest.fixture
+def text(pipe):
+    return encode_prompts(pipe, [IDENTITY_PROMPT, f"{IDENTITY_PROMPT}, smiling", f"{IDENTITY_PROMPT}, frowning"])
+
+
+def test_two_steps(pipe, space, latents, text, settings):
     before = {key: value.clone() for key, value in space.state_dict().items()}
-    z, losses = invert(pipe, space, latents, settings, 0, "test")
+    z, losses = invert(pipe, space, latents, text, settings, 0, "test")
     assert z.shape == (3, 6)
     assert losses.shape == (2, 3)
     assert not z.requires_grad
     assert (z.abs().amax(1) > 1e-2).all()
-    again, losses_again = invert(pipe, space, latents, settings, 0, "test")
+    again, losses_again = invert(pipe, space, latents, text, settings, 0, "test")
     assert torch.equal(z, again)
     assert torch.equal(losses, losses_again)
     assert all(torch.equal(value, before[key]) for key, value in space.state_dict().items())
 
 
-def test_a_person_does_not_depend_on_the_others(pipe, space, latents, settings):
+def test_a_person_does_not_depend_on_the_others(pipe, space, latents, text, settings):
     settings = settings.model_copy(update={"steps": 6})
-    together, losses = invert(pipe, space, latents, settings, 0, "test")
+    together, losses = invert(pipe, space, latents, text, settings, 0, "test")
     assert (together[0] - together[1]).abs().max() > 1e-2
     for people in ([0], [1], [2, 0]):
-        z, some = invert(pipe, space, latents[people], settings, 0, "test")
+        z, some = invert(pipe, space, latents[people], text[people], settings, 0, "test")
         torch.testing.assert_close(z, together[people], atol=1e-4, rtol=0)
         torch.testing.assert_close(some, losses[:, people], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def denoising_error(pipe, space, z, latents):
-    text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(64, -1, -1)
+    text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(64, 1, -1, -1)
     return denoising_loss(pipe, training_schedule(pipe), space.layout, space.decode(z),
-                          latents.expand(64, *latents.shape), text, torch.Generator().manual_seed(77)).mean(0)
+                          latents.expand(64, *latents.shape), text, 1.0, torch.Generator().manual_seed(77)).mean(0)
 
 
-def test_inversion_finds_the_trained_lora(pipe, params, layout, latents, settings):
+def test_inversion_finds_the_trained_lora(pipe, params, layout, latents, text, settings):
     collect = params.collect.model_copy(update={"steps": 30, "lr": 0.02, "class_images_per_step": 0})
-    trained, _ = train_loras(pipe, layout, latents[:1, None], latents, collect, 0, "test")
+    trained, _ = train_loras(pipe, layout, initial_weights(layout, 0), latents[:1, None], text[:1, None], latents,
+                             collect, 0, "test")
     space = PCASpace(1, layout)                                             # z = 1 is the trained LoRA
     space.mean.copy_(initial_weights(layout, 0))
     space.components.copy_(trained - space.mean)
     settings = settings.model_copy(update={"steps": 30, "lr": 0.1, "prior_weight": 0.0})
-    z, _ = invert(pipe, space, latents[:1], settings, 0, "test")
+    z, _ = invert(pipe, space, latents[:1], text[:1], settings, 0, "test")
     assert z.item() > 0.5
     start = denoising_error(pipe, space, torch.zeros(1, 1), latents[:1])
     assert denoising_error(pipe, space, z, latents[:1]).item() < 0.95 * start.item()
 
 
-def test_a_strong_prior_keeps_z_at_zero(pipe, space, latents, settings):
+def test_a_strong_prior_keeps_z_at_zero(pipe, space, latents, text, settings):
     def search(weight):
-        return invert(pipe, space, latents, settings.model_copy(update={"steps": 20, "prior_weight": weight}), 0,
-                      "test")[0].abs().max().item()
+        return invert(pipe, space, latents, text, settings.model_copy(update={"steps": 20, "prior_weight": weight}),
+                      0, "test")[0].abs().max().item()
 
     assert search(1e4) < 0.02 < 0.2 < search(0.0)

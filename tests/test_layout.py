@@ -109,12 +109,15 @@ def test_order(wide_layout):
     blocks = [key.split("_block")[0] for key in keys]
     assert sorted(set(blocks), key=blocks.index) == ["down", "mid", "up"]
     assert blocks == sorted(blocks)
-    numbers = {block: [[int(part) for part in key.split(".attn")[0].split(".") if part.isdigit()]
+    numbers = {block: [[int(part) for part in key.split(".transformer_blocks")[0].split(".") if part.isdigit()]
                        for key in keys if key.startswith(block)] for block in ("down", "mid", "up")}
     assert all(each == sorted(each) for each in numbers.values())
-    first = "down_blocks.0.attentions.0.transformer_blocks.0"
-    assert keys[:16] == [f"{first}.{attention}.{projection}.lora_{part}.weight" for attention in ("attn1", "attn2")
-                         for projection in ("to_q", "to_k", "to_v", "to_out.0") for part in "AB"]
+    first = "down_blocks.0.attentions.0"
+    projections = [f"transformer_blocks.0.{attention}.{projection}" for attention in ("attn1", "attn2")
+                   for projection in ("to_q", "to_k", "to_v", "to_out.0")]
+    feed_forward = [f"transformer_blocks.0.ff.net.{layer}" for layer in ("0.proj", "2")]
+    layers = ["proj_in", *projections, *feed_forward, "proj_out"]
+    assert keys[:24] == [f"{first}.{layer}.lora_{part}.weight" for layer in layers for part in "AB"]
 
 
 def test_offsets_are_seamless(wide_layout, pipe):

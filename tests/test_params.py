@@ -35,7 +35,7 @@ def refusal(file) -> InputError:
 
 
 def test_committed_params_load(params):
-    assert params.lora.targets == ["to_q", "to_v"]
+    assert params.lora.targets == ["proj_in", "proj_out"]
     assert tuple(params.base.codec.widths) == (96, 160)
     assert isinstance(params.collect.lr, float)
     with pytest.raises(ValueError, match="frozen"):
@@ -99,6 +99,18 @@ def test_too_few_portraits(write):
     error = refusal(write("portraits.photos", 9))
     assert error.key == "portraits.photos"
     assert "collect.photos + portraits.score_photos" in error.reason
+
+
+def test_more_repeated_than_people(write, params):
+    error = refusal(write("collect.repeated", params.collect.people + 1))
+    assert error.key == "collect"
+    assert f"at most collect.people ({params.collect.people})" in error.reason
+
+
+def test_shares_of_captions_beyond_one(write):
+    error = refusal(write("base.denoiser.caption_dropout", 0.9))
+    assert error.key == "base.denoiser"
+    assert "caption_dropout, class_prompt and name_prompt" in error.reason
 
 
 def test_missing_file(tmp_path):

@@ -11,6 +11,7 @@ from w2wpp.people import (
     CAPTION_WORDS,
     CLASS_PROMPT,
     EXPRESSIONS,
+    GLASSES,
     HAIR_STYLES,
     caption,
     identity_from_row,
@@ -42,6 +43,9 @@ def test_facts_fit_together():
     assert 0.4 < len(women) / len(people) < 0.6
     assert sum(p.hair_style == "bald" for p in women) / len(women) < 0.03
     assert {p.hair_style for p in people} == set(HAIR_STYLES)
+    assert {p.glasses for p in people} == set(GLASSES)
+    young, old = ([p.glasses != "none" for p in people if (p.age > 0.5) == aged] for aged in (False, True))
+    assert 0.05 < np.mean(young) < np.mean(old) < 0.35
 
 
 def test_rows_survive_a_csv_file():
@@ -65,6 +69,10 @@ def test_a_bad_row_is_refused_by_name():
         identity_from_row(row | {"person_age": 1.5})
     with pytest.raises(ValueError, match="unknown hair_style"):
         replace(sample_identity(0), hair_style="mohawk")
+    with pytest.raises(ValueError, match="unknown glasses"):
+        identity_from_row(row | {"person_glasses": "monocle"})
+    with pytest.raises(ValueError, match="glasses_rgb must be"):
+        replace(sample_identity(0), glasses_rgb=(0.0, 0.0, 1.5))
     with pytest.raises(ValueError, match="yaw must lie in"):
         replace(sample_nuisance(0), yaw=120.0)
 
@@ -115,6 +123,24 @@ def test_eyes_lie_on_the_same_pixels_for_everyone(renderer):
         found = np.argwhere(np.abs(bright - dark).sum(2) > 20)
         rows.append(found.mean(0))
     assert (np.ptp(rows, axis=0) < (2.0, 4.0)).all()
+
+
+@pytest.mark.parametrize("glasses", GLASSES[1:])
+def test_glasses_change_the_picture_around_the_eyes_only(renderer, glasses):
+    photo = replace(sample_nuisance(5), yaw=0.0, pitch=0.0, expression="neutral", light_elevation=20.0)
+    for seed in range(3):
+        who = replace(sample_identity(seed), glasses_rgb=(1.0, 0.0, 0.0))
+        bare, worn = (
+            renderer.render(replace(who, glasses=kind), photo, size=64, supersample=1).astype(int)
+            for kind in ("none", glasses)
+        )
+        rows, columns = np.nonzero(np.abs(worn - bare).sum(2))
+        assert len(rows) > 60
+        assert np.ptp(rows) < 24
+        assert abs(np.mean(columns) - 31.5) < 3
+        red = np.argwhere(worn[..., 0] - worn[..., 1] > bare[..., 0] - bare[..., 1] + 60)
+        assert np.ptp(red[:, 0]) < 16
+        assert np.ptp(red[:, 1]) > 22
 
 
 def test_sizes_out_of_range_are_refused(renderer):

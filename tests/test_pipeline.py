@@ -1,8 +1,12 @@
 """The whole pipeline on tiny params in a temporary clone, used as the README says."""
 
 import json
+import os
+import random
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -21,14 +25,16 @@ from w2wpp.weights import read_weights
 ROOT = Path(__file__).parents[1]
 TINY = {
     "portraits": {"photos": 4, "score_photos": 2, "validation": 3, "test": 4},
-    "collect": {"people": 8, "photos": 2, "steps": 2, "class_images": 4, "people_at_once": 3},
+    "collect": {"people": 8, "repeated": 3, "photos": 2, "steps": 2, "class_images": 4,
+                "class_images_per_step": 1, "people_at_once": 3},
+    "probe": {"people": 16, "photos": 1, "steps": 5},
     "pca": {"latent_dim": 4},
     "vae": {"latent_dim": 4, "width": 16, "epochs": 5},
     "sample": {"people": 3, "seeds": 1},
     "interpolate": {"pairs": 2, "steps": 3},
     "invert": {"steps": 2, "timesteps_per_step": 1, "people_at_once": 4},
     "generate": {"inference_steps": 4},
-    "evaluate": {"seeds": 2, "class_samples": 8, "bootstrap": 100},
+    "evaluate": {"seeds": 2, "class_samples": 8, "prompted_people": 2, "prompted_samples": 2, "bootstrap": 100},
 }
 
 
@@ -93,6 +99,14 @@ def test_metrics_trees_are_identical_and_finite(clone):
     assert clone.metrics("comparison")["people"] <= TINY["portraits"]["test"]
 
 
+def test_references_tell_of_prompts_and_of_chance(clone):
+    zoo, base = clone.metrics("zoo"), clone.metrics("base")
+    assert zoo["prompt_accuracy"].keys() == zoo["prompt_accuracy_relative"].keys() == {"expression", "background"}
+    assert {"hair", "sex", "age"} <= base["prompt_accuracy"].keys()
+    assert zoo["variance"]["within"] >= 0
+    assert zoo["variance"]["within"] + zoo["variance"]["between"] == pytest.approx(1, abs=1e-3)
+
+
 def test_true_lora_metrics_are_of_test_people_and_report_is_self_contained(clone):
     html = (clone.folder / "reports/index.html").read_text()
     assert "data:image/png;base64," in html
@@ -102,6 +116,23 @@ def test_true_lora_metrics_are_of_test_people_and_report_is_self_contained(clone
 
 def test_second_repro_runs_nothing(clone):
     assert clone.ran(clone.run("dvc", "repro")) == set()
+
+
+def test_killed_collect_ends_with_the_same_bytes(clone, tmp_path):
+    command = ["python", "stages/collect.py", "--out", str(tmp_path / "zoo"), "--scratch", str(tmp_path / "scratch")]
+    moments = random.Random(0)
+    for _ in range(3):
+        with subprocess.Popen(command, cwd=clone.folder, start_new_session=True, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL) as stage:
+            time.sleep(moments.uniform(4, 16))
+            os.killpg(stage.pid, signal.SIGKILL)
+    clone.run(*command)
+    whole = clone.folder / "data/zoo"
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    assert Path("loras/zoo-zoo-00000.safetensors") in files
+    assert files == sorted(path.relative_to(tmp_path / "zoo") for path in (tmp_path / "zoo").rglob("*")
+                           if path.is_file())
+    assert all((whole / file).read_bytes() == (tmp_path / "zoo" / file).read_bytes() for file in files)
 
 
 @pytest.mark.parametrize("origin", ["zoo", "sampled", "inverted"])
@@ -182,12 +213,12 @@ def test_wrong_parameter_is_one_clear_error(clone, change, words):
 
 
 def test_corrupt_input_is_one_clear_error(clone):
-    pack = clone.folder / "data/zoo/loras.safetensors"
+    pack = clone.folder / "data/zoo/loras/zoo-zoo-00000.safetensors"
     whole = pack.read_bytes()
     pack.write_bytes(whole[:1000])
     output = clone.run("python", "stages/flatten.py", "--out", "elsewhere", ok=False)
     pack.write_bytes(whole)
-    assert output.strip().splitlines()[-1].startswith("error: data/zoo/loras.safetensors")
+    assert output.strip().splitlines()[-1].startswith("error: data/zoo/loras/zoo-zoo-00000.safetensors")
 
 
 def test_every_stage_has_help(clone):

@@ -1,7 +1,10 @@
 """The README's numbers are those in metrics/."""
 
 import json
+import re
 from pathlib import Path
+
+import pandas as pd
 
 from w2wpp.report import markdown
 
@@ -17,3 +20,10 @@ def test_readme_shows_the_metrics():
 def test_readme_names_every_stage():
     readme = (ROOT / "README.md").read_text()
     assert [stage.stem for stage in (ROOT / "stages").glob("*.py") if f"`{stage.stem}`" not in readme] == []
+
+
+def test_latent_dims_that_the_readme_asks_for_fit_the_shipped_zoo():
+    people = (pd.read_csv(ROOT / "data/zoo/manifest.csv")["role"] == "zoo").sum()
+    asked = re.findall(r"latent_dim=(\d+)", (ROOT / "README.md").read_text())
+    assert asked
+    assert all(int(latent_dim) < people for latent_dim in asked)

@@ -1,16 +1,19 @@
 """Files are whole or absent, equal content gives equal bytes, and anything unreadable is an InputError."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from w2wpp import errors, storage
 from w2wpp.errors import InputError
 from w2wpp.storage import (
     META_KEY,
     file_hash,
+    folder_hash,
     read_csv,
     read_json,
     read_pack,
@@ -151,3 +154,27 @@ def test_scratch_folder_follows_the_recipe(tmp_path):
     assert scratch_folder(tmp_path, **json.loads(json.dumps(recipe))) == folder
     changed = [recipe | {"seed": 1}, recipe | {"inputs": ["ac"]}, recipe | {"collect": {"steps": 4, "lr": 0.1}}]
     assert len({scratch_folder(tmp_path, **each) for each in changed} | {folder}) == 4
+
+
+def test_scratch_folder_follows_the_code(tmp_path, monkeypatch):
+    folder = scratch_folder(tmp_path, seed=0)
+    changed = tmp_path / "errors.py"
+    changed.write_text(Path(errors.__file__).read_text() + "# changed\n")
+    monkeypatch.setattr(errors, "__file__", str(changed))
+    storage._library_code.cache_clear()
+    other = scratch_folder(tmp_path, seed=0)
+    monkeypatch.undo()
+    storage._library_code.cache_clear()
+    assert other != folder
+    assert scratch_folder(tmp_path, seed=0) == folder
+
+
+def test_folder_hash_follows_names_and_bytes(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x").write_bytes(b"1")
+    first = folder_hash(tmp_path)
+    assert folder_hash(tmp_path) == first
+    (tmp_path / "a/x").rename(tmp_path / "a/y")
+    second = folder_hash(tmp_path)
+    (tmp_path / "a/y").write_bytes(b"2")
+    assert len({first, second, folder_hash(tmp_path)}) == 3

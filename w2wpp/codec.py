@@ -119,7 +119,7 @@ def gradient_loss(output: Tensor, target: Tensor) -> Tensor:
 def codec_loss(codec: PatchCodec, images: Tensor, latent_noise: float, generator: torch.Generator) -> Tensor:
     """L1 + MSE + gradient loss of decoding noisy latents; the noise makes nearby latents decode alike."""
     latents = codec.encode(images).latents
-    output = codec.decode(latents + latent_noise * torch.randn(latents.shape, generator=generator)).sample
+    output = codec.decode(latents + latent_noise * torch.randn(latents.shape, generator=generator).to(latents)).sample
     return (F.l1_loss(output, images) + 2 * F.mse_loss(output, images) + 0.7 * gradient_loss(output, images)
             + 1e-4 * latents.square().mean())
 

@@ -17,8 +17,28 @@ def training_schedule(pipe: StableDiffusionPipeline) -> DDPMScheduler:
     return DDPMScheduler.from_config(pipe.scheduler.config)
 
 
+def draw_timesteps(shape: tuple[int, ...], shift: float, schedule: DDPMScheduler, generator: torch.Generator) -> Tensor:
+    """Random timesteps int64, uniform for `shift` 1 and the more of them noisy the larger it is.
+
+    Who a person is shows in the prediction at high noise alone: below that the noisy picture itself says it. The shift
+    is that of Esser et al. 2024 (arXiv 2403.03206, sec. 5.3.2): half of the timesteps lie above shift / (1 + shift).
+    """
+    uniform = torch.rand(shape, generator=generator)
+    shifted = shift * uniform / (1 + (shift - 1) * uniform)
+    return (shifted * schedule.config.num_train_timesteps).long().clamp(max=schedule.config.num_train_timesteps - 1)
+
+
+def prediction_target(schedule: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the UNet of this schedule is to predict [b, c, h, w]: velocity (Salimans and Ho 2022, arXiv 2202.00512) or
+    noise.
+    """
+    if schedule.config.prediction_type == "v_prediction":
+        return schedule.get_velocity(clean, noise, timesteps)
+    return noise
+
+
 def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layout: WeightLayout, weights: Tensor,
-                   latents: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+                   latents: Tensor, text: Tensor, timestep_shift: float, generator: torch.Generator) -> Tensor:
     """Mean squared error of the adapted UNet's prediction, per sample [m, n].
 
     Noise and timesteps are drawn once per row of m and shared by the n models, so that a person's loss does not depend
@@ -27,17 +47,17 @@ def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layou
     Args:
         weights: weight vectors [n, d].
         latents: scaled latents [m, n, c, h, w].
-        text: text embeddings [m, length, hidden], one per row.
+        text: text embeddings [m, n, length, hidden], or [m, 1, length, hidden] of prompts that all models share.
+        timestep_shift: see `draw_timesteps`.
     """
     rows, models = latents.shape[:2]
     noise = torch.randn(rows, 1, *latents.shape[2:], generator=generator).expand_as(latents)
-    timesteps = torch.randint(schedule.config.num_train_timesteps, (rows, 1), generator=generator).expand(rows, models)
+    timesteps = draw_timesteps((rows, 1), timestep_shift, schedule, generator).expand(rows, models)
     latents, noise, timesteps = (each.flatten(0, 1).to(weights.device) for each in (latents, noise, timesteps))
     noisy = schedule.add_noise(latents, noise, timesteps)
-    target = (schedule.get_velocity(latents, noise, timesteps)
-              if schedule.config.prediction_type == "v_prediction" else noise)
     with adapted(pipe.unet, layout, weights):
-        output = pipe.unet(noisy, timesteps, text.repeat_interleave(models, 0)).sample
+        output = pipe.unet(noisy, timesteps, text.expand(-1, models, -1, -1).flatten(0, 1)).sample
+    target = prediction_target(schedule, latents, noise, timesteps)
     return (output - target).square().mean((1, 2, 3)).unflatten(0, (rows, models))
 
 

@@ -1,30 +1,55 @@
 """DreamBooth (Ruiz et al. 2023, arXiv 2208.12242) with LoRA, many people at a time."""
 
+import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from w2wpp.adapters import initial_weights
 from w2wpp.denoising import denoising_loss, training_schedule
+from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout
 from w2wpp.params import CollectParams
-from w2wpp.people import CLASS_PROMPT
+from w2wpp.people import CLASS_PROMPT, described
 from w2wpp.pipeline import IDENTITY_TOKEN, encode_prompts
 from w2wpp.runtime import progress
 from w2wpp.training import cosine_rate, step_generator
 
 IDENTITY_PROMPT = f"a photo of {IDENTITY_TOKEN} person"
+CAPTIONED = ["photo_expression", "photo_shirt", "photo_background"]
 
 
-def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, latents: Tensor, class_latents: Tensor,
-                params: CollectParams, seed: int, what: str) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def photo_prompts(pipe: StableDiffusionPipeline, manifest: pd.DataFrame, captions: bool) -> Tensor:
+    """Text embeddings [n, length, hidden] of the prompts that go with n photos of people.
+
+    Args:
+        manifest: a row per photo, as in a portraits manifest.
+        captions: whether a prompt says what else its photo shows, lest it be taken for a part of the person.
+
+    Raises:
+        InputError: a column that captions need is missing.
+    """
+    missing = [column for column in CAPTIONED if column not in manifest]
+    if captions and missing:
+        raise InputError("manifest.csv", missing[0], "column missing, but captions need it",
+                         "Add it, or set `captions: false` in params.yaml")
+    prompts = ([described(IDENTITY_PROMPT, *row) for row in manifest[CAPTIONED].itertuples(index=False)] if captions
+               else [IDENTITY_PROMPT] * len(manifest))
+    different = sorted(set(prompts))
+    return encode_prompts(pipe, different)[torch.tensor([different.index(prompt) for prompt in prompts])]
+
+
+def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tensor, latents: Tensor, text: Tensor,
+                class_latents: Tensor, params: CollectParams, seed: int, what: str) -> tuple[Tensor, Tensor]:
     """Train one LoRA per person on that person's photos, with prior preservation on shared class images.
 
-    All people start from the same weights and see the same noise, timesteps and photo numbers, so a person's LoRA does
+    All people see the same noise, timesteps and photo numbers, so a person's LoRA does
     not depend on who is trained beside it, and Adam, being elementwise, makes stacked training equal to separate.
 
     Args:
+        start: weight vector [d] that every LoRA starts from, see `w2wpp.adapters.initial_weights`.
         latents: scaled latents [n, photos, c, h, w] of each person's photos.
+        text: text embeddings [n, photos, length, hidden] of the prompt of each photo.
         class_latents: scaled latents [class images, c, h, w] of pictures made with the class prompt.
 
     Returns:
@@ -32,10 +57,8 @@ def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, latents: Te
     """
     schedule = training_schedule(pipe)
     people = len(latents)
-    text = encode_prompts(pipe, [IDENTITY_PROMPT, CLASS_PROMPT])
-    text = torch.cat([text[:1].expand(params.photos_per_step, -1, -1),
-                      text[1:].expand(params.class_images_per_step, -1, -1)])
-    weights = initial_weights(layout, seed).to(pipe.unet.device).repeat(people, 1).requires_grad_()
+    class_text = encode_prompts(pipe, [CLASS_PROMPT]).expand(params.class_images_per_step, people, -1, -1)
+    weights = start.to(pipe.unet.device).repeat(people, 1).requires_grad_()
     optimizer = torch.optim.Adam([weights], params.lr, betas=(0.9, 0.99))
     row_weight = torch.tensor([1 / params.photos_per_step] * params.photos_per_step
                               + [params.prior_weight / max(1, params.class_images_per_step)]
@@ -48,7 +71,8 @@ def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, latents: Te
         shared = torch.randint(len(class_latents), (params.class_images_per_step,), generator=generator)
         rows = torch.cat([latents[:, photos].transpose(0, 1),
                           class_latents[shared, None].expand(-1, people, -1, -1, -1)])
-        losses = denoising_loss(pipe, schedule, layout, weights, rows, text, generator)
+        prompts = torch.cat([text[:, photos].transpose(0, 1), class_text])
+        losses = denoising_loss(pipe, schedule, layout, weights, rows, prompts, params.timestep_shift, generator)
         optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=10)
         optimizer.zero_grad()
         (losses * row_weight.to(losses)).sum().backward()

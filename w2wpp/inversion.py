@@ -5,28 +5,27 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from w2wpp.denoising import denoising_loss, training_schedule
-from w2wpp.dreambooth import IDENTITY_PROMPT
 from w2wpp.params import InvertParams
-from w2wpp.pipeline import encode_prompts
 from w2wpp.runtime import progress
 from w2wpp.spaces import WeightSpace
 from w2wpp.training import cosine_rate, step_generator
 
 
-def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, params: InvertParams, seed: int,
-           what: str) -> tuple[Tensor, Tensor]:
+def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, text: Tensor, params: InvertParams,
+           seed: int, what: str) -> tuple[Tensor, Tensor]:
     """Maximum a posteriori z of each person: denoising loss of the photo minus a weighted log N(z; 0, I).
 
     The search starts at z = 0. Like in `train_loras`, noise and timesteps are shared by all people.
 
     Args:
         latents: scaled latents [n, c, h, w] of ONE photo per person.
+        text: text embeddings [n, length, hidden] of the prompts of these photos.
 
     Returns:
         z [n, k], and the denoising loss of every step [steps, n].
     """
     schedule = training_schedule(pipe)
-    text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(params.timesteps_per_step, -1, -1)
+    text = text.expand(params.timesteps_per_step, *text.shape)
     rows = latents.expand(params.timesteps_per_step, *latents.shape)
     z = torch.zeros(len(latents), space.latent_dim, device=latents.device, requires_grad=True)
     optimizer = torch.optim.Adam([z], params.lr)
@@ -34,7 +33,7 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, p
     bar = progress(range(params.steps), what)
     for step in bar:
         losses = denoising_loss(pipe, schedule, space.layout, space.decode(z), rows, text,
-                                step_generator(seed, step)).mean(0)
+                                params.timestep_shift, step_generator(seed, step)).mean(0)
         optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=5)
         optimizer.zero_grad()
         (losses - params.prior_weight * space.log_prior(z)).sum().backward()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from w2wpp.errors import InputError
+from w2wpp.params import LORA_TARGETS
 
 # Down, middle, up is the order of the weights2weights data; nn.Module registers up before middle.
 _BLOCK_ORDER = ("down_blocks", "mid_block", "up_blocks")
-_PROJECTION_ORDER = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class WeightLayout:
     """Where every LoRA tensor lies in a weight vector of `dimension` numbers.
 
     Per adapted layer first A [rank, fan_in], then B [fan_out, rank], both row-major; layers in the order down, mid, up,
-    within a transformer block attn1 before attn2 and q, k, v, out. For Stable Diffusion 1.5 at rank 1 with targets to_q
-    and to_v this is the order of the published weights2weights vectors (d = 99,648).
+    and within those in the UNet's own: attn1 before attn2, q before k before v before out. For Stable Diffusion 1.5 at
+    rank 1 with targets to_q and to_v this is the order of the published weights2weights vectors (d = 99,648).
 
     Attributes:
         layers: the adapted layers in order.
@@ -44,28 +44,24 @@ class WeightLayout:
 
     @classmethod
     def of_unet(cls, unet: nn.Module, rank: int, alpha: float, targets: list[str]) -> "WeightLayout":
-        """The layout for the attention projections `targets` (such as "to_q") of a diffusers UNet.
+        """The layout for the linear layers `targets`, such as "to_q", of every transformer of a diffusers UNet.
 
         Raises:
-            InputError: the UNet has no such projection.
+            InputError: the UNet has no such linear layer.
         """
         endings = tuple("." + target for target in targets)
         found = {name: module for name, module in unet.named_modules()
-                 if isinstance(module, nn.Linear) and ".attn" in name and name.endswith(endings)}
+                 if ".attentions." in name and name.endswith(endings) and isinstance(module, nn.Linear)}
         missing = [target for target in targets if not any(name.endswith("." + target) for name in found)]
         if missing:
-            raise InputError("params.yaml", "lora.targets", f"the UNet has no attention projection {missing[0]!r}",
-                             f"Known: {', '.join(_PROJECTION_ORDER)}")
+            raise InputError("params.yaml", "lora.targets", f"no transformer of the UNet has a linear {missing[0]!r}",
+                             f"Known: {', '.join(LORA_TARGETS)}; proj_in and proj_out are convolutions in some UNets")
 
-        def rank_of(name: str) -> tuple:
-            block = next(i for i, each in enumerate(_BLOCK_ORDER) if name.startswith(each))
-            path, projection = name.split(".attn")
-            numbers = tuple(int(part) for part in path.split(".") if part.isdigit())
-            attention, target = projection.split(".", 1)
-            return block, numbers, int(attention), _PROJECTION_ORDER.index(target)
+        def block_of(name: str) -> int:
+            return _BLOCK_ORDER.index(name.split(".")[0])
 
         layers = tuple(Adapted(name, found[name].in_features, found[name].out_features)
-                       for name in sorted(found, key=rank_of))
+                       for name in sorted(found, key=block_of))
         return cls(layers, rank, alpha)
 
     @cached_property

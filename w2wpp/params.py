@@ -8,9 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from w2wpp.errors import InputError
 
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=8, multiple_of=8)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+Shift = Annotated[float, Field(ge=0.1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Prompt = Annotated[str, Field(min_length=1)]
@@ -33,6 +36,7 @@ class CodecParams(Section):
     channels: Annotated[int, Field(ge=1, le=192)]
     widths: Annotated[tuple[Width, Width], Field(strict=False)]   # YAML has lists, no tuples
     steps: Count
+    decoder_steps: Count
     batch: Count
     lr: Rate
     latent_noise: Weight
@@ -51,12 +55,24 @@ class UNetParams(Section):
 
 
 class DenoiserParams(Section):
+    prediction: Literal["v_prediction", "epsilon"]
+    noise_schedule: Literal["squaredcos_cap_v2", "scaled_linear"]
+    timestep_shift: Shift
     steps: Count
     batch: Count
     lr: Rate
     ema: Share
     caption_dropout: Share
     class_prompt: Share
+    name_prompt: Share
+    name_dropout: Share
+
+    @model_validator(mode="after")
+    def _captions_remain(self) -> "DenoiserParams":
+        if self.caption_dropout + self.class_prompt + self.name_prompt > 1:
+            raise ValueError("caption_dropout, class_prompt and name_prompt are shares of the captions and must not "
+                             "add up to more than 1")
+        return self
 
 
 class BaseParams(Section):
@@ -71,19 +87,34 @@ class BaseParams(Section):
 class LoraParams(Section):
     rank: Annotated[int, Field(ge=1, le=64)]
     alpha: Annotated[float, Field(gt=0)]
-    targets: Annotated[list[Literal["to_q", "to_k", "to_v", "to_out.0"]], Field(min_length=1)]
+    targets: Annotated[list[Literal[LORA_TARGETS]], Field(min_length=1)]
 
 
 class CollectParams(Section):
     people: Annotated[int, Field(ge=4)]
+    repeated: Annotated[int, Field(ge=0)]
     photos: Count
     steps: Count
     lr: Rate
+    timestep_shift: Shift
     photos_per_step: Count
+    captions: bool
     class_images: Count
     class_images_per_step: Annotated[int, Field(ge=0)]
     prior_weight: Weight
     people_at_once: Count
+
+    @model_validator(mode="after")
+    def _repeated_are_people(self) -> "CollectParams":
+        if self.repeated > self.people:
+            raise ValueError(f"collect.repeated must be at most collect.people ({self.people}), got {self.repeated}")
+        return self
+
+
+class ProbeParams(Section):
+    people: Annotated[int, Field(ge=2)]
+    photos: Count
+    steps: Count
 
 
 class FlattenParams(Section):
@@ -128,7 +159,9 @@ class InterpolateParams(Section):
 class InvertParams(Section):
     steps: Count
     lr: Rate
+    timestep_shift: Shift
     timesteps_per_step: Count
+    captions: bool
     prior_weight: Weight
     people_at_once: Count
 
@@ -142,6 +175,8 @@ class EvaluateParams(Section):
     prompt: Prompt
     seeds: Count
     class_samples: Annotated[int, Field(ge=2)]
+    prompted_people: Count
+    prompted_samples: Count
     bootstrap: Annotated[int, Field(ge=100)]
 
 
@@ -155,6 +190,7 @@ class Params(Section):
     base: BaseParams
     lora: LoraParams
     collect: CollectParams
+    probe: ProbeParams
     flatten: FlattenParams
     pca: PCAParams
     vae: VAEParams
@@ -200,7 +236,10 @@ def _explain(error: dict) -> tuple[str, str]:
         return "unknown key", f"Known keys here: {', '.join(_siblings(error['loc']))}"
     if error["type"] == "missing":
         return "key missing", "Restore it from the committed params.yaml"
-    return f"{error['msg']}, got {error['input']!r}", "Change it in params.yaml or with `dvc exp run -S`"
+    remedy = "Change it in params.yaml or with `dvc exp run -S`"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"]), remedy
+    return f"{error['msg']}, got {error['input']!r}", remedy
 
 
 def _siblings(location: tuple) -> list[str]:

@@ -54,6 +54,14 @@ EYE_COLORS: dict[str, RGB] = {
     "hazel": (0.40, 0.29, 0.14),
     "grey": (0.45, 0.49, 0.52),
 }
+GLASSES: tuple[str, ...] = ("none", "thin", "thick")
+GLASSES_COLORS: dict[str, RGB] = {
+    "black": (0.06, 0.06, 0.065),
+    "brown": (0.20, 0.115, 0.075),
+    "silver": (0.46, 0.47, 0.49),
+    "red": (0.50, 0.08, 0.09),
+    "blue": (0.10, 0.19, 0.46),
+}
 EXPRESSIONS: tuple[str, ...] = ("neutral", "smiling", "laughing", "surprised", "frowning", "pouting")
 BACKGROUNDS: dict[str, RGB] = {
     "white": (0.90, 0.89, 0.87),
@@ -74,6 +82,11 @@ SHIRTS: dict[str, RGB] = {
 }
 
 _SKINS = {"african": (0.36, 0.235, 0.165), "asian": (0.83, 0.655, 0.515), "caucasian": (0.90, 0.71, 0.61)}
+_FRAMES = {
+    "none": {"black": 1.0},
+    "thin": {"black": 0.45, "silver": 0.3, "brown": 0.17, "red": 0.04, "blue": 0.04},
+    "thick": {"black": 0.5, "brown": 0.26, "red": 0.12, "blue": 0.12},
+}
 # At full spread these turn some faces into caricatures.
 _TAMED = {"ear-wing-incr": 0.4, "nose-scale-vert-incr": 0.6, "nose-point-up": 0.7, "nose-curve-convex": 0.7,
           "nose-trans-up": 0.6, "mouth-trans-up": 0.7, "head-scale-vert-incr": 0.6, "head-scale-horiz-incr": 0.7,
@@ -107,7 +120,8 @@ class Identity:
     The three ancestries are shares (they are used relative to their sum); ``gender`` runs from 0 (male) to 1 (female);
     ``age`` from 0 (young adult) to 1 (old); ``weight``, ``muscle``, ``hairline`` (1: receded), ``hair_volume``,
     ``brow_strength``, ``brow_arch`` and ``lip_strength`` lie in [0, 1]; ``changes`` holds one value in [-1, 1] for
-    every entry of :data:`HEAD_CHANGES`; colours are sRGB in [0, 1]; ``part_side`` is -1 or 1.
+    every entry of :data:`HEAD_CHANGES`; colours are sRGB in [0, 1]; ``part_side`` is -1 or 1; ``glasses_rgb`` is the
+    colour of the frame and shows nowhere without glasses.
 
     Raises:
         ValueError: a value is out of range or a name is unknown.
@@ -136,11 +150,14 @@ class Identity:
     eye_rgb: RGB
     lip_rgb: RGB
     lip_strength: float
+    glasses: str
+    glasses_rgb: RGB
 
     def __post_init__(self) -> None:
         unit = ("african", "asian", "caucasian", "gender", "age", "weight", "muscle", "hairline", "hair_volume",
                 "brow_strength", "brow_arch", "lip_strength")  # fmt: skip
-        names = {"hair_color": HAIR_COLORS, "hair_style": HAIR_STYLES, "beard": BEARDS, "eye_color": EYE_COLORS}
+        names = {"hair_color": HAIR_COLORS, "hair_style": HAIR_STYLES, "beard": BEARDS, "eye_color": EYE_COLORS,
+                 "glasses": GLASSES}  # fmt: skip
         _check(self, unit, names)
         _require(self.african + self.asian + self.caucasian > 0, "one ancestry at least must be above 0")
         _require(len(self.changes) == len(HEAD_CHANGES),
@@ -249,6 +266,9 @@ def sample_identity(seed: int) -> Identity:
         brow_strength=float(rng.uniform(0.35, 0.85) if woman else rng.uniform(0.5, 1.0)),
         brow_arch=float(rng.uniform()), eye_color=eye_color, eye_rgb=_jitter(rng, EYE_COLORS[eye_color], 0.15, 0.01),
         lip_rgb=_rgb(lip * rng.uniform(0.9, 1.08)), lip_strength=float(rng.uniform(0.5, 1.0)),
+        glasses=(glasses := _pick(rng, {"none": 0.92 - 0.22 * age, "thin": 0.04 + 0.11 * age,
+                                        "thick": 0.04 + 0.11 * age})),
+        glasses_rgb=_jitter(rng, GLASSES_COLORS[_pick(rng, _FRAMES[glasses])], 0.15, 0.008),
     )  # fmt: skip
 
 
@@ -277,8 +297,8 @@ _EXPRESSION_WORDS = {"neutral": "with a neutral face"}
 
 CAPTION_WORDS: tuple[str, ...] = tuple(sorted({
     ",", "a", "an", "photo", "of", "young", "middle-aged", "older", "old", "man", "woman", "person", "with", "and",
-    "hair", "beard", "stubble", "bald", "eyes", "neutral", "face", "on", "background", "in", "shirt",
-    *_STYLE_WORDS.values(), *HAIR_COLORS, *EYE_COLORS, *EXPRESSIONS, *BACKGROUNDS, *SHIRTS,
+    "hair", "beard", "stubble", "bald", "eyes", "glasses", "neutral", "face", "on", "background", "in", "shirt",
+    *_STYLE_WORDS.values(), *GLASSES[1:], *HAIR_COLORS, *EYE_COLORS, *EXPRESSIONS, *BACKGROUNDS, *SHIRTS,
 }))  # fmt: skip
 
 
@@ -292,7 +312,7 @@ def caption(identity: Identity, nuisance: Nuisance, rng: np.random.Generator) ->
         A text such as ``a photo of an older man with short red hair and a beard, smiling, on a blue background``;
         it begins with ``a photo of`` and every token is one of :data:`CAPTION_WORDS`.
     """
-    said = rng.uniform(size=8)
+    said = rng.uniform(size=9)
     noun = "woman" if identity.gender > 0.5 else "man"
     words = []
     if said[0] < 0.65:
@@ -311,6 +331,8 @@ def caption(identity: Identity, nuisance: Nuisance, rng: np.random.Generator) ->
         traits.append(_BEARD_WORDS[identity.beard])
     if said[5] < 0.35:
         traits.append(f"{identity.eye_color} eyes")
+    if identity.glasses != "none" and said[8] < 0.8:
+        traits.append(f"{identity.glasses} glasses" if said[8] < 0.4 else "glasses")
     if traits:
         text += " with " + (", ".join(traits[:-1]) + " and " if len(traits) > 1 else "") + traits[-1]
     text += _circumstances(nuisance, said[6], said[7])
@@ -326,6 +348,12 @@ def class_caption(nuisance: Nuisance, rng: np.random.Generator, token: str | Non
     """
     said = rng.uniform(size=2)
     return f"a photo of {token or 'a'} person" + _circumstances(nuisance, *said)
+
+
+def described(prompt: str, expression: str, shirt: str, background: str) -> str:
+    """`prompt` followed by a photo's circumstances, in the words and the order of captions."""
+    shown = _EXPRESSION_WORDS.get(expression, expression)
+    return f"{prompt}, {shown}, in a {shirt} shirt, on a {background} background"
 
 
 def _circumstances(nuisance: Nuisance, say_expression: float, say_surroundings: float) -> str:
@@ -390,3 +418,18 @@ def identity_from_row(row: Mapping[str, object]) -> Identity:
         else:
             values[field.name] = int(number(column)) if field.type == "int" else number(column)
     return Identity(**values)
+
+
+def identity_factors(identity: Identity) -> np.ndarray:
+    """Every factor of a person as numbers float32 [f], in the same order for everybody.
+
+    Measures are as they are, styles one-hot, colours in sRGB without their names.
+    """
+    named = {"hair_style": HAIR_STYLES, "beard": BEARDS, "glasses": GLASSES}
+    numbers: list[float] = []
+    for name, value in _row("", identity).items():
+        if name in named:
+            numbers += [float(value == choice) for choice in named[name]]
+        elif not isinstance(value, str):
+            numbers.append(float(value))
+    return np.array(numbers, np.float32)

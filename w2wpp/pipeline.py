@@ -74,15 +74,15 @@ def build_pipeline(params: BaseParams, size: int, words: Iterable[str]) -> Stabl
         sample_size=size // 8, in_channels=params.codec.channels, out_channels=params.codec.channels,
         layers_per_block=1, block_out_channels=tuple(params.unet.channels),
         down_block_types=("CrossAttnDownBlock2D",) * levels, up_block_types=("CrossAttnUpBlock2D",) * levels,
-        cross_attention_dim=params.text.hidden, norm_num_groups=16,
+        cross_attention_dim=params.text.hidden, norm_num_groups=16, use_linear_projection=True,
         # diffusers reads `attention_head_dim` as the number of heads in this model.
         attention_head_dim=params.unet.heads)
     return StableDiffusionPipeline(
         vae=PatchCodec(params.codec.channels, tuple(params.codec.widths)),
         text_encoder=build_text_encoder(tokenizer, params.text), tokenizer=tokenizer, unet=unet,
         scheduler=DPMSolverMultistepScheduler(
-            num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
-            steps_offset=1),
+            num_train_timesteps=1000, beta_schedule=params.denoiser.noise_schedule, beta_start=0.00085, beta_end=0.012,
+            prediction_type=params.denoiser.prediction, steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 

@@ -13,8 +13,10 @@ from w2wpp.params import PortraitsParams
 from w2wpp.people import Identity, Nuisance, identity_row, nuisance_row, sample_identity, sample_nuisance
 from w2wpp.rendering import render_people
 from w2wpp.storage import read_csv, read_pack, write_csv, write_pack
+from w2wpp.training import in_resumable_batches
 
-GROUPS = ("base", "unseen", "zoo", "validation", "test")
+GROUPS = ("base", "probe", "zoo", "validation", "test")
+PEOPLE_PER_BATCH = 500
 
 Person = tuple[Identity, list[Nuisance]]
 
@@ -59,6 +61,14 @@ def manifest_rows(names: list[str], splits: list[str], people: list[Person]) -> 
 def draw(people: list[Person], size: int, progress: str | None = None) -> torch.Tensor:
     """Photos uint8 [people, photos, size, size, 3], drawn on all cores."""
     return torch.from_numpy(render_people(people, size, workers=os.cpu_count() or 1, progress=progress))
+
+
+def draw_resumably(people: list[Person], size: int, scratch: Path) -> torch.Tensor:
+    """Photos as `draw` gives them; finished batches are read back from `scratch`."""
+    def render(first: int, count: int) -> dict[str, torch.Tensor]:
+        return {"photos": draw(people[first:first + count], size, f"people {first + count}/{len(people)}")}
+
+    return in_resumable_batches(len(people), PEOPLE_PER_BATCH, scratch, render)["photos"]
 
 
 @dataclass(frozen=True)

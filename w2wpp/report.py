@@ -1,7 +1,7 @@
 """What the report says and whom it shows: words, numbers and choices of people; the figures are in `w2wpp.figures`."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 import jinja2
@@ -70,6 +70,45 @@ def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
                 raise InputError(f"metrics/{space}.json", path, "metric missing",
                                  "Run `dvc repro -f evaluate`") from error
         rows.append({"name": name, "better": better, **values})
+    return rows
+
+
+# What is told of the world, the base model and the zoo: path in metrics/, name, decimals.
+FACTS = (
+    ("world.face_found", "real photos on which the recogniser finds a face", 3),
+    ("world.verification_auc", "same person or not, told from two real photos (AUC)", 3),
+    ("base.codec_psnr_db", "codec on held-out people (dB)", 1),
+    ("base.face_found", "class-prompt samples with a face", 3),
+    ("base.embedding_frechet", "Fréchet distance of class samples to real photos, in the recogniser's space", 3),
+    ("base.embedding_frechet_floor", "the same between two sets of real photos", 3),
+    *((f"base.prompt_accuracy.{factor}", f"prompts obeyed by the base model: {factor}", 2)
+      for factor in ("sex", "age", "hair", "expression", "background")),
+    *((f"zoo.prompt_accuracy_relative.{factor}", f"prompts obeyed by true LoRAs, as a share of that: {factor}", 2)
+      for factor in ("expression", "background")),
+    ("zoo.people", "zoo people", 0),
+    ("zoo.dimension", "numbers in a LoRA", 0),
+    ("zoo.id_score_normalised", "true LoRA of test people (a stranger is 0, own photos are 1)", 3),
+    ("zoo.tar_at_far1", "true LoRA verified as the person (TAR at FAR 1 %)", 3),
+    ("zoo.variance.within", "share of the zoo's variance that is chance: within a person", 3),
+    ("zoo.variance.between", "share that is between people", 3),
+)
+
+
+def side_by_side(items: Sequence, single: int) -> list[Sequence]:
+    """`items` in two halves of equal length, the odd one left out; as they are if there are at most `single`."""
+    half = len(items) // 2
+    return [items] if len(items) <= single else [items[:half], items[half:2 * half]]
+
+
+def world_rows(metrics: Mapping[str, Mapping]) -> list[dict[str, str]]:
+    """Name and formatted value of every one of `FACTS` that was measured; metrics as in metrics/, by file."""
+    rows = []
+    for path, name, digits in FACTS:
+        value = metrics
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            rows.append({"name": name, "value": f"{value:,.{digits}f}"})
     return rows
 
 

@@ -89,7 +89,6 @@ class PCASpace(WeightSpace):
     def decode(self, z: Tensor) -> Tensor:
         return self.mean + self.std * ((z * self.scales) @ self.components)
 
-
     def truncated(self, latent_dim: int) -> "PCASpace":
         """The space of the leading `latent_dim` components."""
         space = PCASpace(latent_dim, self.layout)

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -68,12 +70,27 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def scratch_folder(root: str | Path, **recipe) -> Path:
-    """A folder under `root` for resuming work, named after all that the work depends on.
+def folder_hash(folder: Path) -> str:
+    """SHA-256 of the names and bytes of all files in a folder and its subfolders, in hex."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    A changed recipe so starts anew instead of resuming from what another recipe left.
+
+@cache
+def _library_code() -> dict[str, str]:
+    """Hashes of the loaded modules of this library, taken once: their files may change while the program runs."""
+    return {name: file_hash(module.__file__) for name, module in sys.modules.items()
+            if name.split(".")[0] == "w2wpp"}
+
+
+def scratch_folder(root: str | Path, **recipe) -> Path:
+    """A folder under `root` for resuming work, named after the recipe and the loaded code of this library.
+
+    Another recipe, or code that was changed meanwhile, so starts anew instead of resuming from what the old one left.
     """
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    named = json.dumps({"recipe": recipe, "code": _library_code()}, sort_keys=True, default=str)
+    digest = hashlib.sha256(named.encode()).hexdigest()[:12]
     folder = Path(root) / digest
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -17,6 +17,15 @@ def cosine_rate(step: int, steps: int, lr: float, warmup: int = 100) -> float:
     return lr * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
+def steady_rate(step: int, steps: int, lr: float, warmup: int = 100, fall: float = 0.2) -> float:
+    """Learning rate with linear warm-up, then constant, falling linearly to 0 over the last share `fall` of the steps.
+
+    As good as cosine decay (Haegele et al. 2024, arXiv 2405.18392), and until the fall the same for any `steps`.
+    """
+    warmup = max(1, min(warmup, steps // 10))
+    return lr * min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, fall * steps))
+
+
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Random numbers drawn from (seed, step) and never carried over, so that a resumed run repeats an unbroken one."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))

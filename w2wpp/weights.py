@@ -20,7 +20,8 @@ class Weights:
         vectors: [n, d].
         mean, std: float32 [d], over the zoo people alone.
         layout: the order of the d numbers.
-        people: one row per vector: person, split (zoo, validation, test), role (zoo, true, one-photo), ...
+        people: one row per vector: person, split (zoo, validation, test), role (zoo, zoo-again, true,
+            one-photo), ...
     """
 
     vectors: torch.Tensor
@@ -58,3 +59,23 @@ def read_weights(folder: str | Path) -> Weights:
         raise InputError(str(folder / "weights.safetensors"), "weights",
                          f"shape {shape}, expected [{len(people)}, {layout.dimension}]", "Run `dvc repro -f flatten`")
     return Weights(vectors, tensors["mean"], tensors["std"], layout, people)
+
+
+def variance_shares(data: Weights) -> dict[str, float]:
+    """How much of the zoo's z-scored variance is chance: from the people who have a second LoRA.
+
+    Returns:
+        "within" a person: half the mean squared difference between a person's two LoRAs, less the difference that all
+        share; "between" people: the rest, both as shares of the variance of the first LoRAs; and "shift", the squared
+        difference that all share, on the same scale. Empty if fewer than two people have two LoRAs.
+    """
+    rows = {role: {name: row for row, name in enumerate(data.names(role))} for role in ("zoo", "zoo-again")}
+    both = [name for name in rows["zoo-again"] if name in rows["zoo"]]
+    if len(both) < 2:
+        return {}
+    first, second = ((data.of(role)[[rows[role][name] for name in both]] - data.mean) / data.std for role in rows)
+    total = first.var(0).sum()
+    difference = second - first
+    within = difference.var(0).sum() / 2 / total
+    shift = difference.mean(0).square().sum() / total
+    return {"within": within.item(), "between": 1 - within.item(), "shift": shift.item()}

@@ -1,0 +1,196 @@
+"""Compare ways to train the base model, each given the same wall-clock time on the same renders.
+
+The number of steps that fit into the time is measured first. Writes docs/base_trials.md and, beside this script,
+base_trials.json, which also keeps finished trials of the same settings from being run again. Nothing else may run
+meanwhile.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+from w2wpp import scoring
+from w2wpp.base_training import caption_tokens, people_factors, train, train_codec, train_denoiser
+from w2wpp.codec import PatchCodec, psnr_db
+from w2wpp.denoising import generate
+from w2wpp.evaluation import embed_all
+from w2wpp.layout import WeightLayout
+from w2wpp.params import BaseParams, load_params
+from w2wpp.people import CAPTION_WORDS, CLASS_PROMPT
+from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline, encode_images, load_pipeline, to_pixels
+from w2wpp.populations import draw_resumably, sample_people
+from w2wpp.recognizers import load_recognizer
+from w2wpp.runtime import run_stage
+from w2wpp.storage import file_hash, read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+PEOPLE, HELD_OUT, PROBED_STEPS, SAMPLES = 1000, 60, 12, 128
+# What each trial changes of params.yaml's `base`.
+DENOISERS = {
+    "as shipped": {},
+    "narrower UNet": {"unet": {"channels": [48, 96]}},
+    "wider UNet": {"unet": {"channels": [96, 192]}},
+    "wide UNet, one width": {"unet": {"channels": [128, 128]}},
+    "noise prediction": {"denoiser": {"prediction": "epsilon"}},
+    "Stable Diffusion's noise schedule": {"denoiser": {"noise_schedule": "scaled_linear"}},
+    "no averaging of weights": {"denoiser": {"ema": 0.0}},
+    "twice the batch": {"denoiser": {"batch": 64}},
+    "half the learning rate": {"denoiser": {"lr": 7.5e-4}},
+    "no names": {"denoiser": {"name_dropout": 1.0}},
+    "Adam without weight decay": {},
+    "SGD with momentum": {"denoiser": {"lr": 0.05}},
+}
+OPTIMIZERS = {"Adam without weight decay": partial(torch.optim.Adam, betas=(0.9, 0.99)),
+              "SGD with momentum": partial(torch.optim.SGD, momentum=0.9)}
+
+
+def changed(base: BaseParams, changes: dict) -> BaseParams:
+    """`base` with some settings of its sections replaced."""
+    return base.model_copy(update={section: getattr(base, section).model_copy(update=values)
+                                   for section, values in changes.items()})
+
+
+def steps_in(seconds: float, run) -> int:
+    """How many steps fit into a time, from the times that run(steps) takes; what it does besides steps is not counted.
+    """
+    def timed(steps: int) -> float:
+        started = time.perf_counter()
+        run(steps)
+        return time.perf_counter() - started
+
+    timed(2)
+    few, many = timed(2), timed(2 + PROBED_STEPS)
+    return max(10, int(seconds / max(many - few, 1e-3) * PROBED_STEPS))
+
+
+def try_codec(kind: str, base: BaseParams, images, held_out, seconds: float, seed: int) -> dict:
+    """Decibels on held-out people of a codec trained for some seconds; the linear patch codec needs none."""
+    def build():
+        torch.manual_seed(seed)
+        if kind != "AutoencoderKL":
+            return PatchCodec(base.codec.channels, tuple(base.codec.widths))
+        return AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                             block_out_channels=(32, 64, 96, 128), latent_channels=base.codec.channels,
+                             norm_num_groups=16)
+
+    def run(codec, steps: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            if kind != "AutoencoderKL":
+                return train_codec(codec, images, base.codec.model_copy(update={"steps": steps}), seed,
+                                   Path(folder) / "codec.pt")
+
+            def loss_of(generator):
+                pixels = to_pixels(images[torch.randint(len(images), (base.codec.batch,), generator=generator)])
+                posterior = codec.encode(pixels).latent_dist
+                output = codec.decode(posterior.sample(generator)).sample
+                return F.l1_loss(output, pixels) + 2 * F.mse_loss(output, pixels) + 1e-6 * posterior.kl().mean()
+            train("AutoencoderKL", {"codec": codec}, loss_of, steps, base.codec.lr, seed, Path(folder) / "codec.pt")
+
+    codec, steps = build(), 0
+    if kind == "linear patch codec":
+        codec.fit_linear(to_pixels(images[:4000]))
+    else:
+        steps = steps_in(seconds, lambda n: run(build(), n))
+        run(codec, steps)
+    codec.eval()
+    with torch.no_grad():
+        pixels = to_pixels(held_out)
+        latents = codec.encode(pixels)
+        latents = latents.latent_dist.mode() if kind == "AutoencoderKL" else latents.latents
+        return {"steps": steps, "psnr_db": psnr_db(codec.decode(latents).sample, pixels)}
+
+
+def try_denoiser(name: str, settings, base: BaseParams, codec, people, images, real, recognizer, seconds: float
+                 ) -> dict:
+    """Faces and Fréchet distance of class-prompt samples of a denoiser trained for some seconds."""
+    size, seed = settings.portraits.size, settings.seed
+
+    def build():
+        torch.manual_seed(seed)
+        pipe = build_pipeline(base, size, [*CAPTION_WORDS, IDENTITY_TOKEN])
+        pipe.register_modules(vae=codec)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    pipe = build()
+    latents = encode_images(pipe, images)[:, None]
+    tokens = caption_tokens(pipe, people, base.denoiser, seed)
+    factors = people_factors(people).repeat_interleave(base.photos, 0)
+    optimizer = {"optimizer": OPTIMIZERS[name]} if name in OPTIMIZERS else {}
+
+    def run(pipe, steps: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            train_denoiser(pipe, latents, tokens, factors, base.denoiser.model_copy(update={"steps": steps}), seed,
+                           Path(folder) / "denoiser.pt", **optimizer)
+
+    steps = steps_in(seconds, lambda n: run(build(), n))
+    run(pipe, steps)
+    for module in (pipe.unet, pipe.text_encoder):
+        module.requires_grad_(False).eval()
+    layout = WeightLayout.of_unet(pipe.unet, 1, 1, ["to_q", "to_v"])
+    drawn = generate(pipe, layout, torch.zeros(1, layout.dimension), [CLASS_PROMPT], SAMPLES, settings.generate, name)
+    seen = embed_all(recognizer, drawn[0, 0])
+    faces, others = seen.vectors[seen.found], real.vectors[real.found]
+    equal = min(len(faces), len(others))
+    distance = scoring.frechet_distance(faces[:equal], others[:equal]) if equal >= 2 else None
+    return {"steps": steps, "pictures": steps * base.denoiser.batch, "face_found": float(seen.found.mean()),
+            "frechet": distance, "parameters": sum(p.numel() for p in pipe.unet.parameters())}
+
+
+def table(results: dict, seconds: float) -> str:
+    """The results as the Markdown page docs/base_trials.md."""
+    lines = ["# Trials of the base model", "",
+             f"Every trial had {seconds:.0f} s of training on two cores and the same renders of {PEOPLE} people, and "
+             "nothing else ran.", "`python benchmarks/base_trials.py` repeats them.", "",
+             "| codec | steps | held-out people (dB) |", "|---|---:|---:|"]
+    lines += [f"| {name} | {r['steps']} | {r['psnr_db']:.1f} |" for name, r in results.items() if "psnr_db" in r]
+    lines += ["", f"Fréchet distances are between the embeddings of {SAMPLES} class-prompt samples and real photos.",
+              "", "| denoiser | parameters (M) | steps | pictures seen | faces found | Fréchet |",
+              "|---|---:|---:|---:|---:|---:|"]
+    lines += [f"| {name} | {r['parameters'] / 1e6:.1f} | {r['steps']} | {r['pictures']} | {r['face_found']:.2f} | "
+              + ("-" if r["frechet"] is None else f"{r['frechet']:.3f}") + " |"
+              for name, r in results.items() if "pictures" in r]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=240, help="training time of each trial")
+    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/base_trials")
+    args = parser.parse_args()
+    settings = load_params(ROOT / "params.yaml")
+    base, seed, size = settings.base, settings.seed, settings.portraits.size
+    record = Path(__file__).with_suffix(".json")
+    setting = {"seconds": args.seconds, "base": base.model_dump(), "size": size, "seed": seed}
+    setting["codec"] = file_hash(ROOT / "data/base/vae/diffusion_pytorch_model.safetensors")
+    before = read_json(record) if record.exists() else {}
+    results = before["results"] if before.get("setting") == json.loads(json.dumps(setting)) else {}
+
+    people = sample_people(seed, "base", PEOPLE, base.photos)
+    images = draw_resumably(people, size, args.scratch / "base").flatten(0, 1)
+    held_out = draw_resumably(sample_people(seed, "validation", HELD_OUT, 3), size, args.scratch / "held-out")
+    recognizer = load_recognizer(settings.recognizer)
+    real = embed_all(recognizer, held_out.flatten(0, 1))
+    codec = load_pipeline(ROOT / "data/base").vae
+
+    trials = {kind: partial(try_codec, kind, base, images, held_out.flatten(0, 1), args.seconds, seed)
+              for kind in ("linear patch codec", "patch codec, refined", "AutoencoderKL")}
+    trials |= {name: partial(try_denoiser, name, settings, changed(base, changes), codec, people, images, real,
+                             recognizer, args.seconds) for name, changes in DENOISERS.items()}
+    for name, trial in trials.items():
+        if name not in results:
+            results[name] = trial()
+            write_json(record, {"setting": setting, "results": results})
+    (ROOT / "docs").mkdir(exist_ok=True)
+    (ROOT / "docs/base_trials.md").write_text(table(results, args.seconds))
+
+
+if __name__ == "__main__":
+    run_stage(main)

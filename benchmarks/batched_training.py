@@ -1,0 +1,120 @@
+"""Measure how much faster LoRAs are trained together than one at a time with peft, and that both end the same.
+
+Trains the same people on the shipped base with the settings of params.yaml (fewer steps by default): once per person
+through diffusers' `unet.add_adapter` with a peft `LoraConfig` and torch's Adam, then in batches of growing size. Rounds
+of both are interleaved, so that a busy machine slows both. Writes benchmarks/batched_training.json and .md.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+
+from w2wpp.adapters import initial_weights
+from w2wpp.denoising import draw_timesteps, prediction_target, training_schedule
+from w2wpp.dreambooth import IDENTITY_PROMPT, train_loras
+from w2wpp.layout import WeightLayout, flatten, unflatten
+from w2wpp.params import load_params
+from w2wpp.people import CLASS_PROMPT
+from w2wpp.pipeline import encode_images, encode_prompts, load_pipeline
+from w2wpp.populations import draw, sample_people
+from w2wpp.runtime import device, progress, run_stage
+from w2wpp.training import cosine_rate, step_generator
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def train_with_peft(pipe, layout: WeightLayout, start, latents, text, class_latents, params, seed: int
+                    ) -> tuple[torch.Tensor, float]:
+    """One person's LoRA with peft, from the random numbers of `train_loras`: weight vector [d] and final loss."""
+    config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=[m.module for m in layout.layers])
+    pipe.unet.add_adapter(config)
+    adapter = {key.replace(".default", ""): p for key, p in pipe.unet.named_parameters() if "lora_" in key}
+    with torch.no_grad():
+        for key, tensor in unflatten(start, layout).items():
+            adapter[key].copy_(tensor)
+    optimizer = torch.optim.Adam(adapter.values(), params.lr, betas=(0.9, 0.99))
+    schedule = training_schedule(pipe)
+    class_text = encode_prompts(pipe, [CLASS_PROMPT]).expand(params.class_images_per_step, -1, -1)
+    shares = torch.tensor([1 / params.photos_per_step] * params.photos_per_step
+                          + [params.prior_weight / max(1, params.class_images_per_step)] * params.class_images_per_step
+                          ).to(latents)
+    tail = []
+    for step in range(params.steps):
+        generator = step_generator(seed, step)
+        photos = torch.randint(len(latents), (params.photos_per_step,), generator=generator)
+        shared = torch.randint(len(class_latents), (params.class_images_per_step,), generator=generator)
+        clean = torch.cat([latents[photos], class_latents[shared]])
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        timesteps = draw_timesteps((len(clean),), params.timestep_shift, schedule, generator).to(clean.device)
+        target = prediction_target(schedule, clean, noise, timesteps)
+        prompts = torch.cat([text[photos], class_text])
+        output = pipe.unet(schedule.add_noise(clean, noise, timesteps), timesteps, prompts).sample
+        losses = (output - target).square().mean((1, 2, 3))
+        optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=10)
+        optimizer.zero_grad()
+        (losses * shares).sum().backward()
+        optimizer.step()
+        if step >= params.steps - max(1, params.steps // 5):
+            tail.append(losses[:params.photos_per_step].mean().item())
+    weights = flatten({key: parameter.detach() for key, parameter in adapter.items()}, layout, "peft")
+    pipe.unet.delete_adapters("default")
+    return weights, statistics.fmean(tail)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20, help="steps per LoRA; 0 for collect.steps")
+    parser.add_argument("--alone", type=int, default=4, help="people trained one at a time in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--together", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
+    args = parser.parse_args()
+
+    settings = load_params(ROOT / "params.yaml")
+    params = settings.collect.model_copy(update={"steps": args.steps or settings.collect.steps})
+    pipe, wrapped = (load_pipeline(ROOT / "data/base", device()) for _ in range(2))  # peft leaves its wrappers behind
+    lora, seed = settings.lora, settings.seed
+    layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets)
+    start = initial_weights(layout, seed)
+    people = sample_people(seed, "zoo", max(args.together), params.photos)
+    images = draw(people, settings.portraits.size, "people")
+    latents = encode_images(pipe, images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(*latents.shape[:2], -1, -1)
+    class_latents = latents[:, 0]
+
+    minutes: dict[int, list[float]] = {0: [], **{size: [] for size in args.together}}
+    for _ in progress(range(args.rounds), "rounds"):
+        started = time.perf_counter()
+        alone = [train_with_peft(wrapped, layout, start, latents[i], text[i], class_latents, params, seed)
+                 for i in range(args.alone)]
+        minutes[0].append((time.perf_counter() - started) / 60 / args.alone)
+        for size in args.together:
+            started = time.perf_counter()
+            weights, losses = train_loras(pipe, layout, start, latents[:size], text[:size], class_latents, params,
+                                          seed, f"{size} together")
+            minutes[size].append((time.perf_counter() - started) / 60 / size)
+    shared = min(args.alone, len(losses))
+    result = {
+        "dimension": layout.dimension, "steps": params.steps, "rounds": args.rounds, "threads": torch.get_num_threads(),
+        "device": str(device()),
+        "final_loss": {"one at a time": statistics.fmean(loss for _, loss in alone[:shared]),
+                       "together": losses[:shared].mean().item()},
+        "largest_weight_difference": max((weights[i] - alone[i][0]).abs().max().item() for i in range(shared)),
+        "people_per_minute": {"one at a time": 1 / statistics.median(minutes[0]),
+                              **{f"{size} together": 1 / statistics.median(minutes[size]) for size in args.together}}}
+    slowest = result["people_per_minute"]["one at a time"]
+    lines = [f"{result['steps']} steps per LoRA on {result['device']} with {result['threads']} threads; median of "
+             f"{args.rounds} rounds.", "", "| LoRAs trained | people per minute | times as fast |", "|---|---:|---:|",
+             *(f"| {how} | {rate:.1f} | {rate / slowest:.1f} |" for how, rate in result["people_per_minute"].items())]
+    (args.out / "batched_training.json").write_text(json.dumps(result, indent=2) + "\n")
+    (args.out / "batched_training.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    run_stage(main)

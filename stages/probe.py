@@ -1,0 +1,26 @@
+"""Train the probe that reads factors off pictures, on renders of its own people; an eighth of them only check it."""
+
+import torch
+
+from w2wpp.evaluation import rounded
+from w2wpp.populations import draw_resumably, sample_people
+from w2wpp.probes import accuracy, labels_of, save_probe, train_probe
+from w2wpp.runtime import run_stage, stage_arguments
+from w2wpp.storage import scratch_folder, write_json
+
+
+def main() -> None:
+    args = stage_arguments(__doc__, out="data/probe", metrics="metrics", scratch=".scratch/probe")
+    params, seed, size = args.params.probe, args.params.seed, args.params.portraits.size
+    people = sample_people(seed, "probe", params.people, params.photos)
+    images = draw_resumably(people, size, scratch_folder(args.scratch, seed=seed, size=size, **params.model_dump()))
+    kept = max(1, params.people // 8)
+    probe = train_probe(images[kept:].flatten(0, 1), labels_of(people[kept:]), params.steps, seed)
+    shares = accuracy(probe, images[:kept].flatten(0, 1), labels_of(people[:kept]))
+
+    save_probe(args.out / "probe.safetensors", probe.to(torch.float16))
+    write_json(args.metrics / "probe.json", rounded({"accuracy": shares}))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,103 @@
+"""The probe reads what pictures show, learns nothing from pictures without a label, and counts obeyed prompts."""
+
+import pytest
+import torch
+
+from w2wpp.errors import InputError
+from w2wpp.people import BACKGROUNDS, CAPTION_WORDS, EXPRESSIONS
+from w2wpp.pipeline import IDENTITY_TOKEN
+from w2wpp.populations import sample_people
+from w2wpp.probes import (
+    FACTORS,
+    IGNORED,
+    PHOTO_FACTORS,
+    accuracy,
+    labels_of,
+    load_probe,
+    obedience,
+    save_probe,
+    train_probe,
+)
+
+SIZE = 32
+COLORS = torch.tensor(list(BACKGROUNDS.values()))
+
+
+def plain(choices: torch.Tensor, seed: int) -> torch.Tensor:
+    """Noisy pictures uint8 [n, 32, 32, 3] in the colours of the backgrounds chosen [n]."""
+    noise = 0.03 * torch.randn(len(choices), SIZE, SIZE, 3, generator=torch.Generator().manual_seed(seed))
+    return ((COLORS[choices][:, None, None] + noise).clamp(0, 1) * 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def labels() -> dict[str, torch.Tensor]:
+    """Only the background is labelled, and of every fifth picture nothing."""
+    background = torch.arange(120) % len(COLORS)
+    nothing = torch.full((120,), IGNORED)
+    return {name: nothing for name in FACTORS} | {"background": background.masked_fill(background.new_tensor(
+        [i % 5 == 0 for i in range(120)]).bool(), IGNORED)}
+
+
+@pytest.fixture(scope="module")
+def probe(labels):
+    return train_probe(plain(torch.arange(120) % len(COLORS), 0), labels, 80, 0)
+
+
+def test_probe_reads_new_pictures(probe):
+    truth = torch.arange(30) % len(COLORS)
+    assert accuracy(probe, plain(truth, 1), {"background": truth})["background"] > 0.9
+    assert all(torch.isfinite(value).all() for value in probe.state_dict().values())
+
+
+def test_accuracy_counts_labelled_pictures_alone(probe):
+    truth = torch.arange(30) % len(COLORS)
+    read = probe.read(plain(truth, 1), "background")
+    half = torch.where(torch.arange(30) < 15, read, IGNORED)
+    assert accuracy(probe, plain(truth, 1), {"background": half, "age": torch.full((30,), IGNORED)}) == {
+        "background": 1.0}
+
+
+def test_obedience_is_the_share_of_pictures_that_show_what_was_asked(probe):
+    asked = []
+
+    def draw(prompts):
+        asked.extend(prompts)
+        names = [name for prompt in prompts for name in BACKGROUNDS if name in prompt]
+        choices = torch.tensor([list(BACKGROUNDS).index(name) for name in names])
+        wrong = (choices + 1) % len(COLORS)
+        return torch.stack([plain(choices, 2), plain(choices, 3), plain(wrong, 4), plain(choices, 5)], 1)
+
+    shares = obedience(probe, {"background": PHOTO_FACTORS["background"]}, draw, "sks")
+    assert shares["background"] == pytest.approx(0.75, abs=0.1)
+    assert asked[0] == "a photo of sks person, on a white background"
+
+
+def test_labels_are_the_factors_of_each_photo():
+    people = sample_people(0, "probe", 40, 3)
+    labels = labels_of(people)
+    assert {len(each) for each in labels.values()} == {120}
+    for row, (identity, nuisance) in enumerate((i, n) for i, nuisances in people for n in nuisances):
+        assert list(BACKGROUNDS)[labels["background"][row]] == nuisance.background
+        sex = labels["sex"][row]
+        assert sex == (0 if identity.gender < 0.35 else 1 if identity.gender > 0.65 else IGNORED)
+        assert EXPRESSIONS[labels["expression"][row]] == nuisance.expression
+        age = labels["age"][row]
+        assert age == (0 if identity.age < 0.3 else 2 if identity.age >= 0.82 else
+                       1 if 0.4 <= identity.age < 0.7 else IGNORED)
+
+
+def test_every_word_of_a_prompt_is_a_word_of_captions(pipe):
+    known = {f"{word}</w>" for word in [*CAPTION_WORDS, IDENTITY_TOKEN]}
+    for factor in FACTORS.values():
+        assert set(factor.asked) <= set(factor.choices)
+        for value in factor.asked:
+            assert set(pipe.tokenizer.tokenize(factor.prompt(value, IDENTITY_TOKEN))) <= known
+
+
+def test_probe_round_trip(probe, tmp_path):
+    save_probe(tmp_path / "probe.safetensors", probe)
+    loaded = load_probe(tmp_path / "probe.safetensors", SIZE)
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in probe.state_dict().items())
+    with pytest.raises(InputError) as caught:
+        load_probe(tmp_path / "probe.safetensors", 64)
+    assert caught.value.where.endswith("probe.safetensors")

@@ -1,0 +1,47 @@
+"""Weight vectors of roles, and how much of their variance is chance."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from w2wpp.pca import standardise
+from w2wpp.weights import Weights, variance_shares
+
+
+@pytest.fixture
+def zoo(toy_layout, normal):
+    """zoo(chance, again): 400 people, `again` of them with a second LoRA; `chance` is the share of variance within."""
+    def make(chance: float, again: int) -> Weights:
+        people, count = normal(400, toy_layout.dimension), 400
+        first = (1 - chance)**0.5 * people + chance**0.5 * torch.randn(people.shape)
+        second = ((1 - chance)**0.5 * people + chance**0.5 * torch.randn(people.shape))[:again] + 0.5
+        names = [f"zoo-{i}" for i in range(count)]
+        table = pd.DataFrame({"person": names + names[:again], "role": ["zoo"] * count + ["zoo-again"] * again,
+                              "split": "zoo"})
+        mean, std = standardise(first)
+        return Weights(torch.cat([first, second]), mean, std, toy_layout, table)
+
+    torch.manual_seed(0)
+    return make
+
+
+@pytest.mark.parametrize("chance", [0.2, 0.7])
+def test_variance_shares_tell_chance_from_people(zoo, chance):
+    shares = variance_shares(zoo(chance, 200))
+    assert shares["within"] == pytest.approx(chance, abs=0.03)
+    assert shares["within"] + shares["between"] == pytest.approx(1)
+    assert shares["shift"] == pytest.approx(0.25, abs=0.05)
+
+
+def test_variance_shares_leave_out_people_with_one_lora_refused(zoo):
+    whole = zoo(0.2, 200)
+    kept = [row for row, (person, role) in enumerate(zip(whole.people["person"], whole.people["role"], strict=True))
+            if (person, role) not in {("zoo-3", "zoo"), ("zoo-5", "zoo-again")}]
+    fewer = replace(whole, vectors=whole.vectors[kept], people=whole.people.iloc[kept])
+    assert variance_shares(fewer)["within"] == pytest.approx(variance_shares(whole)["within"], abs=0.01)
+
+
+def test_variance_shares_need_second_loras(zoo):
+    assert variance_shares(zoo(0.5, 0)) == variance_shares(zoo(0.5, 1)) == {}
