@@ -20,9 +20,10 @@ def main() -> None:
     args = stage_arguments(__doc__, out="data/base", scratch=".scratch/base")
     base, size, seed = args.params.base, args.params.portraits.size, args.params.seed
     photos = {"seed": seed, "size": size, "photos": base.photos}
+    # Refining the decoder changes no latent, so neither codec nor denoiser is trained anew for it.
     codec = photos | {"people": base.people, "codec": base.codec.model_dump(exclude={"decoder_steps"})}
     decoder = photos | {"people": base.people, "codec": base.codec.model_dump()}
-    whole = photos | {"base": base.model_dump()}
+    whole = photos | {"base": base.model_dump(exclude={"codec": {"decoder_steps"}})}
 
     torch.manual_seed(seed)
     pipe = build_pipeline(base, size, [*CAPTION_WORDS, IDENTITY_TOKEN]).to(device())

@@ -101,11 +101,10 @@ def main() -> None:
         if not people:
             continue
         photos = draw_resumably(people, portraits.size, drawn / role / split)
-        if role == "zoo":
-            write_portraits(args.out / "people", photos[:, :1],
-                            manifest_rows(names, [split] * len(names), with_photos(people, 0, 1)))
-        latents = encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2])
         rows = pd.DataFrame(manifest_rows(names, [split] * len(names), people))
+        if role == "zoo":
+            write_portraits(args.out / "people", photos[:, :1], rows[rows["photo"] == 0])
+        latents = encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2])
         text = photo_prompts(pipe, rows, params.captions).unflatten(0, photos.shape[:2])
         loras = train_resumably(pipe, layout, start, latents, text, class_latents, params, role_seed,
                                 trained / role / split, f"{role} LoRAs")

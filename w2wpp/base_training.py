@@ -15,7 +15,7 @@ from w2wpp.codec import PatchCodec, codec_loss
 from w2wpp.denoising import draw_timesteps, prediction_target, training_schedule
 from w2wpp.params import CodecParams, DenoiserParams
 from w2wpp.people import caption, class_caption, identity_factors
-from w2wpp.pipeline import IDENTITY_TOKEN, to_pixels
+from w2wpp.pipeline import IDENTITY_TOKEN, random_pixels, to_pixels
 from w2wpp.populations import Person
 from w2wpp.runtime import progress
 from w2wpp.storage import write_atomically
@@ -100,11 +100,8 @@ def refine_decoder(codec: PatchCodec, images: Tensor, params: CodecParams, seed:
 
 
 def _codec_loss_of(codec: PatchCodec, images: Tensor, params: CodecParams, generator: torch.Generator) -> Tensor:
-    """Loss of a random batch of images uint8 [n, h, w, 3], half of them mirrored."""
-    batch = to_pixels(images[torch.randint(len(images), (params.batch,), generator=generator)])
-    flip = torch.rand(params.batch, generator=generator) < 0.5
-    batch[flip] = batch[flip].flip(-1)
-    batch = batch.to(codec.device, memory_format=torch.channels_last)
+    """Loss of a random batch of images uint8 [n, h, w, 3]."""
+    batch = random_pixels(images, params.batch, generator)[1].to(codec.device, memory_format=torch.channels_last)
     return codec_loss(codec, batch, params.latent_noise, generator)
 
 

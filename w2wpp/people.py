@@ -335,8 +335,7 @@ def caption(identity: Identity, nuisance: Nuisance, rng: np.random.Generator) ->
         traits.append(f"{identity.glasses} glasses" if said[8] < 0.4 else "glasses")
     if traits:
         text += " with " + (", ".join(traits[:-1]) + " and " if len(traits) > 1 else "") + traits[-1]
-    text += _circumstances(nuisance, said[6], said[7])
-    return text
+    return _described_in_part(text, nuisance, said[6], said[7])
 
 
 def class_caption(nuisance: Nuisance, rng: np.random.Generator, token: str | None = None) -> str:
@@ -347,24 +346,26 @@ def class_caption(nuisance: Nuisance, rng: np.random.Generator, token: str | Non
         token: an identity token to put in place of the article: ``a photo of sks person``.
     """
     said = rng.uniform(size=2)
-    return f"a photo of {token or 'a'} person" + _circumstances(nuisance, *said)
+    return _described_in_part(f"a photo of {token or 'a'} person", nuisance, *said)
 
 
-def described(prompt: str, expression: str, shirt: str, background: str) -> str:
-    """`prompt` followed by a photo's circumstances, in the words and the order of captions."""
-    shown = _EXPRESSION_WORDS.get(expression, expression)
-    return f"{prompt}, {shown}, in a {shirt} shirt, on a {background} background"
+def described(prompt: str, expression: str | None, shirt: str | None, background: str | None) -> str:
+    """`prompt` followed by those of a photo's circumstances that are given."""
+    if expression:
+        prompt += f", {_EXPRESSION_WORDS.get(expression, expression)}"
+    if shirt:
+        prompt += f", in a {shirt} shirt"
+    if background:
+        prompt += f", on a {background} background"
+    return prompt
 
 
-def _circumstances(nuisance: Nuisance, say_expression: float, say_surroundings: float) -> str:
-    text = ""
-    if say_expression < (0.8 if nuisance.expression != "neutral" else 0.3):
-        text += f", {_EXPRESSION_WORDS.get(nuisance.expression, nuisance.expression)}"
-    if say_surroundings < 0.3:
-        text += f", in a {nuisance.shirt} shirt"
-    if 0.15 < say_surroundings < 0.7:
-        text += f", on a {nuisance.background} background"
-    return text
+def _described_in_part(prompt: str, nuisance: Nuisance, say_expression: float, say_surroundings: float) -> str:
+    """`prompt` followed by the circumstances that two random numbers in [0, 1] choose."""
+    said = say_expression < (0.8 if nuisance.expression != "neutral" else 0.3)
+    return described(prompt, nuisance.expression if said else None,
+                     nuisance.shirt if say_surroundings < 0.3 else None,
+                     nuisance.background if 0.15 < say_surroundings < 0.7 else None)
 
 
 def _row(prefix: str, value: object) -> dict[str, float | str]:

@@ -122,6 +122,15 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.movedim(-1, -3).float().div(127.5).sub(1)
 
 
+def random_pixels(images: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random rows [count] of images uint8 [n, h, w, 3], and their pixels [count, 3, h, w], half of them mirrored."""
+    rows = torch.randint(len(images), (count,), generator=generator)
+    pixels = to_pixels(images[rows])
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    pixels[mirrored] = pixels[mirrored].flip(-1)
+    return rows, pixels
+
+
 def to_images(pixels: Tensor) -> Tensor:
     """float [..., 3, h, w] in [-1, 1], clamped, to uint8 [..., h, w, 3]."""
     return pixels.clamp(-1, 1).add(1).mul(127.5).round().byte().movedim(-3, -1)

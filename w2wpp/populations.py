@@ -81,7 +81,7 @@ class Portraits:
     manifest: pd.DataFrame
 
 
-def write_portraits(folder: Path, images: torch.Tensor, rows: list[dict]) -> None:
+def write_portraits(folder: Path, images: torch.Tensor, rows: list[dict] | pd.DataFrame) -> None:
     """Write `photos.safetensors` and `manifest.csv` into `folder`."""
     write_csv(folder / "manifest.csv", rows)
     write_pack(folder / "photos.safetensors", {"photos": images}, {"layout": "people, photos, height, width, rgb"})

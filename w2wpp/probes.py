@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from w2wpp.errors import InputError
 from w2wpp.people import BACKGROUNDS, EXPRESSIONS, HAIR_COLORS, Identity, Nuisance
-from w2wpp.pipeline import to_pixels
+from w2wpp.pipeline import random_pixels, to_pixels
 from w2wpp.populations import Person
 from w2wpp.runtime import progress
 from w2wpp.storage import read_pack, write_pack
@@ -105,11 +105,7 @@ def train_probe(images: Tensor, labels: dict[str, Tensor], steps: int, seed: int
     optimizer = torch.optim.AdamW(probe.parameters(), lr, weight_decay=0.05)
     bar = progress(range(steps), "probe")
     for step in bar:
-        generator = step_generator(seed, step)
-        rows = torch.randint(len(images), (batch,), generator=generator)
-        pixels = to_pixels(images[rows])
-        mirrored = torch.rand(batch, generator=generator) < 0.5
-        pixels[mirrored] = pixels[mirrored].flip(-1)
+        rows, pixels = random_pixels(images, batch, step_generator(seed, step))
         loss = sum(F.cross_entropy(logits, labels[name][rows], ignore_index=IGNORED, reduction="sum")
                    for name, logits in probe(pixels).items()) / batch
         optimizer.param_groups[0]["lr"] = cosine_rate(step, steps, lr)
