@@ -37,7 +37,8 @@ def train_with_peft(pipe, layout: WeightLayout, start, latents, text, class_late
     with torch.no_grad():
         for key, tensor in unflatten(start, layout).items():
             adapter[key].copy_(tensor)
-    optimizer = torch.optim.Adam(adapter.values(), params.lr, betas=(0.9, 0.99))
+    trained = [p for key, p in adapter.items() if params.trained == "both" or ".lora_B." in key]
+    optimizer = torch.optim.Adam(trained, params.lr, betas=(0.9, 0.99), eps=params.adam_epsilon)
     schedule = training_schedule(pipe)
     class_text = encode_prompts(pipe, [CLASS_PROMPT]).expand(params.class_images_per_step, -1, -1)
     shares = torch.tensor([1 / params.photos_per_step] * params.photos_per_step
@@ -79,7 +80,7 @@ def main() -> None:
     params = settings.collect.model_copy(update={"steps": args.steps or settings.collect.steps})
     pipe, wrapped = (load_pipeline(ROOT / "data/base", device()) for _ in range(2))  # peft leaves its wrappers behind
     lora, seed = settings.lora, settings.seed
-    layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets)
+    layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
     start = initial_weights(layout, seed)
     people = sample_people(seed, "zoo", max(args.together), params.photos)
     images = draw(people, settings.portraits.size, "people")

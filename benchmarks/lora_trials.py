@@ -1,7 +1,8 @@
-"""Compare what LoRAs of several shapes keep of a person: which layers they adapt, at which rank, in how many numbers.
+"""Compare ways to train a person's LoRA: what of the UNet it adapts, from which start, and what of it is chance.
 
-Trains LoRAs of validation people with the settings of params.yaml on the shipped base, for every shape in `SHAPES`, and
-scores their pictures against other photos of these people. Writes docs/lora_trials.md.
+Every validation person gets two LoRAs by each of `RECIPES`, from different photos, on the shipped base. Their pictures
+are scored against further photos. How alike the two LoRAs' deviations from the mean are says how much of them is about
+the person: the rest is what no space of weights can predict. Writes docs/lora_trials.md.
 """
 
 import argparse
@@ -11,80 +12,115 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from w2wpp import scoring
 from w2wpp.adapters import initial_weights
 from w2wpp.denoising import generate
-from w2wpp.dreambooth import IDENTITY_PROMPT, photo_prompts, train_loras
+from w2wpp.dreambooth import IDENTITY_PROMPT, prompted_latents, train_loras
 from w2wpp.evaluation import embed_all
 from w2wpp.layout import WeightLayout
-from w2wpp.params import load_params
+from w2wpp.params import Params, load_params
 from w2wpp.people import CLASS_PROMPT
 from w2wpp.pipeline import encode_images, load_pipeline
-from w2wpp.populations import draw, manifest_rows, person_names, sample_people
+from w2wpp.populations import Person, draw, manifest_rows, person_names, sample_people
 from w2wpp.recognizers import load_recognizer
 from w2wpp.runtime import device, run_stage
+from w2wpp.starts import gradient_start, person_gradients
 
 ROOT = Path(__file__).resolve().parents[1]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 PROJECTIONS, FEED_FORWARD = ["proj_in", "proj_out"], ["ff.net.0.proj", "ff.net.2"]
-# What is adapted: rank, alpha, learning rate, targets. The first is the choice of weights2weights.
-SHAPES = {
-    "q and v": (1, 4.0, 2e-2, ["to_q", "to_v"]),
-    "all of attention": (4, 16.0, 1e-2, ATTENTION),
-    "feed-forward": (1, 4.0, 1e-2, FEED_FORWARD),
-    "projections, rank 4": (4, 8.0, 1e-2, PROJECTIONS),
-    "projections, rank 6": (6, 12.0, 1e-2, PROJECTIONS),
-    "projections, rank 8": (8, 16.0, 1e-2, PROJECTIONS),
-    "every linear layer, rank 1": (1, 4.0, 1e-2, ATTENTION + FEED_FORWARD + PROJECTIONS),
-    "every linear layer, rank 8": (8, 16.0, 5e-3, ATTENTION + FEED_FORWARD + PROJECTIONS),
+MOST = ["proj_in", "proj_out", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"]
+EVERYWHERE = ATTENTION + FEED_FORWARD + PROJECTIONS
+HIGH = ["down_blocks.0", "up_blocks.0.attentions.1", "up_blocks.1"]       # where people's gradients differ most
+BOTH = {"start": "kaiming", "trained": "both", "adam_epsilon": 1e-8, "mirrored": False}
+ONLY_B = {"start": "gradients", "trained": "B", "adam_epsilon": 1e-3, "mirrored": False}
+# What is told of them, then changes to `lora` and to `collect`; the first is the choice of weights2weights.
+RECIPES = {
+    "q and v, A and B": ({"rank": 1, "alpha": 4.0, "targets": ["to_q", "to_v"], "blocks": []}, BOTH | {"lr": 2e-2}),
+    "projections, A and B": ({"rank": 6, "alpha": 12.0, "targets": PROJECTIONS, "blocks": []}, BOTH | {"lr": 1e-2}),
+    "projections, A and B, large epsilon": ({"rank": 6, "alpha": 12.0, "targets": PROJECTIONS, "blocks": []},
+                                            BOTH | {"lr": 1e-2, "adam_epsilon": 1e-3}),
+    "projections, B, random A": ({"rank": 12, "alpha": 24.0, "targets": PROJECTIONS, "blocks": []},
+                                 BOTH | {"lr": 1e-2, "trained": "B"}),
+    "projections, B, A of gradients": ({"rank": 12, "alpha": 24.0, "targets": PROJECTIONS, "blocks": []},
+                                       ONLY_B | {"lr": 3e-2}),
+    "every linear layer, B": ({"rank": 6, "alpha": 12.0, "targets": EVERYWHERE, "blocks": []}, ONLY_B | {"lr": 3e-2}),
+    "most of the high blocks, B": ({"rank": 8, "alpha": 16.0, "targets": MOST, "blocks": HIGH}, ONLY_B | {"lr": 2e-2}),
+    "most of the high blocks, B, mirrored": ({"rank": 8, "alpha": 16.0, "targets": MOST, "blocks": HIGH},
+                                             ONLY_B | {"lr": 2e-2, "mirrored": True}),
 }
+
+
+def photographed(pipe, group: str, people: list[Person], first: int, last: int, settings: Params
+                 ) -> tuple[Tensor, Tensor]:
+    """Latents and prompts, see `prompted_latents`, of photos first .. last - 1 of people."""
+    shown = [(identity, nuisances[first:last]) for identity, nuisances in people]
+    rows = pd.DataFrame(manifest_rows(person_names(group, len(people)), [group] * len(people), shown))
+    return prompted_latents(pipe, draw(shown, settings.portraits.size, group), rows, settings.collect)
+
+
+def agreement(one: Tensor, other: Tensor) -> float:
+    """Mean cosine between two LoRAs of a person, weight vectors [n, d] each, less the mean over all."""
+    mean = torch.cat([one, other]).mean(0)
+    return torch.nn.functional.cosine_similarity(one - mean, other - mean).mean().item()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--people", type=int, default=12)
+    parser.add_argument("--people", type=int, default=16)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     args = parser.parse_args()
-    settings = load_params(ROOT / "params.yaml")
-    params, keep, seed = settings.collect, settings.portraits.score_photos, settings.seed
+    shipped = load_params(ROOT / "params.yaml")
+    photos, keep, seed = shipped.collect.photos, shipped.portraits.score_photos, shipped.seed
     pipe = load_pipeline(ROOT / "data/base", device())
-    recognizer = load_recognizer(settings.recognizer)
+    recognizer = load_recognizer(shipped.recognizer)
 
-    validation = sample_people(seed, "validation", settings.portraits.validation, settings.portraits.photos)
-    images = draw(validation, settings.portraits.size, "validation people")
-    real = embed_all(recognizer, images[:, -keep:])
+    validation = sample_people(seed, "validation", shipped.portraits.validation, 2 * photos + keep)
+    scored = [(identity, nuisances[-keep:]) for identity, nuisances in validation]
+    real = embed_all(recognizer, draw(scored, shipped.portraits.size, "validation people"))
     mean = real.vectors[real.found].mean(0)
     floor, ceiling = scoring.real_floor_and_ceiling(real.vectors, real.found, mean)
     real_vectors, real_found = real.vectors[:args.people], real.found[:args.people]
-    photos = images[:args.people, :params.photos]
-    latents = encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2])
-    shown = [(identity, nuisances[:params.photos]) for identity, nuisances in validation[:args.people]]
-    rows = pd.DataFrame(manifest_rows(person_names("validation", args.people), ["validation"] * args.people, shown))
-    text = photo_prompts(pipe, rows, params.captions).unflatten(0, photos.shape[:2])
 
-    lines = ["# What of the UNet to adapt", "",
-             f"{args.people} validation people, {params.photos} photos each, {params.steps} steps of "
-             f"{params.photos_per_step} photos and {params.class_images_per_step} class images; ID scores against "
-             "other photos, where a stranger is 0 and own photos are 1.",
+    lines = ["# How to train a person's LoRA", "",
+             f"Two LoRAs each of {args.people} validation people, {photos} photos and {shipped.collect.steps} steps of "
+             f"{shipped.collect.photos_per_step} photos per LoRA. ID scores are against other photos, where a stranger "
+             "is 0 and own photos are 1. Agreement is the mean cosine between a person's two LoRAs, each less the mean "
+             "LoRA: what a space of weights could predict of them at best.",
              "`python benchmarks/lora_trials.py` repeats it.", "",
-             "| adapted | rank | numbers | loss | ID score, normalised | TAR at FAR 1 % | seconds per person |",
+             "| recipe | rank | numbers trained | ID score, normalised | TAR at FAR 1 % | agreement | seconds |",
              "|---|---:|---:|---:|---:|---:|---:|"]
-    for name, (rank, alpha, lr, targets) in SHAPES.items():
-        layout = WeightLayout.of_unet(pipe.unet, rank, alpha, targets)
-        unadapted = torch.zeros(1, layout.dimension)
-        shared = generate(pipe, layout, unadapted, [CLASS_PROMPT], params.class_images, settings.generate, "class")
-        class_latents = encode_images(pipe, shared[0, 0])
-        started = time.perf_counter()
-        weights, losses = train_loras(pipe, layout, initial_weights(layout, seed), latents, text, class_latents,
-                                      params.model_copy(update={"lr": lr}), seed, name)
-        seconds = (time.perf_counter() - started) / args.people
-        drawn = generate(pipe, layout, weights, [IDENTITY_PROMPT], settings.evaluate.seeds, settings.generate, name)
+    for name in args.recipes:
+        lora, collect = RECIPES[name]
+        settings = shipped.model_copy(update={"lora": shipped.lora.model_copy(update=lora),
+                                              "collect": shipped.collect.model_copy(update=collect)})
+        params, lora = settings.collect, settings.lora
+        layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
+        start = initial_weights(layout, seed)
+        if params.start == "gradients":
+            others = sample_people(seed, "base", params.start_people, params.start_photos)
+            latents, text = photographed(pipe, "base", others, 0, params.start_photos, settings)
+            start = gradient_start(layout, person_gradients(pipe, layout, latents, text, params.timestep_shift, seed,
+                                                            params.people_at_once))
+        pictures = generate(pipe, layout, torch.zeros(1, layout.dimension), [CLASS_PROMPT], params.class_images,
+                            settings.generate, "class images")
+        class_latents = encode_images(pipe, pictures[0, 0])
+        started, loras = time.perf_counter(), []
+        for half in range(2):
+            latents, text = photographed(pipe, "validation", validation[:args.people], half * photos,
+                                         (half + 1) * photos, settings)
+            loras.append(train_loras(pipe, layout, start, latents, text, class_latents, params, seed, name)[0])
+        seconds = (time.perf_counter() - started) / 2 / args.people
+        drawn = generate(pipe, layout, loras[0], [IDENTITY_PROMPT], settings.evaluate.seeds, settings.generate, name)
         seen = embed_all(recognizer, drawn[:, 0])
         score = np.mean(scoring.id_scores(seen.vectors, seen.found, real_vectors, real_found, mean, floor))
         tar = scoring.tar_at_far(seen.vectors, seen.found, real_vectors, real_found, mean)
-        lines.append(f"| {name} | {rank} | {layout.dimension:,} | {losses.mean():.3f} | "
-                     f"{scoring.normalised(score, floor, ceiling):.2f} | {tar:.2f} | {seconds:.1f} |")
-        print(lines[-1])
+        trained = layout.dimension if params.trained == "both" else int(layout.in_B.sum())
+        lines.append(f"| {name} | {lora.rank} | {trained:,} | {scoring.normalised(score, floor, ceiling):.2f} | "
+                     f"{tar:.2f} | {agreement(*loras):.2f} | {seconds:.1f} |")
+        print(lines[-1], flush=True)
     (ROOT / "docs").mkdir(exist_ok=True)
     (ROOT / "docs/lora_trials.md").write_text("\n".join(lines) + "\n")
 

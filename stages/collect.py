@@ -12,8 +12,9 @@ import torch
 
 from w2wpp.adapters import initial_weights
 from w2wpp.denoising import generate
-from w2wpp.dreambooth import photo_prompts, train_loras
+from w2wpp.dreambooth import prompted_latents, train_loras
 from w2wpp.layout import WeightLayout
+from w2wpp.packs import write_loras
 from w2wpp.params import CollectParams, GenerateParams
 from w2wpp.people import CLASS_PROMPT
 from w2wpp.pipeline import encode_images, load_pipeline
@@ -26,10 +27,9 @@ from w2wpp.populations import (
     write_portraits,
 )
 from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.storage import folder_hash, scratch_folder, write_csv, write_pack
-from w2wpp.training import chunks, in_resumable_batches
-
-LORAS_PER_FILE = 500
+from w2wpp.starts import gradient_start, person_gradients
+from w2wpp.storage import folder_hash, scratch_folder, write_csv
+from w2wpp.training import in_resumable_batches
 
 
 def with_photos(people: list[Person], first: int, last: int) -> list[Person]:
@@ -44,6 +44,17 @@ def class_images(pipe, layout: WeightLayout, params: CollectParams, how: Generat
     return encode_images(pipe, pictures[0, 0])
 
 
+def shared_start(pipe, layout: WeightLayout, size: int, params: CollectParams, seed: int, drawn: Path) -> torch.Tensor:
+    """The weight vector [d] that every LoRA starts from."""
+    if params.start == "kaiming":
+        return initial_weights(layout, seed)
+    people = sample_people(seed, "base", params.start_people, params.start_photos)
+    photos = draw_resumably(people, size, drawn)
+    rows = pd.DataFrame(manifest_rows(person_names("base", len(people)), ["base"] * len(people), people))
+    return gradient_start(layout, person_gradients(pipe, layout, *prompted_latents(pipe, photos, rows, params),
+                                                   params.timestep_shift, seed, params.people_at_once))
+
+
 def train_resumably(pipe, layout, start, latents, text, class_latents, params: CollectParams, seed: int,
                     scratch: Path, what: str) -> dict[str, torch.Tensor]:
     """The "weights" [n, d] and "losses" [n] of `train_loras`; finished batches are read back from `scratch`."""
@@ -56,26 +67,12 @@ def train_resumably(pipe, layout, start, latents, text, class_latents, params: C
     return in_resumable_batches(len(latents), params.people_at_once, scratch, train)
 
 
-def write_loras(folder: Path, name: str, layout: WeightLayout, weights: torch.Tensor) -> list[str]:
-    """Write float16 packs of the LoRAs of weights [n, d]; returns the name of each one's file.
-
-    Packs are small so that a zoo that grows leaves the files that are there as they are.
-    """
-    files = []
-    for first, count in chunks(len(weights), LORAS_PER_FILE):
-        files += [f"{name}-{first:05d}.safetensors"] * count
-        stacked = layout.stack(weights[first:first + count])
-        write_pack(folder / files[-1], {key: part.to(torch.float16).contiguous() for key, part in stacked.items()},
-                   {"layout": layout.to_meta()})
-    return files
-
-
 def main() -> None:
     args = stage_arguments(__doc__, base="data/base", out="data/zoo", scratch=".scratch/collect")
     params, portraits = args.params.collect, args.params.portraits
     lora, seed = args.params.lora, args.params.seed
     pipe = load_pipeline(args.base, device())
-    layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets)
+    layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
 
     zoo, zoo_names = sample_people(seed, "zoo", params.people, 2 * params.photos), person_names("zoo", params.people)
     # Held-out people are drawn here too and not read from data/portraits, so that a picture that another processor
@@ -89,12 +86,15 @@ def main() -> None:
              *(("one-photo", split, names, with_photos(people, 0, 1), seed) for split, names, people in held_out)]
 
     # How many people there are is no part of the recipe, so that a zoo can grow.
-    drawn = scratch_folder(args.scratch, seed=seed, size=portraits.size, photos=params.photos)
+    pictures = {"seed": seed, "size": portraits.size}
+    drawn = scratch_folder(args.scratch, **pictures, photos=params.photos)
+    drawn_for_start = scratch_folder(args.scratch, **pictures, photos=params.start_photos) / "start"
     trained = scratch_folder(
-        args.scratch, seed=seed, size=portraits.size, collect=params.model_dump(exclude={"people", "repeated"}),
-        lora=lora.model_dump(), generate=args.params.generate.model_dump(),
-        base=folder_hash(args.base))
-    start = initial_weights(layout, seed)
+        args.scratch, **pictures, collect=params.model_dump(exclude={"people", "repeated"}), lora=lora.model_dump(),
+        generate=args.params.generate.model_dump(), base=folder_hash(args.base))
+    # Kept like a batch: computed again after a kill on another machine, it could differ in its last bits.
+    start = in_resumable_batches(1, 1, trained / "start", lambda *_: {"weights": shared_start(
+        pipe, layout, portraits.size, params, seed, drawn_for_start)[None]})["weights"][0]
     class_latents = class_images(pipe, layout, params, args.params.generate)
     files, manifest = [], []
     for role, split, names, people, role_seed in roles:
@@ -104,8 +104,7 @@ def main() -> None:
         rows = pd.DataFrame(manifest_rows(names, [split] * len(names), people))
         if role == "zoo":
             write_portraits(args.out / "people", photos[:, :1], rows[rows["photo"] == 0])
-        latents = encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2])
-        text = photo_prompts(pipe, rows, params.captions).unflatten(0, photos.shape[:2])
+        latents, text = prompted_latents(pipe, photos, rows, params)
         loras = train_resumably(pipe, layout, start, latents, text, class_latents, params, role_seed,
                                 trained / role / split, f"{role} LoRAs")
         manifest.append(pd.DataFrame({"person": names, "split": split, "role": role, "photos": photos.shape[1],

@@ -1,30 +1,15 @@
 """Validate the collected LoRAs and flatten them to weight vectors; refused ones go to a quarantine list."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
 
 from w2wpp.errors import InputError
-from w2wpp.layout import WeightLayout, flatten
+from w2wpp.layout import flatten
+from w2wpp.packs import read_loras
 from w2wpp.pca import standardise
 from w2wpp.runtime import progress, run_stage, stage_arguments
-from w2wpp.storage import read_csv, read_pack, write_csv, write_pack
-
-REMEDY = "Run `dvc repro -f collect`, or `git checkout data/zoo`"
-
-
-def read_loras(pack: Path, count: int, expected: WeightLayout | None) -> tuple[dict[str, torch.Tensor], WeightLayout]:
-    """The stacked tensors of `count` LoRAs and their layout, which must be the `expected` one."""
-    tensors, meta = read_pack(pack)
-    layout = WeightLayout.from_meta(meta.get("layout", {}), str(pack))
-    if expected and layout.hash != expected.hash:
-        raise InputError(str(pack), "layout", "not the layout of the files before it", REMEDY)
-    short = [key for key, tensor in tensors.items() if len(tensor) != count]
-    if short:
-        raise InputError(str(pack), short[0], f"{len(tensors[short[0]])} LoRAs, the manifest has {count}", REMEDY)
-    return tensors, layout
+from w2wpp.storage import read_csv, write_csv, write_pack
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """A tiny untrained base model and LoRA layouts on it, shared by the tests; nothing here needs the network."""
 
+import importlib.util
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -86,6 +87,11 @@ def wide_layout(pipe) -> WeightLayout:
     return WeightLayout.of_unet(pipe.unet, 2, 3.0, list(LORA_TARGETS))
 
 
+@pytest.fixture(params=["rank 1", "rank 2 everywhere"])
+def any_layout(request, layout, wide_layout) -> WeightLayout:
+    return layout if request.param == "rank 1" else wide_layout
+
+
 @pytest.fixture(scope="session")
 def toy_layout() -> WeightLayout:
     """Two layers without a UNet: 30 numbers."""
@@ -106,3 +112,13 @@ def normal() -> Callable[..., torch.Tensor]:
     """normal(*shape): standard normal numbers, the same in every test, new ones with every call."""
     generator = torch.Generator().manual_seed(1)
     return lambda *shape: torch.randn(shape, generator=generator)
+
+
+@pytest.fixture
+def collect():
+    """The module of the collect stage."""
+    path = Path(__file__).resolve().parents[1] / "stages/collect.py"
+    spec = importlib.util.spec_from_file_location("collect_stage", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -9,15 +9,9 @@ from torch.func import functional_call
 
 from w2wpp.adapters import adapted, export_lora, initial_weights
 from w2wpp.denoising import generate
-from w2wpp.layout import WeightLayout
 from w2wpp.pipeline import encode_prompts
 
 N = 3
-
-
-@pytest.fixture(params=["rank 1", "rank 2 everywhere"])
-def any_layout(request, layout, wide_layout) -> WeightLayout:
-    return layout if request.param == "rank 1" else wide_layout
 
 
 @pytest.fixture

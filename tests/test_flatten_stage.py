@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from w2wpp.adapters import initial_weights
+from w2wpp.packs import write_loras
 from w2wpp.pca import standardise
-from w2wpp.storage import write_csv, write_pack
+from w2wpp.storage import read_pack, write_csv, write_pack
 from w2wpp.weights import read_weights
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,22 @@ def test_malformed_lora_goes_to_quarantine_and_the_rest_is_exact(zoo, layout, mo
     assert "finite" in quarantine["reason"][0]
     mean, std = standardise(vectors[whole[:7]])
     assert torch.equal(data.mean, mean) and torch.equal(data.std, std)
+
+
+def test_tensors_that_all_share_are_stored_once(zoo, layout, monkeypatch):
+    folder, vectors = zoo
+    vectors[:, ~layout.in_B] = vectors[0, ~layout.in_B]
+    vectors[3] = vectors[2]
+    for path in (folder / "zoo/loras").iterdir():
+        path.unlink()
+    files = write_loras(folder / "zoo/loras", "zoo-zoo", layout, vectors.float())
+    tensors, _ = read_pack(folder / "zoo/loras" / files[0])
+    assert {len(tensor) for key, tensor in tensors.items() if "lora_A" in key} == {1}
+    assert {len(tensor) for key, tensor in tensors.items() if "lora_B" in key} == {10}
+    manifest = pd.read_csv(folder / "zoo/manifest.csv").assign(file=files)
+    write_csv(folder / "zoo/manifest.csv", manifest)
+    flatten_stage(folder, monkeypatch, 0)
+    assert torch.equal(read_weights(folder / "weights").vectors, vectors)
 
 
 def test_too_many_malformed_loras_stop_the_run(zoo, monkeypatch):

@@ -155,6 +155,25 @@ def test_order_of_targets_does_not_matter_but_unknown_ones_do(pipe, layout):
     assert "to_x" in caught.value.reason
 
 
+def test_blocks_narrow_the_layout(pipe):
+    whole = WeightLayout.of_unet(pipe.unet, 1, 8.0, ["attn1.to_v", "proj_in"])
+    block = whole.layers[-1].module.split(".attentions")[0]
+    part = WeightLayout.of_unet(pipe.unet, 1, 8.0, ["attn1.to_v", "proj_in"], [block])
+    assert part.layers == tuple(layer for layer in whole.layers if layer.module.startswith(block + "."))
+    assert len(part.layers) < len(whole.layers)
+    assert not any("attn2" in layer.module for layer in whole.layers)
+    for unknown in ("up_blocks.9", block[:-1]):
+        with pytest.raises(InputError, match=f"{unknown!r}.*{block}") as caught:
+            WeightLayout.of_unet(pipe.unet, 1, 8.0, ["attn1.to_v"], [block, unknown])
+        assert caught.value.key == "lora.blocks"
+
+
+def test_mask_of_B(any_layout):
+    weights = any_layout.in_B.float()[None]
+    for down, up in any_layout.split(weights).values():
+        assert (down == 0).all() and (up == 1).all()
+
+
 def test_hash_tells_layouts_apart():
     q, v = TOY.layers
     layouts = [TOY, WeightLayout((q, v), 1, 2.0), WeightLayout((q, v), 2, 1.0), WeightLayout((v, q), 2, 2.0),

@@ -25,8 +25,10 @@ from w2wpp.weights import read_weights
 ROOT = Path(__file__).parents[1]
 TINY = {
     "portraits": {"photos": 4, "score_photos": 2, "validation": 3, "test": 4},
-    "collect": {"people": 8, "repeated": 3, "photos": 2, "steps": 2, "class_images": 4,
-                "class_images_per_step": 1, "people_at_once": 3},
+    "lora": {"targets": ["proj_in", "attn1.to_v"], "blocks": ["up_blocks"]},
+    "collect": {"people": 8, "repeated": 3, "photos": 2, "start": "gradients", "start_people": 4, "start_photos": 2,
+                "trained": "B", "steps": 2, "mirrored": True, "class_images": 4, "class_images_per_step": 1,
+                "people_at_once": 3},
     "probe": {"people": 16, "photos": 1, "steps": 5},
     "pca": {"latent_dim": 4},
     "vae": {"latent_dim": 4, "width": 16, "epochs": 5},

@@ -10,7 +10,7 @@ from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout
 from w2wpp.params import CollectParams
 from w2wpp.people import CLASS_PROMPT, described
-from w2wpp.pipeline import IDENTITY_TOKEN, encode_prompts
+from w2wpp.pipeline import IDENTITY_TOKEN, encode_images, encode_prompts
 from w2wpp.runtime import progress
 from w2wpp.training import cosine_rate, step_generator
 
@@ -39,6 +39,19 @@ def photo_prompts(pipe: StableDiffusionPipeline, manifest: pd.DataFrame, caption
     return encode_prompts(pipe, different)[torch.tensor([different.index(prompt) for prompt in prompts])]
 
 
+@torch.no_grad()
+def prompted_latents(pipe: StableDiffusionPipeline, photos: Tensor, manifest: pd.DataFrame, params: CollectParams
+                     ) -> tuple[Tensor, Tensor]:
+    """Latents [n, photos, c, h, w] of photos uint8 [n, photos, h, w, 3], and the embeddings of their prompts.
+
+    Mirror images, if asked for, are further photos.
+    """
+    text = photo_prompts(pipe, manifest, params.captions).unflatten(0, photos.shape[:2])
+    if params.mirrored:
+        photos, text = torch.cat([photos, photos.flip(3)], 1), torch.cat([text, text], 1)
+    return encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2]), text
+
+
 def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tensor, latents: Tensor, text: Tensor,
                 class_latents: Tensor, params: CollectParams, seed: int, what: str) -> tuple[Tensor, Tensor]:
     """Train one LoRA per person on that person's photos, with prior preservation on shared class images.
@@ -47,7 +60,7 @@ def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tens
     not depend on who is trained beside it, and Adam, being elementwise, makes stacked training equal to separate.
 
     Args:
-        start: weight vector [d] that every LoRA starts from, see `w2wpp.adapters.initial_weights`.
+        start: weight vector [d] that every LoRA starts from, see `initial_weights` and `w2wpp.starts`.
         latents: scaled latents [n, photos, c, h, w] of each person's photos.
         text: text embeddings [n, photos, length, hidden] of the prompt of each photo.
         class_latents: scaled latents [class images, c, h, w] of pictures made with the class prompt.
@@ -59,7 +72,10 @@ def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tens
     people = len(latents)
     class_text = encode_prompts(pipe, [CLASS_PROMPT]).expand(params.class_images_per_step, people, -1, -1)
     weights = start.to(pipe.unet.device).repeat(people, 1).requires_grad_()
-    optimizer = torch.optim.Adam([weights], params.lr, betas=(0.9, 0.99))
+    if params.trained == "B":
+        in_B = layout.in_B.to(weights.device)
+        weights.register_hook(lambda gradient: gradient * in_B)
+    optimizer = torch.optim.Adam([weights], params.lr, betas=(0.9, 0.99), eps=params.adam_epsilon)
     row_weight = torch.tensor([1 / params.photos_per_step] * params.photos_per_step
                               + [params.prior_weight / max(1, params.class_images_per_step)]
                               * params.class_images_per_step)[:, None]

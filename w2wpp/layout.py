@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -43,11 +44,15 @@ class WeightLayout:
     alpha: float
 
     @classmethod
-    def of_unet(cls, unet: nn.Module, rank: int, alpha: float, targets: list[str]) -> "WeightLayout":
-        """The layout for the linear layers `targets`, such as "to_q", of every transformer of a diffusers UNet.
+    def of_unet(cls, unet: nn.Module, rank: int, alpha: float, targets: list[str], blocks: Sequence[str] = ()
+                ) -> "WeightLayout":
+        """The layout for the linear layers `targets`, such as "to_q" or "attn1.to_q", of the transformers of a UNet.
+
+        Args:
+            blocks: the parts of the UNet, such as "up_blocks.1", whose transformers are meant; empty for all.
 
         Raises:
-            InputError: the UNet has no such linear layer.
+            InputError: the UNet has no such linear layer, or a block none of the targets.
         """
         endings = tuple("." + target for target in targets)
         found = {name: module for name, module in unet.named_modules()
@@ -56,6 +61,14 @@ class WeightLayout:
         if missing:
             raise InputError("params.yaml", "lora.targets", f"no transformer of the UNet has a linear {missing[0]!r}",
                              f"Known: {', '.join(LORA_TARGETS)}; proj_in and proj_out are convolutions in some UNets")
+
+        for block in blocks:
+            if not any(name.startswith(block + ".") for name in found):
+                raise InputError("params.yaml", "lora.blocks", f"no {' or '.join(targets)} in a {block!r} of the UNet",
+                                 f"It has {', '.join(sorted({name.split('.transformer')[0] for name in found}))}")
+        if blocks:
+            found = {name: module for name, module in found.items()
+                     if name.startswith(tuple(block + "." for block in blocks))}
 
         def block_of(name: str) -> int:
             return _BLOCK_ORDER.index(name.split(".")[0])
@@ -78,6 +91,11 @@ class WeightLayout:
     def dimension(self) -> int:
         """d, the length of a weight vector."""
         return sum(self.rank * (layer.fan_in + layer.fan_out) for layer in self.layers)
+
+    @cached_property
+    def in_B(self) -> Tensor:
+        """bool [d]: which numbers of a weight vector belong to a B."""
+        return torch.cat([torch.full((shape[0] * shape[1],), ".lora_B." in key) for key, shape, _ in self.entries])
 
     @property
     def scale(self) -> float:

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from w2wpp.errors import InputError
 
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+LORA_TARGETS = (*_ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
+                *(f"{attention}.{target}" for attention in ("attn1", "attn2") for target in _ATTENTION))
 
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=8, multiple_of=8)]
@@ -88,16 +90,23 @@ class LoraParams(Section):
     rank: Annotated[int, Field(ge=1, le=64)]
     alpha: Annotated[float, Field(gt=0)]
     targets: Annotated[list[Literal[LORA_TARGETS]], Field(min_length=1)]
+    blocks: list[Prompt]
 
 
 class CollectParams(Section):
     people: Annotated[int, Field(ge=4)]
     repeated: Annotated[int, Field(ge=0)]
     photos: Count
+    start: Literal["kaiming", "gradients"]
+    start_people: Annotated[int, Field(ge=2)]
+    start_photos: Annotated[int, Field(ge=2, multiple_of=2)]
+    trained: Literal["both", "B"]
     steps: Count
     lr: Rate
+    adam_epsilon: Annotated[float, Field(gt=0)]
     timestep_shift: Shift
     photos_per_step: Count
+    mirrored: bool
     captions: bool
     class_images: Count
     class_images_per_step: Annotated[int, Field(ge=0)]

@@ -1,0 +1,45 @@
+"""Packs of many LoRAs, as the collect stage leaves them: per tensor of a LoRA, those of all people stacked."""
+
+from pathlib import Path
+
+import torch
+
+from w2wpp.errors import InputError
+from w2wpp.layout import WeightLayout
+from w2wpp.storage import read_pack, write_pack
+from w2wpp.training import chunks
+
+LORAS_PER_FILE = 500
+_REMEDY = "Run `dvc repro -f collect`, or `git checkout data/zoo`"
+
+
+def write_loras(folder: Path, name: str, layout: WeightLayout, weights: torch.Tensor) -> list[str]:
+    """Write float16 packs of the LoRAs of weights [n, d]; returns the name of each one's file.
+
+    Packs are small so that a zoo that grows leaves the files that are there as they are. A tensor that all LoRAs of a
+    pack share is stored once.
+    """
+    files = []
+    for first, count in chunks(len(weights), LORAS_PER_FILE):
+        files += [f"{name}-{first:05d}.safetensors"] * count
+        stacked = layout.stack(weights[first:first + count])
+        parts = {key: part[:1] if (part == part[0]).all() else part for key, part in stacked.items()}
+        write_pack(folder / files[-1], {key: part.to(torch.float16) for key, part in parts.items()},
+                   {"layout": layout.to_meta()})
+    return files
+
+
+def read_loras(pack: Path, count: int, expected: WeightLayout | None) -> tuple[dict[str, torch.Tensor], WeightLayout]:
+    """The tensors of `count` LoRAs, stacked, and their layout, which must be the `expected` one if that is given.
+
+    Raises:
+        InputError: the pack is missing or malformed, or has another layout or number of LoRAs.
+    """
+    tensors, meta = read_pack(pack)
+    layout = WeightLayout.from_meta(meta.get("layout", {}), str(pack))
+    if expected and layout.hash != expected.hash:
+        raise InputError(str(pack), "layout", "not the layout of the files before it", _REMEDY)
+    short = [key for key, tensor in tensors.items() if len(tensor) not in (1, count)]
+    if short:
+        raise InputError(str(pack), short[0], f"{len(tensors[short[0]])} LoRAs, the manifest has {count}", _REMEDY)
+    return {key: tensor.expand(count, *tensor.shape[1:]) for key, tensor in tensors.items()}, layout
