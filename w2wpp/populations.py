@@ -17,6 +17,7 @@ from w2wpp.training import in_resumable_batches
 
 GROUPS = ("base", "probe", "zoo", "validation", "test")
 PEOPLE_PER_BATCH = 500
+PHOTOS_PER_WORKER = 100    # drawn in the time that a process takes to start
 
 Person = tuple[Identity, list[Nuisance]]
 
@@ -59,8 +60,9 @@ def manifest_rows(names: list[str], splits: list[str], people: list[Person]) -> 
 
 
 def draw(people: list[Person], size: int, progress: str | None = None) -> torch.Tensor:
-    """Photos uint8 [people, photos, size, size, 3], drawn on all cores."""
-    return torch.from_numpy(render_people(people, size, workers=os.cpu_count() or 1, progress=progress))
+    """Photos uint8 [people, photos, size, size, 3], drawn on as many cores as are worth starting a process for."""
+    workers = max(1, min(os.cpu_count() or 1, sum(len(nuisances) for _, nuisances in people) // PHOTOS_PER_WORKER))
+    return torch.from_numpy(render_people(people, size, workers=workers, progress=progress))
 
 
 def draw_resumably(people: list[Person], size: int, scratch: Path) -> torch.Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from contextlib import nullcontext
+from functools import cache
 
 import numpy as np
 import torch
@@ -130,18 +132,19 @@ def _trace(mesh: Mesh, view: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return face.numpy(), bary.numpy(), depth.numpy(), lit.numpy()
 
 
-_RENDERER: Renderer | None = None
-
-
-def _start() -> None:
-    global _RENDERER
-    torch.set_num_threads(1)
-    _RENDERER = Renderer()
+@cache
+def _renderer() -> Renderer:
+    return Renderer()
 
 
 def _draw(task: tuple[Identity, list[Nuisance], int]) -> np.ndarray:
     identity, photos, size = task
-    return np.stack([_RENDERER.render(identity, photo, size) for photo in photos])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would slow these small steps, and their number must not decide the bytes
+    try:
+        return np.stack([_renderer().render(identity, photo, size) for photo in photos])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def render_people(
@@ -152,7 +155,7 @@ def render_people(
     Args:
         people: a person and the circumstances of every photo.
         size: pixels along one side.
-        workers: processes; the bytes do not depend on it.
+        workers: processes, 1 for none but this one; the bytes do not depend on it.
         progress: a label shows a progress bar on stderr, ``None`` shows nothing.
 
     Returns:
@@ -168,8 +171,9 @@ def render_people(
         raise ValueError(f"workers must be at least 1, got {workers}")
     tasks = [(identity, photos, size) for identity, photos in people]
     out = np.empty((len(people), counts.pop(), size, size, 3), np.uint8)
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(people)), _start) as pool:
-        done = pool.imap(_draw, tasks, chunksize=1)
+    workers = min(workers, len(people))
+    with multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else nullcontext() as pool:
+        done = pool.imap(_draw, tasks, chunksize=1) if pool else map(_draw, tasks)
         for index, pictures in enumerate(
             tqdm(done, total=len(tasks), desc=progress, unit="person", file=sys.stderr, disable=progress is None)
         ):
