@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -224,5 +225,7 @@ def test_corrupt_input_is_one_clear_error(clone):
 
 
 def test_every_stage_has_help(clone):
-    for stage in sorted((ROOT / "stages").glob("*.py")):
-        assert "--params" in clone.run("python", str(stage), "--help")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        stages = sorted((ROOT / "stages").glob("*.py"))
+        helps = list(pool.map(lambda stage: clone.run("python", str(stage), "--help"), stages))
+    assert stages and all("--params" in text for text in helps)
