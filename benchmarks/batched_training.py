@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig
 
 from w2wpp.adapters import initial_weights
-from w2wpp.denoising import draw_timesteps, prediction_target, training_schedule
+from w2wpp.denoising import prediction_loss, training_schedule
 from w2wpp.dreambooth import IDENTITY_PROMPT, train_loras
 from w2wpp.layout import WeightLayout, flatten, unflatten
 from w2wpp.params import load_params
@@ -50,12 +50,9 @@ def train_with_peft(pipe, layout: WeightLayout, start, latents, text, class_late
         photos = torch.randint(len(latents), (params.photos_per_step,), generator=generator)
         shared = torch.randint(len(class_latents), (params.class_images_per_step,), generator=generator)
         clean = torch.cat([latents[photos], class_latents[shared]])
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
-        timesteps = draw_timesteps((len(clean),), params.timestep_shift, schedule, generator).to(clean.device)
-        target = prediction_target(schedule, clean, noise, timesteps)
         prompts = torch.cat([text[photos], class_text])
-        output = pipe.unet(schedule.add_noise(clean, noise, timesteps), timesteps, prompts).sample
-        losses = (output - target).square().mean((1, 2, 3))
+        losses = prediction_loss(pipe, schedule, clean[:, None], prompts[:, None], params.timestep_shift,
+                                 generator)[:, 0]
         optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=10)
         optimizer.zero_grad()
         (losses * shares).sum().backward()

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from w2wpp import scoring
-from w2wpp.adapters import initial_weights
 from w2wpp.denoising import generate
-from w2wpp.dreambooth import IDENTITY_PROMPT, prompted_latents, train_loras
+from w2wpp.dreambooth import IDENTITY_PROMPT, class_images, prompted_latents, train_loras
 from w2wpp.evaluation import embed_all
 from w2wpp.layout import WeightLayout
-from w2wpp.params import Params, load_params
-from w2wpp.people import CLASS_PROMPT
-from w2wpp.pipeline import encode_images, load_pipeline
-from w2wpp.populations import Person, draw, manifest_rows, person_names, sample_people
+from w2wpp.params import load_params
+from w2wpp.pipeline import load_pipeline
+from w2wpp.populations import draw, manifest_rows, person_names, sample_people, with_photos
 from w2wpp.recognizers import load_recognizer
 from w2wpp.runtime import device, run_stage
-from w2wpp.starts import gradient_start, person_gradients
+from w2wpp.starts import shared_start
+from w2wpp.storage import scratch_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -53,14 +52,6 @@ RECIPES = {
 }
 
 
-def photographed(pipe, group: str, people: list[Person], first: int, last: int, settings: Params
-                 ) -> tuple[Tensor, Tensor]:
-    """Latents and prompts, see `prompted_latents`, of photos first .. last - 1 of people."""
-    shown = [(identity, nuisances[first:last]) for identity, nuisances in people]
-    rows = pd.DataFrame(manifest_rows(person_names(group, len(people)), [group] * len(people), shown))
-    return prompted_latents(pipe, draw(shown, settings.portraits.size, group), rows, settings.collect)
-
-
 def agreement(one: Tensor, other: Tensor) -> float:
     """Mean cosine between two LoRAs of a person, weight vectors [n, d] each, less the mean over all."""
     mean = torch.cat([one, other]).mean(0)
@@ -70,16 +61,19 @@ def agreement(one: Tensor, other: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--people", type=int, default=16)
+    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/lora_trials")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     args = parser.parse_args()
     shipped = load_params(ROOT / "params.yaml")
     photos, keep, seed = shipped.collect.photos, shipped.portraits.score_photos, shipped.seed
+    size = shipped.portraits.size
     pipe = load_pipeline(ROOT / "data/base", device())
     recognizer = load_recognizer(shipped.recognizer)
 
-    validation = sample_people(seed, "validation", shipped.portraits.validation, 2 * photos + keep)
-    scored = [(identity, nuisances[-keep:]) for identity, nuisances in validation]
-    real = embed_all(recognizer, draw(scored, shipped.portraits.size, "validation people"))
+    people = sample_people(seed, "validation", shipped.portraits.validation, 2 * photos + keep)
+    names, splits = person_names("validation", args.people), ["validation"] * args.people
+    images = draw(people, size, "validation people")
+    real = embed_all(recognizer, images[:, -keep:])
     mean = real.vectors[real.found].mean(0)
     floor, ceiling = scoring.real_floor_and_ceiling(real.vectors, real.found, mean)
     real_vectors, real_found = real.vectors[:args.people], real.found[:args.people]
@@ -97,20 +91,15 @@ def main() -> None:
         settings = shipped.model_copy(update={"lora": shipped.lora.model_copy(update=lora),
                                               "collect": shipped.collect.model_copy(update=collect)})
         params, lora = settings.collect, settings.lora
+        drawn = scratch_folder(args.scratch, seed=seed, size=size, photos=params.start_photos) / "start"
         layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
-        start = initial_weights(layout, seed)
-        if params.start == "gradients":
-            others = sample_people(seed, "base", params.start_people, params.start_photos)
-            latents, text = photographed(pipe, "base", others, 0, params.start_photos, settings)
-            start = gradient_start(layout, person_gradients(pipe, layout, latents, text, params.timestep_shift, seed,
-                                                            params.people_at_once))
-        pictures = generate(pipe, layout, torch.zeros(1, layout.dimension), [CLASS_PROMPT], params.class_images,
-                            settings.generate, "class images")
-        class_latents = encode_images(pipe, pictures[0, 0])
+        start = shared_start(pipe, layout, size, params, seed, drawn)
+        class_latents = class_images(pipe, layout, params, settings.generate)
         started, loras = time.perf_counter(), []
-        for half in range(2):
-            latents, text = photographed(pipe, "validation", validation[:args.people], half * photos,
-                                         (half + 1) * photos, settings)
+        for first in (0, photos):
+            shown = with_photos(people[:args.people], first, first + photos)
+            rows = pd.DataFrame(manifest_rows(names, splits, shown))
+            latents, text = prompted_latents(pipe, images[:args.people, first:first + photos], rows, params)
             loras.append(train_loras(pipe, layout, start, latents, text, class_latents, params, seed, name)[0])
         seconds = (time.perf_counter() - started) / 2 / args.people
         drawn = generate(pipe, layout, loras[0], [IDENTITY_PROMPT], settings.evaluate.seeds, settings.generate, name)

@@ -10,49 +10,23 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from w2wpp.adapters import initial_weights
-from w2wpp.denoising import generate
-from w2wpp.dreambooth import prompted_latents, train_loras
+from w2wpp.dreambooth import class_images, prompted_latents, train_loras
 from w2wpp.layout import WeightLayout
 from w2wpp.packs import write_loras
-from w2wpp.params import CollectParams, GenerateParams
-from w2wpp.people import CLASS_PROMPT
-from w2wpp.pipeline import encode_images, load_pipeline
+from w2wpp.params import CollectParams
+from w2wpp.pipeline import load_pipeline
 from w2wpp.populations import (
-    Person,
     draw_resumably,
     manifest_rows,
     person_names,
     sample_people,
+    with_photos,
     write_portraits,
 )
 from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.starts import gradient_start, person_gradients
+from w2wpp.starts import shared_start
 from w2wpp.storage import folder_hash, scratch_folder, write_csv
 from w2wpp.training import in_resumable_batches
-
-
-def with_photos(people: list[Person], first: int, last: int) -> list[Person]:
-    """The same people with photos first .. last - 1 alone."""
-    return [(identity, nuisances[first:last]) for identity, nuisances in people]
-
-
-def class_images(pipe, layout: WeightLayout, params: CollectParams, how: GenerateParams) -> torch.Tensor:
-    """Latents [class_images, c, h, w] of the base model's own pictures of the class prompt."""
-    unadapted = torch.zeros(1, layout.dimension)
-    pictures = generate(pipe, layout, unadapted, [CLASS_PROMPT], params.class_images, how, "class images")
-    return encode_images(pipe, pictures[0, 0])
-
-
-def shared_start(pipe, layout: WeightLayout, size: int, params: CollectParams, seed: int, drawn: Path) -> torch.Tensor:
-    """The weight vector [d] that every LoRA starts from."""
-    if params.start == "kaiming":
-        return initial_weights(layout, seed)
-    people = sample_people(seed, "base", params.start_people, params.start_photos)
-    photos = draw_resumably(people, size, drawn)
-    rows = pd.DataFrame(manifest_rows(person_names("base", len(people)), ["base"] * len(people), people))
-    return gradient_start(layout, person_gradients(pipe, layout, *prompted_latents(pipe, photos, rows, params),
-                                                   params.timestep_shift, seed, params.people_at_once))
 
 
 def train_resumably(pipe, layout, start, latents, text, class_latents, params: CollectParams, seed: int,

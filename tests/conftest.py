@@ -1,6 +1,5 @@
 """A tiny untrained base model and LoRA layouts on it, shared by the tests; nothing here needs the network."""
 
-import importlib.util
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -112,13 +111,3 @@ def normal() -> Callable[..., torch.Tensor]:
     """normal(*shape): standard normal numbers, the same in every test, new ones with every call."""
     generator = torch.Generator().manual_seed(1)
     return lambda *shape: torch.randn(shape, generator=generator)
-
-
-@pytest.fixture
-def collect():
-    """The module of the collect stage."""
-    path = Path(__file__).resolve().parents[1] / "stages/collect.py"
-    spec = importlib.util.spec_from_file_location("collect_stage", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

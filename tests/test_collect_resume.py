@@ -1,5 +1,6 @@
 """A killed collect stage goes on where it was, and ends with the bytes of one that was not killed."""
 
+import importlib.util
 import os
 import random
 import signal
@@ -12,6 +13,16 @@ import torch
 from w2wpp.adapters import initial_weights
 from w2wpp.dreambooth import IDENTITY_PROMPT
 from w2wpp.pipeline import encode_prompts
+
+
+@pytest.fixture
+def collect():
+    """The module of the collect stage."""
+    path = Path(__file__).resolve().parents[1] / "stages/collect.py"
+    spec = importlib.util.spec_from_file_location("collect_stage", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

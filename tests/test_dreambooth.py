@@ -15,7 +15,7 @@ from w2wpp.populations import manifest_rows, sample_people
 
 @pytest.fixture
 def settings(params) -> CollectParams:
-    return params.collect.model_copy(update={"trained": "both", "lr": 1e-2, "adam_epsilon": 1e-4, "steps": 2,
+    return params.collect.model_copy(update={"trained": "both", "lr": 1e-2, "adam_epsilon": 1e-8, "steps": 2,
                                              "photos_per_step": 2, "class_images_per_step": 1})
 
 
@@ -53,7 +53,7 @@ def test_two_steps_change_the_weights_the_same_way_every_time(pipe, layout, late
 
 
 def test_a_person_does_not_depend_on_who_is_trained_beside(pipe, wide_layout, latents, class_latents, settings):
-    settings = settings.model_copy(update={"steps": 5})
+    settings = settings.model_copy(update={"steps": 5})       # Adam makes rounding errors of small gradients large
     together, losses = train(pipe, wide_layout, latents, class_latents, settings, 0, "test")
     for people in ([0], [1], [2], [2, 0]):
         weights, some = train(pipe, wide_layout, latents[people], class_latents, settings, 0, "test")

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -29,7 +29,6 @@ def adapted(unet: nn.Module, layout: WeightLayout, weights: Tensor) -> Iterator[
     """
     count = weights.shape[0]
     modules = dict(unet.named_modules())
-    handles = []
 
     def hook(down: Tensor, up: Tensor):
         def add(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -40,13 +39,10 @@ def adapted(unet: nn.Module, layout: WeightLayout, weights: Tensor) -> Iterator[
             return output + layout.scale * (x @ down.mT @ up.mT).flatten(0, 1)
         return add
 
-    try:
+    with ExitStack() as hooks:
         for name, (down, up) in layout.split(weights).items():
-            handles.append(modules[name].register_forward_hook(hook(down, up)))
+            hooks.enter_context(modules[name].register_forward_hook(hook(down, up)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def initial_weights(layout: WeightLayout, seed: int) -> Tensor:

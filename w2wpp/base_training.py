@@ -111,11 +111,8 @@ def named(text_encoder: nn.Module, token: int, names: Tensor) -> Iterator[None]:
     def move(_, inputs: tuple[Tensor, ...], embeddings: Tensor) -> Tensor:
         return embeddings + names[:, None] * (inputs[0] == token)[..., None]
 
-    handle = text_encoder.get_input_embeddings().register_forward_hook(move)
-    try:
+    with text_encoder.get_input_embeddings().register_forward_hook(move):
         yield
-    finally:
-        handle.remove()
 
 
 def people_factors(people: list[Person]) -> Tensor:

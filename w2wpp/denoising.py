@@ -37,28 +37,33 @@ def prediction_target(schedule: DDPMScheduler, clean: Tensor, noise: Tensor, tim
     return noise
 
 
-def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layout: WeightLayout, weights: Tensor,
-                   latents: Tensor, text: Tensor, timestep_shift: float, generator: torch.Generator) -> Tensor:
-    """Mean squared error of the adapted UNet's prediction, per sample [m, n].
+def prediction_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, latents: Tensor, text: Tensor,
+                    timestep_shift: float, generator: torch.Generator) -> Tensor:
+    """Mean squared error of the UNet's prediction, per sample [m, n].
 
-    Noise and timesteps are drawn once per row of m and shared by the n models, so that a person's loss does not depend
+    Noise and timesteps are drawn once per row of m and shared by its n people, so that a person's loss does not depend
     on who else is in the batch and differences between people are not drowned in the sampling noise.
 
     Args:
-        weights: weight vectors [n, d].
         latents: scaled latents [m, n, c, h, w].
-        text: text embeddings [m, n, length, hidden], or [m, 1, length, hidden] of prompts that all models share.
+        text: text embeddings [m, n, length, hidden], or [m, 1, length, hidden] of prompts that all n share.
         timestep_shift: see `draw_timesteps`.
     """
-    rows, models = latents.shape[:2]
+    rows, people = latents.shape[:2]
     noise = torch.randn(rows, 1, *latents.shape[2:], generator=generator).expand_as(latents)
-    timesteps = draw_timesteps((rows, 1), timestep_shift, schedule, generator).expand(rows, models)
-    latents, noise, timesteps = (each.flatten(0, 1).to(weights.device) for each in (latents, noise, timesteps))
+    timesteps = draw_timesteps((rows, 1), timestep_shift, schedule, generator).expand(rows, people)
+    latents, noise, timesteps = (each.flatten(0, 1).to(pipe.unet.device) for each in (latents, noise, timesteps))
     noisy = schedule.add_noise(latents, noise, timesteps)
-    with adapted(pipe.unet, layout, weights):
-        output = pipe.unet(noisy, timesteps, text.expand(-1, models, -1, -1).flatten(0, 1)).sample
+    output = pipe.unet(noisy, timesteps, text.expand(-1, people, -1, -1).flatten(0, 1)).sample
     target = prediction_target(schedule, latents, noise, timesteps)
-    return (output - target).square().mean((1, 2, 3)).unflatten(0, (rows, models))
+    return (output - target).square().mean((1, 2, 3)).unflatten(0, (rows, people))
+
+
+def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layout: WeightLayout, weights: Tensor,
+                   latents: Tensor, text: Tensor, timestep_shift: float, generator: torch.Generator) -> Tensor:
+    """`prediction_loss` of UNets adapted by the weight vectors [n, d] of n people."""
+    with adapted(pipe.unet, layout, weights):
+        return prediction_loss(pipe, schedule, latents, text, timestep_shift, generator)
 
 
 @torch.no_grad()

@@ -5,10 +5,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from w2wpp.denoising import denoising_loss, training_schedule
+from w2wpp.denoising import denoising_loss, generate, training_schedule
 from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout
-from w2wpp.params import CollectParams
+from w2wpp.params import CollectParams, GenerateParams
 from w2wpp.people import CLASS_PROMPT, described
 from w2wpp.pipeline import IDENTITY_TOKEN, encode_images, encode_prompts
 from w2wpp.runtime import progress
@@ -52,12 +52,20 @@ def prompted_latents(pipe: StableDiffusionPipeline, photos: Tensor, manifest: pd
     return encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2]), text
 
 
+def class_images(pipe: StableDiffusionPipeline, layout: WeightLayout, params: CollectParams, how: GenerateParams
+                 ) -> Tensor:
+    """Latents [class_images, c, h, w] of the base model's own pictures of the class prompt."""
+    unadapted = torch.zeros(1, layout.dimension)
+    pictures = generate(pipe, layout, unadapted, [CLASS_PROMPT], params.class_images, how, "class images")
+    return encode_images(pipe, pictures[0, 0])
+
+
 def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tensor, latents: Tensor, text: Tensor,
                 class_latents: Tensor, params: CollectParams, seed: int, what: str) -> tuple[Tensor, Tensor]:
     """Train one LoRA per person on that person's photos, with prior preservation on shared class images.
 
-    All people see the same noise, timesteps and photo numbers, so a person's LoRA does
-    not depend on who is trained beside it, and Adam, being elementwise, makes stacked training equal to separate.
+    All people see the same noise, timesteps and photo numbers, so a person's LoRA does not depend on who is trained
+    beside it, and Adam, being elementwise, makes stacked training equal to separate.
 
     Args:
         start: weight vector [d] that every LoRA starts from, see `initial_weights` and `w2wpp.starts`.

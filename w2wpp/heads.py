@@ -19,7 +19,6 @@ from w2wpp.people import HEAD_CHANGES, Identity, Nuisance
 SKIN, EYE, TEETH, TONGUE, SHELL, FRAME = range(6)
 _LOWEST = 0.42  # of the template, in its metres: everything below is never in the picture
 
-
 _ACTIONS: dict[str, dict[str, float]] = {
     "neutral": {},
     "smiling": {"mouthSmile": 0.8, "cheekSquint": 0.3, "mouthUpperUp": 0.12},
@@ -82,6 +81,12 @@ def under_collar(local: np.ndarray) -> np.ndarray:
     return step(0.003, -0.003, z - collar)
 
 
+def _grid_faces(index: np.ndarray) -> np.ndarray:
+    """int32 [faces, 3]: two triangles between every four neighbours of a grid of vertex numbers [rows, columns]."""
+    a, b, c, d = index[:-1, :-1].ravel(), index[1:, :-1].ravel(), index[1:, 1:].ravel(), index[:-1, 1:].ravel()
+    return np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)]).astype(np.int32)
+
+
 def _tube(
     path: np.ndarray, flat: int, half_width: float, half_depth: float, closed: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -91,10 +96,9 @@ def _tube(
     angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)[:, None]
     section = half_width * np.cos(angle) * side[:, None] + half_depth * np.sin(angle) * np.cross(side, along)[:, None]
     index = np.arange(len(path) * 8).reshape(-1, 8)
-    index = np.concatenate([index, index[:1]]) if closed else index
-    a, b, c, d = index[:-1], index[1:], np.roll(index, -1, 1)[1:], np.roll(index, -1, 1)[:-1]
-    faces = np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)]).reshape(-1, 3)
-    return (path[:, None] + section).reshape(-1, 3), faces.astype(np.int32)
+    index = np.concatenate([index, index[:, :1]], 1)
+    faces = _grid_faces(np.concatenate([index, index[:1]]) if closed else index)
+    return (path[:, None] + section).reshape(-1, 3), faces
 
 
 def _temple(corner: np.ndarray, ear: np.ndarray, skin: np.ndarray, outward: float) -> np.ndarray:
@@ -288,9 +292,7 @@ class Head:
         else:
             return np.zeros((0, 3)), np.zeros((0, 3), np.int32)
         rows, columns = grid.shape[:2]
-        index = np.arange(rows * columns).reshape(rows, columns)
-        a, b, c, d = index[:-1, :-1].ravel(), index[1:, :-1].ravel(), index[1:, 1:].ravel(), index[:-1, 1:].ravel()
-        return grid.reshape(-1, 3), np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)]).astype(np.int32)
+        return grid.reshape(-1, 3), _grid_faces(np.arange(rows * columns).reshape(rows, columns))
 
     def _glasses_mesh(self, glasses: str, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Two rims, a bridge and two temples that stay in front of the face and outside of the head."""

@@ -37,6 +37,11 @@ def sample_people(seed: int, group: str, count: int, photos: int) -> list[Person
             for index in range(count)]
 
 
+def with_photos(people: list[Person], first: int, last: int) -> list[Person]:
+    """The same people with photos first .. last - 1 alone."""
+    return [(identity, nuisances[first:last]) for identity, nuisances in people]
+
+
 def person_names(group: str, count: int) -> list[str]:
     """Names such as "zoo-00012", unique over all groups."""
     return [f"{group}-{index:05d}" for index in range(count)]

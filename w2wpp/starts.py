@@ -1,15 +1,21 @@
-"""A start for LoRAs whose A already spans what tells people apart, found from gradients on other people's photos."""
+"""The weights that all LoRAs start from; their A may already span what tells people apart, found from gradients."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from w2wpp.denoising import draw_timesteps, prediction_target, training_schedule
+from w2wpp.adapters import initial_weights
+from w2wpp.denoising import prediction_loss, training_schedule
+from w2wpp.dreambooth import prompted_latents
 from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout
+from w2wpp.params import CollectParams
+from w2wpp.populations import draw_resumably, manifest_rows, person_names, sample_people
 from w2wpp.runtime import progress
 from w2wpp.training import chunks, step_generator
 
@@ -22,13 +28,11 @@ def _changeable(unet: nn.Module, layout: WeightLayout, count: int) -> Iterator[d
     modules = dict(unet.named_modules())
     changes = {layer.module: torch.zeros(count, layer.fan_out, layer.fan_in, device=unet.device, requires_grad=True)
                for layer in layout.layers}
-    handles = [modules[name].register_forward_hook(
-        lambda _, inputs, output, change=change: output + inputs[0] @ change.mT) for name, change in changes.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, change in changes.items():
+            hooks.enter_context(modules[name].register_forward_hook(
+                lambda _, inputs, output, change=change: output + inputs[0] @ change.mT))
         yield changes
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def person_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, latents: Tensor, text: Tensor, shift: float,
@@ -51,21 +55,14 @@ def person_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, latent
     with progress(None, "gradients", total=draws * len(latents), unit="photo") as bar:
         for draw in range(draws):
             photo = draw % latents.shape[1]
-            generator = step_generator(seed, draw)
-            noise = torch.randn(1, *latents.shape[2:], generator=generator)
-            timestep = draw_timesteps((1,), shift, schedule, generator)
             for first, count in chunks(len(latents), people_at_once):
-                clean = latents[first:first + count, photo].to(pipe.unet.device)
-                each = noise.expand_as(clean).to(clean)
-                timesteps = timestep.expand(count).to(clean.device)
+                some = slice(first, first + count)
                 with _changeable(pipe.unet, layout, count) as changes:
-                    output = pipe.unet(schedule.add_noise(clean, each, timesteps), timesteps,
-                                       text[first:first + count, photo]).sample
-                    target = prediction_target(schedule, clean, each, timesteps)
-                    loss = (output - target).square().mean((1, 2, 3)).sum()
-                    gradients = torch.autograd.grad(loss, list(changes.values()))
+                    losses = prediction_loss(pipe, schedule, latents[None, some, photo], text[None, some, photo], shift,
+                                             step_generator(seed, draw))
+                    gradients = torch.autograd.grad(losses.sum(), list(changes.values()))
                 for name, gradient in zip(changes, gradients, strict=True):
-                    halves[photo % 2][name][first:first + count] += gradient.cpu()
+                    halves[photo % 2][name][some] += gradient.cpu()
                 bar.update(count)
     return halves
 
@@ -100,3 +97,20 @@ def gradient_start(layout: WeightLayout, halves: tuple[dict[str, Tensor], dict[s
     for name, (down, _) in layout.split(weights).items():
         down.copy_(spanning_rows(halves[0][name], halves[1][name], layout.rank) / 3 ** 0.5)
     return weights[0]
+
+
+def shared_start(pipe: StableDiffusionPipeline, layout: WeightLayout, size: int, params: CollectParams, seed: int,
+                 drawn: Path) -> Tensor:
+    """The weight vector [d] that every LoRA starts from, as `params.start` says.
+
+    Args:
+        size: pixels of the photos of base people that gradients are taken on.
+        drawn: scratch folder of these photos.
+    """
+    if params.start == "kaiming":
+        return initial_weights(layout, seed)
+    people = sample_people(seed, "base", params.start_people, params.start_photos)
+    photos = draw_resumably(people, size, drawn)
+    rows = pd.DataFrame(manifest_rows(person_names("base", len(people)), ["base"] * len(people), people))
+    return gradient_start(layout, person_gradients(pipe, layout, *prompted_latents(pipe, photos, rows, params),
+                                                   params.timestep_shift, seed, params.people_at_once))
