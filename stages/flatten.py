@@ -1,4 +1,9 @@
-"""Validate the collected LoRAs and flatten them to weight vectors; refused ones go to a quarantine list."""
+"""Validate the collected LoRAs and flatten them to weight vectors; refused ones go to a quarantine list.
+
+One pack of LoRAs is in memory at a time, so that a zoo may be larger than memory.
+"""
+
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -7,27 +12,32 @@ import torch
 from w2wpp.errors import InputError
 from w2wpp.layout import flatten
 from w2wpp.packs import read_loras
-from w2wpp.pca import standardise
 from w2wpp.runtime import progress, run_stage, stage_arguments
+from w2wpp.shards import open_shards, write_shard
 from w2wpp.storage import read_csv, write_csv, write_pack
+from w2wpp.streaming_pca import standardise_shards
 
 
 def main() -> None:
     args = stage_arguments(__doc__, zoo="data/zoo", out="data/weights")
     manifest = read_csv(args.zoo / "manifest.csv", ["person", "split", "role", "file"])
-    layout, vectors, kept, quarantine = None, [], [], []
+    layout, kept, quarantine = None, [], []
+    shutil.rmtree(args.out / "vectors", ignore_errors=True)
     with progress(None, "LoRAs", total=len(manifest)) as bar:
-        for name, rows in manifest.groupby("file", sort=False):
-            pack = args.zoo / "loras" / name
+        for pack_number, (name, rows) in enumerate(manifest.groupby("file", sort=False)):
+            pack, vectors = args.zoo / "loras" / name, {}
             tensors, layout = read_loras(pack, len(rows), layout)
             for number, (row, person) in enumerate(rows["person"].items()):
                 where = f"{pack}[{number}]"
                 try:
-                    vectors.append(flatten({key: part[number] for key, part in tensors.items()}, layout, where))
-                    kept.append(row)
+                    vectors[row] = flatten({key: part[number] for key, part in tensors.items()}, layout, where)
                 except InputError as error:
                     quarantine.append({"person": person, "lora": where, "key": error.key, "reason": error.reason})
                 bar.update()
+            kept += vectors
+            for (role, split), some in rows.loc[list(vectors)].groupby(["role", "split"]):
+                write_shard(args.out / "vectors" / f"{role}-{split}", pack_number,
+                            torch.stack([vectors[row] for row in some.index]), layout)
     allowed = args.params.flatten.max_quarantined
     if len(quarantine) > allowed * len(manifest):
         first = quarantine[0]
@@ -35,13 +45,12 @@ def main() -> None:
                          f"the first ({first['person']}): {first['reason']}",
                          f"More than flatten.max_quarantined = {allowed} of them; mend or collect them again")
 
-    people = manifest.iloc[kept].drop(columns="file")
-    weights = torch.stack(vectors)
-    mean, std = standardise(weights[np.flatnonzero(people["role"] == "zoo")])
-    write_csv(args.out / "people.csv", people)
+    people = manifest.loc[kept].drop(columns="file")
+    groups = people.groupby(["role", "split"], sort=False).ngroup()
+    mean, std = standardise_shards(open_shards(args.out / "vectors" / "zoo-zoo"))
+    write_csv(args.out / "people.csv", people.iloc[np.argsort(groups.to_numpy(), kind="stable")])
     write_csv(args.out / "quarantine.csv", pd.DataFrame(quarantine, columns=["person", "lora", "key", "reason"]))
-    write_pack(args.out / "weights.safetensors", {"weights": weights, "mean": mean, "std": std},
-               {"layout": layout.to_meta()})
+    write_pack(args.out / "statistics.safetensors", {"mean": mean, "std": std}, {"layout": layout.to_meta()})
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ def main() -> None:
     space = load_space(args.spaces / args.space / "space.safetensors")
     data = read_weights(args.weights)
 
-    zoo = data.of("zoo")
-    pairs = torch.randperm(len(zoo), generator=step_generator(args.params.seed, 1))[:2 * params.pairs].reshape(2, -1)
-    start, end = space.encode(zoo[pairs[0]]), space.encode(zoo[pairs[1]])
+    count = min(params.pairs, len(data.zoo) // 2)
+    pairs = torch.randperm(len(data.zoo), generator=step_generator(args.params.seed, 1))[:2 * count].reshape(2, -1)
+    start, end = (space.encode(data.zoo.rows(rows).float()) for rows in pairs.tolist())
     z = torch.stack([torch.lerp(start, end, float(t)) for t in torch.linspace(0, 1, params.steps)], dim=1)
     pictures = generate(pipe, space.layout, space.decode(z.flatten(0, 1)), [params.prompt], 1, args.params.generate,
                         f"interpolations in {args.space}")

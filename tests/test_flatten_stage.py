@@ -1,6 +1,7 @@
 """The flatten stage: what is malformed goes to quarantine, and too much of it stops the run."""
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from w2wpp.adapters import initial_weights
+from w2wpp.errors import InputError
 from w2wpp.packs import write_loras
 from w2wpp.pca import standardise
 from w2wpp.storage import read_pack, write_csv, write_pack
@@ -48,14 +50,59 @@ def test_malformed_lora_goes_to_quarantine_and_the_rest_is_exact(zoo, layout, mo
     flatten_stage(folder, monkeypatch, 0.2)
     data = read_weights(folder / "weights")
     whole = [i for i in range(10) if i != 3]
-    assert torch.equal(data.vectors, vectors[whole])
+    assert torch.equal(data.of("zoo"), vectors[whole[:7]].float())
+    assert torch.equal(data.of("true"), vectors[8:].float())
+    assert torch.equal(data.of("true", "test"), vectors[9:].float())
+    assert torch.equal(data.zoo.rows([6, 0]), vectors[[7, 0]])
+    assert data.names("zoo") == [f"p{i}" for i in whole[:7]]
+    assert data.zoo.dtype == torch.float16 and len(data.zoo.paths) == 2
     assert data.layout.hash == layout.hash
     quarantine = pd.read_csv(folder / "weights/quarantine.csv")
     assert quarantine["person"].tolist() == ["p3"]
     assert quarantine["lora"][0].endswith("zoo/loras/a.safetensors[3]")
     assert "finite" in quarantine["reason"][0]
     mean, std = standardise(vectors[whole[:7]])
-    assert torch.equal(data.mean, mean) and torch.equal(data.std, std)
+    torch.testing.assert_close(data.mean, mean)
+    torch.testing.assert_close(data.std, std)
+
+
+def test_flattening_again_leaves_nothing_of_the_first_time(zoo, layout, monkeypatch):
+    folder, vectors = zoo
+    flatten_stage(folder, monkeypatch, 0.2)
+    write_pack(folder / "zoo/loras/a.safetensors", {"weights": vectors[:6]}, {"layout": layout.to_meta()})
+    (folder / "zoo/manifest.csv").write_text("\n".join((folder / "zoo/manifest.csv").read_text().splitlines()[:7]))
+    flatten_stage(folder, monkeypatch, 0.2)
+    assert torch.equal(read_weights(folder / "weights").of("zoo"), vectors[[0, 1, 2, 4, 5]].float())
+    assert read_weights(folder / "weights").of("true").shape == (0, layout.dimension)
+    assert [path.name for path in (folder / "weights/vectors").iterdir()] == ["zoo-zoo"]
+
+
+def test_a_shard_gives_what_stacked_loras_give(zoo, layout, monkeypatch):
+    folder, vectors = zoo
+    flatten_stage(folder, monkeypatch, 0.2)
+    before = {path: path.read_bytes() for path in (folder / "weights").rglob("*.*")}
+    for file, rows in (("a.safetensors", slice(0, 6)), ("b.safetensors", slice(6, 10))):
+        write_pack(folder / "zoo/loras" / file, {"weights": vectors[rows]}, {"layout": layout.to_meta()})
+    flatten_stage(folder, monkeypatch, 0.2)
+    assert {path: path.read_bytes() for path in (folder / "weights").rglob("*.*")} == before
+
+
+@pytest.mark.parametrize(("rows", "width"), [(4, -1), (1, None)])
+def test_shard_of_another_shape_is_refused(zoo, layout, monkeypatch, rows, width):
+    write_pack(zoo[0] / "zoo/loras/b.safetensors", {"weights": zoo[1][6:6 + rows, :width].contiguous()},
+               {"layout": layout.to_meta()})
+    with pytest.raises(SystemExit, match=rf"b\.safetensors: weights: shape \[{rows}, .*\], expected \[4, "):
+        flatten_stage(zoo[0], monkeypatch, 0.5)
+
+
+@pytest.mark.parametrize("name", ["people.csv", "statistics.safetensors", "vectors/zoo-zoo",
+                                  "vectors/zoo-zoo/000001.safetensors"])
+def test_weights_that_are_incomplete_are_refused(zoo, monkeypatch, name):
+    flatten_stage(zoo[0], monkeypatch, 0.2)
+    path = zoo[0] / "weights" / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(InputError, match=r"flatten|write_shard|repro"):
+        read_weights(zoo[0] / "weights")
 
 
 def test_tensors_that_all_share_are_stored_once(zoo, layout, monkeypatch):
@@ -71,7 +118,8 @@ def test_tensors_that_all_share_are_stored_once(zoo, layout, monkeypatch):
     manifest = pd.read_csv(folder / "zoo/manifest.csv").assign(file=files)
     write_csv(folder / "zoo/manifest.csv", manifest)
     flatten_stage(folder, monkeypatch, 0)
-    assert torch.equal(read_weights(folder / "weights").vectors, vectors)
+    data = read_weights(folder / "weights")
+    assert torch.equal(torch.cat([data.of("zoo"), data.of("true")]), vectors.float())
 
 
 def test_too_many_malformed_loras_stop_the_run(zoo, monkeypatch):

@@ -207,11 +207,11 @@ def test_pca_baseline_experiment_and_metrics_diff(clone):
     ("vae.kl.schedule=cosine", ["vae.kl.schedule", "monotonic"]),
 ])
 def test_wrong_parameter_is_one_clear_error(clone, change, words):
-    before = (clone.folder / "data/weights/weights.safetensors").read_bytes()
+    before = (clone.folder / "data/weights/statistics.safetensors").read_bytes()
     output = clone.run("dvc", "exp", "run", "-S", change, ok=False)
     line = next(line for line in output.splitlines() if line.startswith("error:"))
     assert all(word in line for word in words), line
-    assert (clone.folder / "data/weights/weights.safetensors").read_bytes() == before
+    assert (clone.folder / "data/weights/statistics.safetensors").read_bytes() == before
     clone.run("git", "checkout", "-q", ".")
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from w2wpp.pca import standardise
+from w2wpp.shards import write_shards
 from w2wpp.weights import Weights, variance_shares
 
 
 @pytest.fixture
-def zoo(toy_layout, normal):
+def zoo(toy_layout, normal, tmp_path):
     """zoo(chance, again): 400 people, `again` of them with a second LoRA; `chance` is the share of variance within."""
     def make(chance: float, again: int) -> Weights:
         people, count = normal(400, toy_layout.dimension), 400
@@ -21,7 +22,9 @@ def zoo(toy_layout, normal):
         table = pd.DataFrame({"person": names + names[:again], "role": ["zoo"] * count + ["zoo-again"] * again,
                               "split": "zoo"})
         mean, std = standardise(first)
-        return Weights(torch.cat([first, second]), mean, std, toy_layout, table)
+        shards = {(role, "zoo"): write_shards(tmp_path / f"{role}-{chance}-{again}", [vectors], toy_layout, 64)
+                  for role, vectors in (("zoo", first), ("zoo-again", second)) if len(vectors)}
+        return Weights(shards, mean, std, toy_layout, table)
 
     torch.manual_seed(0)
     return make
@@ -35,11 +38,14 @@ def test_variance_shares_tell_chance_from_people(zoo, chance):
     assert shares["shift"] == pytest.approx(0.25, abs=0.05)
 
 
-def test_variance_shares_leave_out_people_with_one_lora_refused(zoo):
+def test_variance_shares_leave_out_people_with_one_lora_refused(zoo, tmp_path, toy_layout):
     whole = zoo(0.2, 200)
     kept = [row for row, (person, role) in enumerate(zip(whole.people["person"], whole.people["role"], strict=True))
             if (person, role) not in {("zoo-3", "zoo"), ("zoo-5", "zoo-again")}]
-    fewer = replace(whole, vectors=whole.vectors[kept], people=whole.people.iloc[kept])
+    people = whole.people.iloc[kept]
+    shards = {(role, "zoo"): write_shards(tmp_path / f"fewer-{role}", [whole.of(role)[~lost]], toy_layout, 64)
+              for role, lost in (("zoo", torch.arange(400) == 3), ("zoo-again", torch.arange(200) == 5))}
+    fewer = replace(whole, shards=shards, people=people)
     assert variance_shares(fewer)["within"] == pytest.approx(variance_shares(whole)["within"], abs=0.01)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout
+from w2wpp.shards import KEY
 from w2wpp.storage import read_pack, write_pack
 from w2wpp.training import chunks
 
@@ -30,7 +31,11 @@ def write_loras(folder: Path, name: str, layout: WeightLayout, weights: torch.Te
 
 
 def read_loras(pack: Path, count: int, expected: WeightLayout | None) -> tuple[dict[str, torch.Tensor], WeightLayout]:
-    """The tensors of `count` LoRAs, stacked, and their layout, which must be the `expected` one if that is given.
+    """The tensors of `count` LoRAs, stacked, and their layout.
+
+    Args:
+        pack: written by `write_loras` or `write_shard`.
+        expected: the layout that they must have, if there is one.
 
     Raises:
         InputError: the pack is missing or malformed, or has another layout or number of LoRAs.
@@ -42,4 +47,9 @@ def read_loras(pack: Path, count: int, expected: WeightLayout | None) -> tuple[d
     short = [key for key, tensor in tensors.items() if len(tensor) not in (1, count)]
     if short:
         raise InputError(str(pack), short[0], f"{len(tensors[short[0]])} LoRAs, the manifest has {count}", _REMEDY)
+    if tensors.keys() == {KEY}:
+        if tensors[KEY].shape != (count, layout.dimension):
+            raise InputError(str(pack), KEY, f"shape {list(tensors[KEY].shape)}, expected {[count, layout.dimension]}",
+                             _REMEDY)
+        return layout.stack(tensors[KEY]), layout
     return {key: tensor.expand(count, *tensor.shape[1:]) for key, tensor in tensors.items()}, layout

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -38,30 +39,39 @@ def write_pack(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None =
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
-def read_pack(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Read what `write_pack` wrote: (tensors, meta).
+@contextmanager
+def open_pack(path: Path) -> Iterator[tuple[safe_open, dict]]:
+    """Open what `write_pack` wrote, to read parts of it: (safetensors handle, meta).
 
     Raises:
-        InputError: the file is missing, is not safetensors, or carries no w2w++ metadata.
+        InputError: the file is missing, is not safetensors, carries no w2w++ metadata, or fails while it is read.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(str(path), None, "no such file", "Run `dvc repro` to make it")
     try:
         with safe_open(path, framework="pt") as pack:
-            metadata = pack.metadata() or {}
-            tensors = {key: pack.get_tensor(key) for key in pack.keys()}  # noqa: SIM118
+            try:
+                meta = json.loads((pack.metadata() or {}).get(META_KEY, ""))
+            except ValueError:
+                meta = None
+            if not isinstance(meta, dict):
+                raise InputError(str(path), META_KEY, "metadata missing or malformed, so this is not a w2w++ pack",
+                                 "Write it with w2wpp.storage.write_pack")
+            yield pack, meta
     except (SafetensorError, OSError) as error:
         raise InputError(str(path), None, f"not a readable safetensors file ({error})",
                          "Delete it and run `dvc repro`, or `git checkout` it if it is tracked") from error
-    try:
-        meta = json.loads(metadata.get(META_KEY, ""))
-    except ValueError:
-        meta = None
-    if not isinstance(meta, dict):
-        raise InputError(str(path), META_KEY, "metadata missing or malformed, so this is not a w2w++ pack",
-                         "Write it with w2wpp.storage.write_pack")
-    return tensors, meta
+
+
+def read_pack(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read what `write_pack` wrote: (tensors, meta).
+
+    Raises:
+        InputError: the file is missing, is not safetensors, or carries no w2w++ metadata.
+    """
+    with open_pack(path) as (pack, meta):
+        return {key: pack.get_tensor(key) for key in pack.keys()}, meta  # noqa: SIM118
 
 
 def file_hash(path: Path) -> str:

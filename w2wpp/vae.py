@@ -1,5 +1,7 @@
 """Training of the w2w++ VAE with KL annealing (Bowman et al. 2016, arXiv 1511.06349)."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -39,14 +41,14 @@ def error_beyond(basis: PCASpace, weights: Tensor) -> Tensor:
     return missed.square().sum(1).mean() / basis.scales.square().sum()
 
 
-def train_vae(train: Tensor, validation: Tensor, basis: PCASpace, params: VAEParams, seed: int
+def train_vae(train: Iterable[Tensor], validation: Tensor, basis: PCASpace, params: VAEParams, seed: int
               ) -> tuple[VAESpace, list[dict]]:
     """Train on the training people, keep the epoch that is best on the validation people.
 
     Args:
-        train: weight vectors [n, d] float32.
+        train: weight vectors, in blocks [*, d] that are read once; of all of them, only coordinates are in memory.
         validation: weight vectors [m, d] float32 of people who are never trained on.
-        basis: all principal components of `train`.
+        basis: all principal components of `train`, or the leading ones of very many vectors.
 
     Returns:
         The space, and one row per epoch: kl_weight, and of both splits the relative reconstruction error and the KL in
@@ -56,7 +58,8 @@ def train_vae(train: Tensor, validation: Tensor, basis: PCASpace, params: VAEPar
     space = VAESpace(params.latent_dim, basis.layout, basis.latent_dim, params.width, params.layers)
     space.basis.load_state_dict(basis.state_dict())
     beyond = error_beyond(basis, validation)
-    train, validation = basis.encode(train), basis.encode(validation)
+    train = torch.cat([basis.encode(block.float()) for block in train])
+    validation = basis.encode(validation)
     trained = [*space.encoder.parameters(), *space.decoder.parameters()]
     optimizer = torch.optim.AdamW(trained, params.lr, weight_decay=params.weight_decay)
     history, best, best_loss, best_epoch = [], None, float("inf"), 0

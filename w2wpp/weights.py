@@ -1,64 +1,78 @@
-"""The weight vectors of all people, as the flatten stage leaves them."""
+"""The weight vectors of all people, as the flatten stage leaves them; they may be too many for memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
 from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout
+from w2wpp.shards import Shards, open_shards
 from w2wpp.storage import read_csv, read_pack
+
+REMEDY = "Run `dvc repro -f flatten`"
+BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight vectors [n, d] in the dtype they were collected in, with who they are.
+    """Weight vectors in the dtype they were collected in, with who they are.
 
     Attributes:
-        vectors: [n, d].
+        shards: the vectors of each (role, split); opened, not read.
         mean, std: float32 [d], over the zoo people alone.
         layout: the order of the d numbers.
-        people: one row per vector: person, split (zoo, validation, test), role (zoo, zoo-again, true,
-            one-photo), ...
+        people: one row per vector, those of a role and split together and in the order of their shards: person, split
+            (zoo, validation, test), role (zoo, zoo-again, true, one-photo), ...
     """
 
-    vectors: torch.Tensor
+    shards: dict[tuple[str, str], Shards]
     mean: torch.Tensor
     std: torch.Tensor
     layout: WeightLayout
     people: pd.DataFrame
 
+    @property
+    def zoo(self) -> Shards:
+        """The vectors that spaces are made from."""
+        return self.shards["zoo", "zoo"]
+
     def of(self, role: str, split: str | None = None) -> torch.Tensor:
-        """float32 vectors [m, d] of one role, and of one split if given, in manifest order."""
-        return self.vectors[np.flatnonzero(self._rows(role, split))].float()
+        """float32 vectors [m, d] of one role, and of one split if given, in the order of `people`, all in memory."""
+        blocks = [block.float() for (each, its_split), shards in self.shards.items()
+                  if each == role and split in (None, its_split) for block in shards.blocks(BLOCK_ROWS)]
+        return torch.cat([torch.empty(0, self.layout.dimension), *blocks])
 
     def names(self, role: str, split: str | None = None) -> list[str]:
         """The people whose vectors `of` gives."""
-        return self.people["person"][self._rows(role, split)].tolist()
-
-    def _rows(self, role: str, split: str | None):
         chosen = self.people["role"] == role
-        return (chosen if split is None else chosen & (self.people["split"] == split)).to_numpy()
+        return self.people["person"][chosen if split is None else chosen & (self.people["split"] == split)].tolist()
 
 
 def read_weights(folder: str | Path) -> Weights:
-    """Read data/weights.
+    """Read data/weights; of the vectors, headers alone.
 
     Raises:
-        InputError: a file is missing or malformed, or they do not belong together.
+        InputError: a file is missing or malformed, they do not belong together, or there are no zoo people.
     """
     folder = Path(folder)
     people = read_csv(folder / "people.csv", ["person", "split", "role"])
-    tensors, meta = read_pack(folder / "weights.safetensors")
-    layout = WeightLayout.from_meta(meta.get("layout", {}), str(folder / "weights.safetensors"))
-    vectors = tensors.get("weights")
-    if vectors is None or vectors.shape != (len(people), layout.dimension):
-        shape = None if vectors is None else list(vectors.shape)
-        raise InputError(str(folder / "weights.safetensors"), "weights",
-                         f"shape {shape}, expected [{len(people)}, {layout.dimension}]", "Run `dvc repro -f flatten`")
-    return Weights(vectors, tensors["mean"], tensors["std"], layout, people)
+    statistics = folder / "statistics.safetensors"
+    tensors, meta = read_pack(statistics)
+    layout = WeightLayout.from_meta(meta.get("layout", {}), str(statistics))
+    for key in ("mean", "std"):
+        if key not in tensors or tensors[key].shape != (layout.dimension,):
+            raise InputError(str(statistics), key, f"not of shape [{layout.dimension}]", REMEDY)
+    shards = {}
+    for (role, split), rows in people.groupby(["role", "split"], sort=False):
+        each = shards[role, split] = open_shards(folder / "vectors" / f"{role}-{split}")
+        if each.layout != layout or len(each) != len(rows):
+            raise InputError(str(folder / "people.csv"), "person", f"{len(rows)} {role} rows of {split}, and "
+                             f"{len(each)} vectors of the same or another layout", REMEDY)
+    if ("zoo", "zoo") not in shards:
+        raise InputError(str(folder / "people.csv"), "role", "no zoo people", REMEDY)
+    return Weights(shards, tensors["mean"], tensors["std"], layout, people)
 
 
 def variance_shares(data: Weights) -> dict[str, float]:
