@@ -1,10 +1,13 @@
 """Collect the zoo: one DreamBooth LoRA per zoo person, and the held-out people's own LoRAs as references.
 
+Or, by collect.source, take the zoo from the weights2weights data or from a folder of anyone's LoRAs.
+
 Some zoo people get a second LoRA from other photos and another seed, to tell differences between people from chance.
 Of every held-out person there are two references, neither of which a space may learn from: the LoRA of several photos
 (the true LoRA) and the LoRA of the one photo that inversion sees. Resumes at the last finished batch after a kill.
 """
 
+from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +31,9 @@ from w2wpp.starts import shared_start
 from w2wpp.storage import folder_hash, scratch_folder, write_csv
 from w2wpp.training import in_resumable_batches
 
+# How many people there are is no part of the recipe, so that a zoo can grow; nor is what other sources alone read.
+NO_RECIPE = {"people", "repeated", "source", "path", "held_out"}
+
 
 def train_resumably(pipe, layout, start, latents, text, class_latents, params: CollectParams, seed: int,
                     scratch: Path, what: str) -> dict[str, torch.Tensor]:
@@ -41,8 +47,8 @@ def train_resumably(pipe, layout, start, latents, text, class_latents, params: C
     return in_resumable_batches(len(latents), params.people_at_once, scratch, train)
 
 
-def main() -> None:
-    args = stage_arguments(__doc__, base="data/base", out="data/zoo", scratch=".scratch/collect")
+def train_zoo(args: Namespace) -> None:
+    """LoRAs of the people of this world, trained here."""
     params, portraits = args.params.collect, args.params.portraits
     lora, seed = args.params.lora, args.params.seed
     pipe = load_pipeline(args.base, device())
@@ -59,12 +65,11 @@ def main() -> None:
              *(("true", split, names, people, seed) for split, names, people in held_out),
              *(("one-photo", split, names, with_photos(people, 0, 1), seed) for split, names, people in held_out)]
 
-    # How many people there are is no part of the recipe, so that a zoo can grow.
     pictures = {"seed": seed, "size": portraits.size}
     drawn = scratch_folder(args.scratch, **pictures, photos=params.photos)
     drawn_for_start = scratch_folder(args.scratch, **pictures, photos=params.start_photos) / "start"
     trained = scratch_folder(
-        args.scratch, **pictures, collect=params.model_dump(exclude={"people", "repeated"}), lora=lora.model_dump(),
+        args.scratch, **pictures, collect=params.model_dump(exclude=NO_RECIPE), lora=lora.model_dump(),
         generate=args.params.generate.model_dump(), base=folder_hash(args.base))
     # Kept like a batch: computed again after a kill on another machine, it could differ in its last bits.
     start = in_resumable_batches(1, 1, trained / "start", lambda *_: {"weights": shared_start(
@@ -86,6 +91,17 @@ def main() -> None:
         files += write_loras(args.out / "loras", f"{role}-{split}", layout, loras["weights"])
 
     write_csv(args.out / "manifest.csv", pd.concat(manifest).assign(file=files))
+
+
+def main() -> None:
+    args = stage_arguments(__doc__, base="data/base", out="data/zoo", scratch=".scratch/collect")
+    source = args.params.collect.source
+    if source == "zoo":
+        train_zoo(args)
+    else:
+        # Not loaded before, as a zoo in training begins anew when code that is loaded changes (see `scratch_folder`).
+        from w2wpp.sources import SOURCES, read_layout
+        SOURCES[source](args.params, read_layout(args.base, args.params.lora), args.out, args.scratch)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import pandas as pd
 
 from w2wpp import scoring
 from w2wpp.evaluation import rounded
+from w2wpp.params import require_photos
 from w2wpp.runtime import run_stage, stage_arguments
 from w2wpp.storage import read_csv, read_json, write_csv, write_json
 
@@ -12,6 +13,7 @@ from w2wpp.storage import read_csv, read_json, write_csv, write_json
 def main() -> None:
     args = stage_arguments(__doc__, references="data/references", evaluations="data/evaluations",
                            out="data/comparison", metrics="metrics")
+    require_photos(args.params)
     columns = ["person", "split", "rung", "id_score"]
     files = [args.references / "scores.csv", *(args.evaluations / space / "scores.csv" for space in ("pca", "vae"))]
     scores = pd.concat([read_csv(file, columns) for file in files])

@@ -5,6 +5,7 @@ import torch
 
 from w2wpp import scoring
 from w2wpp.evaluation import Gallery, embed_all, rounded, score_rungs
+from w2wpp.params import require_photos
 from w2wpp.pipeline import load_pipeline
 from w2wpp.recognizers import Embeddings, load_recognizer
 from w2wpp.runtime import device, run_stage, stage_arguments
@@ -43,6 +44,7 @@ def main() -> None:
                            samples="data/samples", interpolations="data/interpolations", inversions="data/inversions",
                            timing="data/timing", references="data/references", out="data/evaluations",
                            metrics="metrics")
+    require_photos(args.params)
     name = args.space
     pipe = load_pipeline(args.base, device())
     recognizer = load_recognizer(args.params.recognizer, progress="faces")

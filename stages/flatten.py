@@ -21,7 +21,10 @@ from w2wpp.streaming_pca import standardise_shards
 def main() -> None:
     args = stage_arguments(__doc__, zoo="data/zoo", out="data/weights")
     manifest = read_csv(args.zoo / "manifest.csv", ["person", "split", "role", "file"])
-    layout, kept, quarantine = None, [], []
+    columns = ["person", "lora", "key", "reason"]
+    rejected = args.zoo / "quarantine.csv"    # what a folder of LoRAs held besides
+    quarantine = read_csv(rejected, columns).to_dict("records") if rejected.exists() else []
+    layout, kept, total = None, [], len(manifest) + len(quarantine)
     shutil.rmtree(args.out / "vectors", ignore_errors=True)
     with progress(None, "LoRAs", total=len(manifest)) as bar:
         for pack_number, (name, rows) in enumerate(manifest.groupby("file", sort=False)):
@@ -39,9 +42,9 @@ def main() -> None:
                 write_shard(args.out / "vectors" / f"{role}-{split}", pack_number,
                             torch.stack([vectors[row] for row in some.index]), layout)
     allowed = args.params.flatten.max_quarantined
-    if len(quarantine) > allowed * len(manifest):
+    if len(quarantine) > allowed * total:
         first = quarantine[0]
-        raise InputError(first["lora"], first["key"], f"{len(quarantine)} of {len(manifest)} LoRAs are unusable, "
+        raise InputError(first["lora"], first["key"] or None, f"{len(quarantine)} of {total} LoRAs are unusable, "
                          f"the first ({first['person']}): {first['reason']}",
                          f"More than flatten.max_quarantined = {allowed} of them; mend or collect them again")
 
@@ -49,7 +52,7 @@ def main() -> None:
     groups = people.groupby(["role", "split"], sort=False).ngroup()
     mean, std = standardise_shards(open_shards(args.out / "vectors" / "zoo-zoo"))
     write_csv(args.out / "people.csv", people.iloc[np.argsort(groups.to_numpy(), kind="stable")])
-    write_csv(args.out / "quarantine.csv", pd.DataFrame(quarantine, columns=["person", "lora", "key", "reason"]))
+    write_csv(args.out / "quarantine.csv", pd.DataFrame(quarantine, columns=columns))
     write_pack(args.out / "statistics.safetensors", {"mean": mean, "std": std}, {"layout": layout.to_meta()})
 
 

@@ -7,6 +7,7 @@ import torch
 from w2wpp.adapters import export_lora
 from w2wpp.dreambooth import photo_prompts
 from w2wpp.inversion import invert
+from w2wpp.params import require_photos
 from w2wpp.pipeline import encode_images, load_pipeline
 from w2wpp.populations import read_portraits
 from w2wpp.runtime import device, run_stage, stage_arguments
@@ -18,6 +19,7 @@ from w2wpp.training import in_resumable_batches
 def main() -> None:
     args = stage_arguments(__doc__, space=True, base="data/base", portraits="data/portraits", spaces="data/spaces",
                            out="data/inversions", out_timing="data/timing", scratch=".scratch/invert")
+    require_photos(args.params)
     params, out = args.params.invert, args.out / args.space
     pipe = load_pipeline(args.base, device())
     space_file = args.spaces / args.space / "space.safetensors"

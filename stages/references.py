@@ -14,6 +14,7 @@ from w2wpp.codec import psnr_db
 from w2wpp.denoising import generate
 from w2wpp.errors import InputError
 from w2wpp.evaluation import Gallery, embed_all, rounded, score_rungs
+from w2wpp.params import require_photos
 from w2wpp.people import CLASS_PROMPT
 from w2wpp.pipeline import IDENTITY_TOKEN, load_pipeline, to_pixels
 from w2wpp.populations import read_portraits
@@ -33,6 +34,7 @@ def nearest_zoo_person(photo: Embeddings, zoo: Embeddings, mean: np.ndarray) -> 
 def main() -> None:
     args = stage_arguments(__doc__, base="data/base", portraits="data/portraits", zoo="data/zoo/people",
                            weights="data/weights", probe="data/probe", out="data/references", metrics="metrics")
+    require_photos(args.params)
     params, keep = args.params.evaluate, args.params.portraits.score_photos
     pipe = load_pipeline(args.base, device())
     recognizer = load_recognizer(args.params.recognizer, progress="faces")

@@ -6,6 +6,7 @@ import pandas as pd
 from w2wpp import figures as fig
 from w2wpp import report
 from w2wpp.figures import COLORS, LABELS, Column
+from w2wpp.params import require_photos
 from w2wpp.populations import read_portraits
 from w2wpp.runtime import run_stage, stage_arguments
 from w2wpp.spaces import load_space
@@ -22,6 +23,7 @@ def main() -> None:
                            inversions="data/inversions", references="data/references",
                            evaluations="data/evaluations", comparison="data/comparison", scores="metrics",
                            out="reports")
+    require_photos(args.params)
     metrics = {name: read_json(args.scores / f"{name}.json")
                for name in ("world", "base", "probe", "zoo", "pca", "vae", "comparison")}
     held_out, zoo, data = read_portraits(args.portraits), read_portraits(args.zoo), read_weights(args.weights)

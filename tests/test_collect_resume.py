@@ -80,6 +80,10 @@ def test_finished_work_is_not_done_again(collect, train, tmp_path, monkeypatch):
     assert all(torch.equal(again[key], loras[key]) for key in loras)
 
 
+def test_what_is_no_recipe_are_settings(collect, params):
+    assert collect.NO_RECIPE.issubset(params.collect.model_dump())
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_at_any_moment_equals_uninterrupted(train, tmp_path):
     started = time.perf_counter()

@@ -74,6 +74,9 @@ def test_unknown_section(write):
     ("flatten.max_quarantined", 1.01, "less than or equal to 1"),
     ("portraits.size", 60, "multiple of 8"),
     ("space", "umap", "'pca' or 'vae'"),
+    ("collect.source", "hub", "'zoo', 'w2w' or 'folder'"),
+    ("collect.path", "", "at least 1 character"),
+    ("collect.held_out", 0.5, "less than 0.5"),
     ("generate.guidance", 0.5, "greater than or equal to 1"),
 ])
 def test_wrong_value(write, key, value, says):

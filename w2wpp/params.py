@@ -94,6 +94,9 @@ class LoraParams(Section):
 
 
 class CollectParams(Section):
+    source: Literal["zoo", "w2w", "folder"]
+    path: Annotated[str, Field(min_length=1)] | None
+    held_out: Annotated[float, Field(gt=0, lt=0.5)]
     people: Annotated[int, Field(ge=4)]
     repeated: Annotated[int, Field(ge=0)]
     photos: Count
@@ -112,6 +115,12 @@ class CollectParams(Section):
     class_images_per_step: Annotated[int, Field(ge=0)]
     prior_weight: Weight
     people_at_once: Count
+
+    @model_validator(mode="after")
+    def _folder_is_named(self) -> "CollectParams":
+        if self.source == "folder" and self.path is None:
+            raise ValueError("collect.source folder needs collect.path, the folder of the LoRAs")
+        return self
 
     @model_validator(mode="after")
     def _repeated_are_people(self) -> "CollectParams":
@@ -238,6 +247,18 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "portraits.photos"
         raise InputError(str(path), key, *_explain(first)) from error
+
+
+def require_photos(params: Params) -> None:
+    """Refuse to run a stage that needs photos of held-out people on a zoo that has none.
+
+    Raises:
+        InputError: collect.source is not "zoo".
+    """
+    if params.collect.source != "zoo":
+        raise InputError("params.yaml", "collect.source", f"{params.collect.source!r} brings no photos of held-out "
+                         "people, which this stage inverts or scores against",
+                         "`dvc repro sample interpolate` needs none; set it to zoo for the rest")
 
 
 def _explain(error: dict) -> tuple[str, str]:

@@ -133,13 +133,13 @@ def write_csv(path: Path, rows: list[dict] | pd.DataFrame) -> None:
 
 
 def read_csv(path: Path, columns: list[str] = ()) -> pd.DataFrame:
-    """Read a CSV and check that it has `columns`.
+    """Read a CSV and check that it has `columns`; names of people stay text, also where they look like numbers.
 
     Raises:
         InputError: the file is missing, unreadable, or lacks a column.
     """
     try:
-        frame = pd.read_csv(path, keep_default_na=False)
+        frame = pd.read_csv(path, keep_default_na=False, dtype={"person": str})
     except FileNotFoundError as error:
         raise InputError(str(path), None, "no such file", "Run `dvc repro` to make it") from error
     except (ValueError, UnicodeDecodeError) as error:

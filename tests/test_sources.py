@@ -1,0 +1,318 @@
+"""Zoos from elsewhere, in the published formats: what was in the files is what spaces are made from and drawn with."""
+
+import importlib.util
+import pickle
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from w2wpp import pca
+from w2wpp.errors import InputError
+from w2wpp.foreign import read_lora
+from w2wpp.layout import WeightLayout, flatten
+from w2wpp.lora_folder import scan_folder
+from w2wpp.params import LoraParams, Params, load_params, require_photos
+from w2wpp.people import CAPTION_WORDS
+from w2wpp.pipeline import IDENTITY_TOKEN, build_tokenizer
+from w2wpp.shards import write_shards
+from w2wpp.sources import collect_folder, collect_w2w, read_layout
+from w2wpp.spaces import load_space
+from w2wpp.storage import read_pack
+from w2wpp.w2w_people import ATTRIBUTES
+from w2wpp.weights import read_weights
+
+ROOT = Path(__file__).parents[1]
+NAMINGS = ("peft", "diffusers", "kohya")
+SD15 = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768,
+        "layers_per_block": 2, "attention_head_dim": 8}
+TINY = {"seed": 0, "lora": {"rank": 1, "alpha": 27, "targets": ["to_q", "to_v"], "blocks": []},
+        "pca": {"latent_dim": 3}, "flatten": {"max_quarantined": 0.5},
+        "generate": {"inference_steps": 1, "guidance": 2.0},
+        "sample": {"people": 2, "seeds": 1, "prompts": ["a photo of sks person"]},
+        "vae": {"latent_dim": 3, "width": 8, "layers": 1, "epochs": 2, "batch": 8},
+        "interpolate": {"pairs": 8, "steps": 3}}
+
+
+def load_fuzz():
+    path = ROOT / "benchmarks/fuzz_loras.py"
+    spec = importlib.util.spec_from_file_location("fuzz_loras", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+sound_lora = load_fuzz().sound_lora
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A pipeline of Stable Diffusion 1.5's classes and blocks, with fewer channels and random weights."""
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = build_tokenizer([*CAPTION_WORDS, IDENTITY_TOKEN], 40)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        StableDiffusionPipeline(
+            unet=UNet2DConditionModel(**SD15 | {"sample_size": 8, "block_out_channels": (8, 16, 16, 16),
+                                                "cross_attention_dim": 16, "attention_head_dim": 2},
+                                      norm_num_groups=4),
+            vae=AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                              block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=4),
+            text_encoder=CLIPTextModel(CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                num_attention_heads=2, max_position_embeddings=40, bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)),
+            tokenizer=tokenizer, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+            scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                    skip_prk_steps=True, steps_offset=1)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mini(base) -> WeightLayout:
+    """Rank 1 on to_q and to_v of that pipeline."""
+    return read_layout(base, LoraParams(**TINY["lora"]))
+
+
+@pytest.fixture
+def make_params(tmp_path):
+    """make_params(source, path) gives tiny settings, which are also in tmp_path/params.yaml."""
+    def make(source: str, path: Path | None, **collect) -> Params:
+        content = yaml.safe_load((ROOT / "params.yaml").read_text())
+        for section, values in TINY.items():
+            content[section] = content[section] | values if isinstance(values, dict) else values
+        content["collect"] |= {"source": source, "path": path and str(path), "held_out": 0.2, **collect}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+        return load_params(tmp_path / "params.yaml")
+    return make
+
+
+@pytest.fixture
+def stage(tmp_path, base, monkeypatch):
+    """stage(name, *options) runs a stage with its paths below tmp_path."""
+    def run(name: str, *options: str, **paths: str) -> None:
+        known = {"base": base} | {key: tmp_path / value for key, value in paths.items()}
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--params", str(tmp_path / "params.yaml"), *options,
+                                          *(f"--{key}={value}" for key, value in known.items()
+                                            if key != "base" or name in ("collect", "sample", "interpolate"))])
+        runpy.run_path(str(ROOT / f"stages/{name}.py"), run_name="__main__")
+    return run
+
+
+def write_loras(folder: Path, layout: WeightLayout, count: int) -> None:
+    """LoRAs of several tools and ranks, some with a text encoder's keys besides."""
+    for number in range(count):
+        naming = NAMINGS[number % 3]
+        tensors, metadata = sound_lora(naming, layout, 1 + number % 4, 2.0, number, text=number % 2 == 0)
+        path = folder / (f"{number:02d}/pytorch_lora_weights.safetensors" if naming == "diffusers" else
+                         f"{number:02d}.safetensors")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: 0.1 * tensor if tensor.ndim == 2 else tensor for key, tensor in tensors.items()}, path,
+                  metadata=metadata or None)
+
+
+def publish(folder: Path, weights: torch.Tensor, people) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(weights, folder / "all_weights.pt")
+    rows = len(weights)
+    table = {name: np.random.default_rng(0).choice([-1, 1], rows) for name in ATTRIBUTES}
+    torch.save(pd.DataFrame({**table, "identity": people}, index=[f"{row:06d}.jpg" for row in range(rows)]),
+               folder / "identity_df.pt")
+
+
+def draw_all(stage) -> None:
+    """What a zoo without photos allows, up to pictures."""
+    stage("flatten", zoo="zoo", out="weights")
+    for space in ("pca", "vae"):
+        stage(space, weights="weights", out=f"spaces/{space}")
+        stage("sample", "--space", space, spaces="spaces", out="samples")
+        stage("interpolate", "--space", space, weights="weights", spaces="spaces", out="interpolations")
+
+
+def test_layout_of_a_configuration_is_that_of_the_published_data(tmp_path):
+    with torch.device("meta"):
+        UNet2DConditionModel(**SD15).save_config(tmp_path / "unet")
+    layout = read_layout(tmp_path, LoraParams(**TINY["lora"]))
+    offsets = {key.split(".")[0]: offset for key, _, offset in reversed(layout.entries)}
+    assert (layout.dimension, len(layout.entries)) == (99_648, 128)
+    assert offsets == {"down_blocks": 0, "mid_block": 35_968, "up_blocks": 45_696}
+
+
+def test_layout_of_chosen_layers(base):
+    lora = LoraParams(rank=2, alpha=3, targets=["attn1.to_v", "ff.net.0.proj"], blocks=["up_blocks.1", "mid_block"])
+    modules = [layer.module for layer in read_layout(base, lora).layers]
+    assert {".".join(module.split(".")[:2]) for module in modules} == {"mid_block.attentions", "up_blocks.1"}
+    assert all(module.endswith((".attn1.to_v", ".ff.net.0.proj")) for module in modules)
+    with pytest.raises(InputError, match=r"lora.targets: no transformer .* linear 'proj_in'.*convolutions"):
+        read_layout(base, lora.model_copy(update={"targets": ["proj_in"]}))
+
+
+@pytest.mark.parametrize("content", [None, "{}x", '{"block_out_channels": 3}', '{"down_block_types": ["None"]}'])
+def test_no_configuration_of_a_unet(tmp_path, content):
+    (tmp_path / "unet").mkdir()
+    if content:
+        (tmp_path / "unet/config.json").write_text(content)
+    with pytest.raises(InputError, match=r"unet/config.json"):
+        read_layout(tmp_path, LoraParams(**TINY["lora"]))
+
+
+def test_folder_up_to_pictures(tmp_path, mini, make_params, stage, capsys):
+    folder = tmp_path / "loras"
+    write_loras(folder, mini, 13)
+    make_params("folder", folder)
+    stage("collect", out="zoo", scratch="scratch")
+    assert "13 LoRAs read, 0 rejected" in capsys.readouterr().err
+    draw_all(stage)
+    data = read_weights(tmp_path / "weights")
+    assert sorted(data.people["role"].unique()) == ["true", "zoo"]
+    names = data.names("zoo") + data.names("true")
+    assert sorted(names) == [f"{number:02d}" for number in range(13)]
+    read = {name.split("/")[0].removesuffix(".safetensors"): lora.vector
+            for name, lora in scan_folder(folder, mini).accepted.items()}
+    expected = torch.stack([read[name].half().float() for name in names])
+    assert torch.equal(torch.cat([data.of("zoo"), data.of("true")]), expected)
+    for space in ("pca", "vae"):
+        pictures = read_pack(tmp_path / f"samples/{space}/pictures.safetensors")[0]["pictures"]
+        strips, meta = read_pack(tmp_path / f"interpolations/{space}/pictures.safetensors")
+        assert pictures.shape == (2, 1, 1, 64, 64, 3)
+        assert strips["pictures"].shape == (len(data.zoo) // 2, 3, 64, 64, 3) == (len(meta["people"]), 3, 64, 64, 3)
+        assert load_space(tmp_path / f"spaces/{space}/space.safetensors").layout == mini
+        # What is exported for other tools is read back as what was sampled.
+        lora = read_lora(tmp_path / f"samples/{space}/sample-0.safetensors", mini)
+        assert lora.rank == 1 and not lora.ignored
+    with pytest.raises(SystemExit, match=r"collect.source: 'folder' brings no photos"):
+        stage("invert", "--space", "pca", spaces="spaces", out="inversions")
+
+
+def test_folder_tells_what_it_left_out(tmp_path, mini, make_params):
+    folder, out = tmp_path / "loras", tmp_path / "zoo"
+    write_loras(folder, mini, 9)
+    (folder / "copy.safetensors").write_bytes((folder / "00.safetensors").read_bytes())
+    (folder / "bad.safetensors").write_bytes((folder / "00.safetensors").read_bytes()[:-8])
+    (folder / "evil.pt").write_bytes(pickle.dumps({}))
+    (folder / "notes.txt").write_text("x")
+    (folder / "people.csv").write_text("file,person\n00.safetensors,007\n02.safetensors,007\n03.safetensors,7\n")
+    collect_folder(make_params("folder", folder), mini, out, tmp_path)
+    manifest = pd.read_csv(out / "manifest.csv", dtype={"person": str})
+    assert len(manifest) == 9
+    assert sorted(manifest["person"]) == ["007", "007", "01", "04", "05", "06", "07", "08", "7"]
+    assert manifest.groupby("person")["split"].nunique().max() == 1
+    assert manifest.set_index("lora")["rank"]["03.safetensors"] == 4
+    assert manifest.set_index("lora")["energy"]["03.safetensors"] < 1 == manifest.set_index("lora")["energy"].max()
+    assert (manifest["text_encoder_keys"] > 0).sum() == 5
+    quarantine = pd.read_csv(out / "quarantine.csv")
+    assert quarantine["lora"].tolist() == ["bad.safetensors", "evil.pt"]
+    assert pd.read_csv(out / "duplicates.csv")[["name", "original"]].values.tolist() == [
+        ["copy.safetensors", "00.safetensors"]]
+    assert (pd.read_csv(out / "ignored_keys.csv")["loras"] <= 5).all()
+    assert pd.read_csv(out / "people/manifest.csv").empty
+
+
+@pytest.mark.parametrize(("content", "key", "words"), [
+    ("file,who\n", "person", "column missing. Give it the columns file and person"),
+    ("file,person\n99.safetensors,anna\n", "file", "expected a name for a LoRA of the folder"),
+    ("file,person\n00.safetensors, \n", "person", "expected a name"),
+    ("file,person\n00.safetensors,a\x07\n", "person", "expected a name"),
+])
+def test_people_of_a_folder_that_are_wrong(tmp_path, mini, make_params, content, key, words):
+    folder = tmp_path / "loras"
+    write_loras(folder, mini, 1)
+    (folder / "people.csv").write_text(content)
+    with pytest.raises(InputError) as caught:
+        collect_folder(make_params("folder", folder), mini, tmp_path / "zoo", tmp_path)
+    assert (caught.value.where, caught.value.key) == (str(folder / "people.csv"), key)
+    assert words in str(caught.value)
+
+
+def test_folder_whose_rejects_are_too_many_is_refused_by_flatten(tmp_path, mini, make_params, stage):
+    folder = tmp_path / "loras"
+    write_loras(folder, mini, 6)
+    for number in range(7):
+        (folder / f"bad{number}.safetensors").touch()
+    make_params("folder", folder)
+    stage("collect", out="zoo", scratch="scratch")
+    with pytest.raises(SystemExit, match=r"bad0.safetensors: 7 of 13 LoRAs are unusable.*flatten.max_quarantined"):
+        stage("flatten", zoo="zoo", out="weights")
+
+
+def test_folder_without_a_zoo(tmp_path, mini, make_params):
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    with pytest.raises(InputError, match="0 LoRAs can be read"):
+        collect_folder(make_params("folder", folder), mini, tmp_path / "zoo", tmp_path)
+    (folder / "x.safetensors").touch()
+    with pytest.raises(InputError, match=r"first of 1 rejected, x\.safetensors: "):
+        collect_folder(make_params("folder", folder), mini, tmp_path / "zoo", tmp_path)
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_w2w_up_to_pictures(tmp_path, mini, make_params, stage, normal):
+    weights, people = 0.02 * normal(40, mini.dimension), np.arange(40) // 2
+    publish(tmp_path / "w2w", weights, people)
+    make_params("w2w", tmp_path / "w2w")
+    stage("collect", out="zoo", scratch="scratch")
+    draw_all(stage)
+    data = read_weights(tmp_path / "weights")
+    rows = data.people["row"].tolist()
+    assert torch.equal(torch.cat([data.of("zoo"), data.of("true")]), weights[rows].half().float())
+    assert data.people["person"].tolist() == [str(people[row]) for row in rows]
+    assert data.people["photo"].tolist() == [f"{row:06d}.jpg" for row in rows]
+    assert set(ATTRIBUTES) <= set(data.people.columns)
+    assert data.people.groupby("person")["split"].nunique().max() == 1
+    assert set(data.people["split"]) == {"zoo", "validation", "test"}
+    assert read_pack(tmp_path / "samples/vae/pictures.safetensors")[0]["pictures"].shape == (2, 1, 1, 64, 64, 3)
+
+
+def test_w2w_of_another_base_model(tmp_path, mini, make_params, normal):
+    publish(tmp_path / "w2w", normal(40, mini.dimension + 1), np.arange(40))
+    with pytest.raises(InputError, match=rf"expected \[rows, {mini.dimension}\].*Stable Diffusion 1.5"):
+        collect_w2w(make_params("w2w", tmp_path / "w2w"), mini, tmp_path / "zoo", tmp_path / "scratch")
+
+
+def test_w2w_without_a_network(tmp_path, mini, make_params, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(InputError, match=r"hf download .*all_weights\.pt.* HF_HUB_OFFLINE=0"):
+        collect_w2w(make_params("w2w", None), mini, tmp_path / "zoo", tmp_path / "scratch")
+
+
+def test_stages_that_need_photos_say_so(make_params, tmp_path):
+    require_photos(make_params("zoo", None))
+    for name in ("invert", "references", "evaluate", "compare", "report"):
+        assert "require_photos(args.params)" in (ROOT / f"stages/{name}.py").read_text()
+    with pytest.raises(InputError, match=r"collect\.source: 'w2w' brings no photos of held-out people"):
+        require_photos(make_params("w2w", None))
+
+
+def test_folder_needs_a_path(make_params):
+    with pytest.raises(InputError, match=r"collect: .*collect.path, the folder of the LoRAs"):
+        make_params("folder", None)
+
+
+def test_large_zoos_are_decomposed_out_of_memory(tmp_path, toy_layout, normal, monkeypatch):
+    rows = normal(60, 4) @ normal(4, toy_layout.dimension) + 0.01 * normal(60, toy_layout.dimension)
+    shards = write_shards(tmp_path / "shards", [rows], toy_layout, 16)
+    mean, std = pca.standardise(rows)
+    exact, shares = pca.fit_components(shards, mean, std, 4, 0)
+    assert exact.latent_dim == toy_layout.dimension
+    monkeypatch.setattr(pca, "MAX_NUMBERS", 100)
+    monkeypatch.setattr(pca, "MAX_COMPONENTS", 2)
+    streamed, fewer = pca.fit_components(shards, mean, std, 4, 0)
+    assert streamed.latent_dim == 4
+    torch.testing.assert_close(fewer, shares[:4], rtol=1e-3, atol=0)
+    torch.testing.assert_close(streamed.decode(streamed.encode(rows)), exact.truncated(4).decode(
+        exact.truncated(4).encode(rows)), rtol=0, atol=1e-3)
+
+
+def test_published_vector_and_flattened_lora_are_the_same(mini, normal):
+    vector = normal(mini.dimension)
+    stacked = {key: part[0] for key, part in mini.stack(vector[None]).items()}
+    assert torch.equal(flatten(stacked, mini, "x"), vector)
