@@ -11,22 +11,28 @@ from w2wpp.storage import read_pack, write_pack
 from w2wpp.training import chunks
 
 LORAS_PER_FILE = 500
+_SCALE = ".scale"
 _REMEDY = "Run `dvc repro -f collect`, or `git checkout data/zoo`"
 
 
 def write_loras(folder: Path, name: str, layout: WeightLayout, weights: torch.Tensor) -> list[str]:
-    """Write float16 packs of the LoRAs of weights [n, d]; returns the name of each one's file.
+    """Write packs of the LoRAs of weights [n, d]; returns the name of each one's file.
 
     Packs are small so that a zoo that grows leaves the files that are there as they are. A tensor that all LoRAs of a
-    pack share is stored once.
+    pack share is stored once, in float16; of the others every LoRA's has its own scale and 8 bits per number, which
+    loses a ten-thousandth of its variance, where two LoRAs of one person differ in half of it.
     """
     files = []
     for first, count in chunks(len(weights), LORAS_PER_FILE):
         files += [f"{name}-{first:05d}.safetensors"] * count
-        stacked = layout.stack(weights[first:first + count])
-        parts = {key: part[:1] if (part == part[0]).all() else part for key, part in stacked.items()}
-        write_pack(folder / files[-1], {key: part.to(torch.float16) for key, part in parts.items()},
-                   {"layout": layout.to_meta()})
+        tensors = {}
+        for key, part in layout.stack(weights[first:first + count]).items():
+            if (part == part[0]).all():
+                tensors[key] = part[:1].to(torch.float16)
+            else:
+                scale = part.abs().amax((1, 2), keepdim=True).clamp_min(1e-12) / 127
+                tensors |= {key: (part / scale).round().to(torch.int8), key + _SCALE: scale}
+        write_pack(folder / files[-1], tensors, {"layout": layout.to_meta()})
     return files
 
 
@@ -34,7 +40,7 @@ def read_loras(pack: Path, count: int, expected: WeightLayout | None) -> tuple[d
     """The tensors of `count` LoRAs, stacked, and their layout.
 
     Args:
-        pack: written by `write_loras` or `write_shard`.
+        pack: written by `write_loras`, whose tensors come back in float16, or by `write_shard`, in their own dtype.
         expected: the layout that they must have, if there is one.
 
     Raises:
@@ -52,4 +58,6 @@ def read_loras(pack: Path, count: int, expected: WeightLayout | None) -> tuple[d
             raise InputError(str(pack), KEY, f"shape {list(tensors[KEY].shape)}, expected {[count, layout.dimension]}",
                              _REMEDY)
         return layout.stack(tensors[KEY]), layout
+    for key in [key for key in tensors if key + _SCALE in tensors]:
+        tensors[key] = (tensors[key] * tensors.pop(key + _SCALE)).to(torch.float16)
     return {key: tensor.expand(count, *tensor.shape[1:]) for key, tensor in tensors.items()}, layout
