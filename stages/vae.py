@@ -1,20 +1,42 @@
 """Train the w2w++ VAE on the zoo people's weights, with KL annealing and early stopping on the validation people."""
 
+from argparse import Namespace
+
+import torch
+
+from w2wpp.denoising import generate
+from w2wpp.dreambooth import IDENTITY_PROMPT
 from w2wpp.pca import fit_components
-from w2wpp.runtime import run_stage, stage_arguments
-from w2wpp.spaces import check_latent_dim
+from w2wpp.people import CLASS_PROMPT
+from w2wpp.pipeline import load_pipeline
+from w2wpp.predictions import fit_prediction_pca, noisy_inputs
+from w2wpp.runtime import device, run_stage, stage_arguments
+from w2wpp.spaces import PCASpace, PredictionPCASpace, check_latent_dim
 from w2wpp.storage import write_json
 from w2wpp.vae import train_vae
-from w2wpp.weights import BLOCK_ROWS, read_weights
+from w2wpp.weights import BLOCK_ROWS, Weights, read_weights
+
+
+def fit_basis(args: Namespace, data: Weights) -> PCASpace | PredictionPCASpace:
+    """The linear space whose coordinates the VAE works on."""
+    params, seed = args.params.vae, args.params.seed
+    if params.metric == "weights":
+        return fit_components(data.zoo, data.mean, data.std, params.latent_dim, seed)[0]
+    pipe, how = load_pipeline(args.base, device()), args.params.generate
+    unadapted = torch.zeros(1, data.layout.dimension)
+    pictures = generate(pipe, data.layout, unadapted, [CLASS_PROMPT], params.metric_inputs, how, "class images")[0, 0]
+    inputs = noisy_inputs(pipe, pictures, IDENTITY_PROMPT, params.metric_shift, seed)
+    components = max(params.latent_dim, params.metric_components)
+    return fit_prediction_pca(pipe, data.zoo, data.mean, inputs, params.metric_people, components)
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, weights="data/weights", out="data/spaces/vae")
+    args = stage_arguments(__doc__, base="data/base", weights="data/weights", out="data/spaces/vae")
     params, seed = args.params.vae, args.params.seed
     data = read_weights(args.weights)
     check_latent_dim("vae.latent_dim", params.latent_dim, len(data.zoo), data.layout.dimension)
 
-    basis, _ = fit_components(data.zoo, data.mean, data.std, params.latent_dim, seed)
+    basis = fit_basis(args, data)
     space, history = train_vae(data.zoo.blocks(BLOCK_ROWS), data.of("true", "validation"), basis, params, seed)
 
     space.save(args.out / "space.safetensors")

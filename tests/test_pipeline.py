@@ -32,7 +32,7 @@ TINY = {
                 "people_at_once": 3},
     "probe": {"people": 16, "photos": 1, "steps": 5},
     "pca": {"latent_dim": 4},
-    "vae": {"latent_dim": 4, "width": 16, "epochs": 5},
+    "vae": {"latent_dim": 4, "metric_inputs": 2, "metric_components": 5, "width": 16, "epochs": 5},
     "sample": {"people": 3, "seeds": 1},
     "interpolate": {"pairs": 2, "steps": 3},
     "invert": {"steps": 2, "timesteps_per_step": 1, "people_at_once": 4},

@@ -38,7 +38,8 @@ TINY = {"seed": 0, "lora": {"rank": 1, "alpha": 27, "targets": ["to_q", "to_v"],
         "pca": {"latent_dim": 3}, "flatten": {"max_quarantined": 0.5},
         "generate": {"inference_steps": 1, "guidance": 2.0},
         "sample": {"people": 2, "seeds": 1, "prompts": ["a photo of sks person"]},
-        "vae": {"latent_dim": 3, "width": 8, "layers": 1, "epochs": 2, "batch": 8},
+        "vae": {"latent_dim": 3, "metric_inputs": 2, "metric_components": 4, "width": 8, "layers": 1, "epochs": 2,
+                "batch": 8},
         "interpolate": {"pairs": 8, "steps": 3}}
 
 
@@ -102,7 +103,7 @@ def stage(tmp_path, base, monkeypatch):
         known = {"base": base} | {key: tmp_path / value for key, value in paths.items()}
         monkeypatch.setattr(sys, "argv", [f"{name}.py", "--params", str(tmp_path / "params.yaml"), *options,
                                           *(f"--{key}={value}" for key, value in known.items()
-                                            if key != "base" or name in ("collect", "sample", "interpolate"))])
+                                            if key != "base" or name not in ("flatten", "pca"))])
         runpy.run_path(str(ROOT / f"stages/{name}.py"), run_name="__main__")
     return run
 

@@ -33,8 +33,8 @@ def basis(train, toy_layout):
 
 @pytest.fixture
 def settings(params) -> VAEParams:
-    return params.vae.model_copy(update={"latent_dim": 2, "width": 16, "layers": 1, "epochs": 3, "batch": 16,
-                                         "patience": 99})
+    return params.vae.model_copy(update={"latent_dim": 2, "metric": "weights", "width": 16, "layers": 1, "epochs": 3,
+                                         "batch": 16, "patience": 99})
 
 
 @pytest.mark.parametrize(("schedule", "epochs", "warmup", "expected"), [

@@ -152,6 +152,11 @@ class KLParams(Section):
 
 class VAEParams(Section):
     latent_dim: Count
+    metric: Literal["weights", "predictions"]
+    metric_inputs: Count
+    metric_shift: Shift
+    metric_people: Annotated[int, Field(ge=2)]
+    metric_components: Count
     width: Count
     layers: Count
     epochs: Count

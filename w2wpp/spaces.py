@@ -1,4 +1,4 @@
-"""Latent spaces over weight vectors: the PCA of weights2weights and the VAE of w2w++, behind one interface."""
+"""Latent spaces over weight vectors: linear ones, as that of weights2weights, and the VAE of w2w++; one interface."""
 
 import math
 from pathlib import Path
@@ -96,6 +96,44 @@ class PCASpace(WeightSpace):
                                "scales": self.scales[:latent_dim]})
         return space
 
+    def unexplained(self, weights: Tensor) -> Tensor:
+        """Squared z-scored distance [n] of weight vectors [n, d] from the nearest that the space has."""
+        return ((weights - self.decode(self.encode(weights))) / self.std).square().sum(1)
+
+
+class PredictionPCASpace(WeightSpace):
+    """The linear space of the directions in which LoRAs change the UNet's predictions most, in whitened coordinates.
+
+    encode(w) = analysis @ (w - mean) is, to first order, how the predictions differ along these directions, and
+    decode(z) = mean + z @ synthesis the weights that people with these coordinates have on average; see
+    `w2wpp.predictions`. `scales` are the standard deviations of the predictions along the directions.
+    """
+
+    kind = "prediction-pca"
+
+    def __init__(self, latent_dim: int, layout: WeightLayout):
+        super().__init__(latent_dim, layout)
+        self.register_buffer("mean", torch.zeros(layout.dimension))
+        self.register_buffer("analysis", torch.zeros(latent_dim, layout.dimension))
+        self.register_buffer("synthesis", torch.zeros(latent_dim, layout.dimension))
+        self.register_buffer("scales", torch.ones(latent_dim))
+
+    def config(self) -> dict:
+        return {"latent_dim": self.latent_dim}
+
+    def encode(self, weights: Tensor) -> Tensor:
+        return (weights - self.mean) @ self.analysis.T
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.mean + z @ self.synthesis
+
+    def unexplained(self, weights: Tensor) -> Tensor:
+        """Zeros [n]: predictions along other directions are not looked at."""
+        return torch.zeros(len(weights))
+
+
+BASES = {"weights": PCASpace, "predictions": PredictionPCASpace}
+
 
 def _mlp(fan_in: int, width: int, layers: int, fan_out: int) -> nn.Sequential:
     """Linear-SiLU blocks with layer norm and a last linear layer that starts at zero."""
@@ -111,33 +149,34 @@ def _mlp(fan_in: int, width: int, layers: int, fan_out: int) -> nn.Sequential:
 class VAESpace(WeightSpace):
     """The nonlinear space of w2w++: a variational autoencoder (Kingma and Welling 2014, arXiv 1312.6114) over weights.
 
-    It works on all of the training data's principal components, whitened (`basis` of them). Encoder and decoder are a
-    fixed linear path, which is PCA at latent dimension k, plus a multilayer perceptron that starts at zero: untrained,
-    the VAE is the PCA space, and training adds what a linear map misses.
+    It works on the whitened coordinates of a larger linear space: all of the training data's principal components
+    (`metric` weights), or many of its predictions' (`metric` predictions). Encoder and decoder are a fixed linear path,
+    which is that linear space at latent dimension k, plus a multilayer perceptron that starts at zero: untrained, the
+    VAE is the linear space, and training adds what a linear map misses.
     """
 
     kind = "vae"
 
-    def __init__(self, latent_dim: int, layout: WeightLayout, basis: int, width: int, layers: int):
+    def __init__(self, latent_dim: int, layout: WeightLayout, metric: str, basis: int, width: int, layers: int):
         super().__init__(latent_dim, layout)
-        self.width, self.layers = width, layers
-        self.basis = PCASpace(basis, layout)
+        self.metric, self.width, self.layers = metric, width, layers
+        self.basis = BASES[metric](basis, layout)
         self.encoder = _mlp(basis, width, layers, 2 * latent_dim)
         self.decoder = _mlp(latent_dim, width, layers, basis)
         # The posterior starts narrow: at the prior's width its noise would hide all that the linear path preserves.
         nn.init.constant_(self.encoder[-1].bias[latent_dim:], -4.0)
 
     def config(self) -> dict:
-        return {"latent_dim": self.latent_dim, "basis": self.basis.latent_dim, "width": self.width,
-                "layers": self.layers}
+        return {"latent_dim": self.latent_dim, "metric": self.metric, "basis": self.basis.latent_dim,
+                "width": self.width, "layers": self.layers}
 
     def posterior(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
-        """q(z | w): mean and log variance, each [n, k], of whitened principal coordinates [n, basis]."""
+        """q(z | w): mean and log variance, each [n, k], of whitened coordinates [n, basis]."""
         shift, log_variance = self.encoder(coordinates).chunk(2, 1)
         return coordinates[:, :self.latent_dim] + shift, log_variance.clamp(-12, 4)
 
     def decode_coordinates(self, z: Tensor) -> Tensor:
-        """Latents [n, k] to whitened principal coordinates [n, basis]."""
+        """Latents [n, k] to whitened coordinates [n, basis]."""
         linear = nn.functional.pad(z, (0, self.basis.latent_dim - self.latent_dim))
         # The perceptron speaks in units of the components' scales relative to the first, so that errors count alike.
         return linear + self.decoder(z) * (self.basis.scales[0] / self.basis.scales)
@@ -150,7 +189,7 @@ class VAESpace(WeightSpace):
         return self.basis.decode(self.decode_coordinates(z))
 
 
-SPACES: dict[str, type[WeightSpace]] = {space.kind: space for space in (PCASpace, VAESpace)}
+SPACES: dict[str, type[WeightSpace]] = {space.kind: space for space in (PCASpace, PredictionPCASpace, VAESpace)}
 
 
 def load_space(path: str | Path) -> WeightSpace:

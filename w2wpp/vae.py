@@ -7,7 +7,7 @@ from torch import Tensor
 
 from w2wpp.params import KLParams, VAEParams
 from w2wpp.runtime import progress
-from w2wpp.spaces import PCASpace, VAESpace
+from w2wpp.spaces import PCASpace, PredictionPCASpace, VAESpace
 from w2wpp.training import cosine_rate, step_generator
 
 COLLAPSED_BELOW_NATS = 0.01
@@ -27,35 +27,34 @@ def kl_per_unit(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def reconstruction_error(space: VAESpace, output: Tensor, target: Tensor) -> Tensor:
-    """Squared error in z-scored weight space, relative to the training variance, of coordinates [n, basis] (scalar)."""
+    """Squared error in the basis' metric, relative to the training variance, of coordinates [n, basis] (scalar)."""
     variance = space.basis.scales.square()
     return ((output - target).square() * variance).sum(1).mean() / variance.sum()
 
 
-def error_beyond(basis: PCASpace, weights: Tensor) -> Tensor:
+def error_beyond(basis: PCASpace | PredictionPCASpace, weights: Tensor) -> Tensor:
     """The part of `reconstruction_error` that weight vectors [n, d] owe to what `basis` cannot hold (scalar).
 
     It is zero for the people whom the basis was fitted to, and most of the error of others.
     """
-    missed = (weights - basis.decode(basis.encode(weights))) / basis.std
-    return missed.square().sum(1).mean() / basis.scales.square().sum()
+    return basis.unexplained(weights).mean() / basis.scales.square().sum()
 
 
-def train_vae(train: Iterable[Tensor], validation: Tensor, basis: PCASpace, params: VAEParams, seed: int
-              ) -> tuple[VAESpace, list[dict]]:
+def train_vae(train: Iterable[Tensor], validation: Tensor, basis: PCASpace | PredictionPCASpace, params: VAEParams,
+              seed: int) -> tuple[VAESpace, list[dict]]:
     """Train on the training people, keep the epoch that is best on the validation people.
 
     Args:
         train: weight vectors, in blocks [*, d] that are read once; of all of them, only coordinates are in memory.
         validation: weight vectors [m, d] float32 of people who are never trained on.
-        basis: all principal components of `train`, or the leading ones of very many vectors.
+        basis: all principal components of `train`, the leading ones of very many vectors, or of their predictions.
 
     Returns:
         The space, and one row per epoch: kl_weight, and of both splits the relative reconstruction error and the KL in
         nats; of the validation people also the number of collapsed units (below 0.01 nats).
     """
     torch.manual_seed(seed)
-    space = VAESpace(params.latent_dim, basis.layout, basis.latent_dim, params.width, params.layers)
+    space = VAESpace(params.latent_dim, basis.layout, params.metric, basis.latent_dim, params.width, params.layers)
     space.basis.load_state_dict(basis.state_dict())
     beyond = error_beyond(basis, validation)
     train = torch.cat([basis.encode(block.float()) for block in train])
