@@ -10,6 +10,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
 from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
@@ -140,5 +141,6 @@ def to_images(pixels: Tensor) -> Tensor:
 def encode_images(pipe: StableDiffusionPipeline, images: Tensor, batch: int = 256) -> Tensor:
     """uint8 [n, h, w, 3] to scaled latents [n, c, h/8, w/8] float32, the ones that the UNet works on."""
     device = pipe.vae.device
-    latents = [pipe.vae.encode(to_pixels(chunk.to(device))).latents for chunk in images.split(batch)]
+    latents = [retrieve_latents(pipe.vae.encode(to_pixels(chunk.to(device))), sample_mode="argmax")
+               for chunk in images.split(batch)]
     return torch.cat(latents) * pipe.vae.config.scaling_factor
