@@ -25,7 +25,7 @@ def fit_basis(args: Namespace, data: Weights) -> PCASpace | PredictionPCASpace:
     pipe, how = load_pipeline(args.base, device()), args.params.generate
     unadapted = torch.zeros(1, data.layout.dimension)
     pictures = generate(pipe, data.layout, unadapted, [CLASS_PROMPT], params.metric_inputs, how, "class images")[0, 0]
-    inputs = noisy_inputs(pipe, pictures, IDENTITY_PROMPT, params.metric_shift, seed)
+    inputs = noisy_inputs(pipe, pictures, IDENTITY_PROMPT, params.metric_shift, params.metric_region, seed)
     components = max(params.latent_dim, params.metric_components)
     return fit_prediction_pca(pipe, data.zoo, data.mean, inputs, params.metric_people, components)
 

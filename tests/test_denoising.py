@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from w2wpp.denoising import denoising_loss, draw_timesteps, generate, training_schedule
+from w2wpp.denoising import denoising_loss, draw_timesteps, generate, region_weights, training_schedule
 from w2wpp.pipeline import encode_prompts
 
 PROMPTS = ["a photo of sks person", "a photo of sks person, smiling"]
@@ -51,6 +51,27 @@ def test_a_persons_loss_does_not_depend_on_the_others(pipe, layout, draw_weights
     for i in range(4):
         torch.testing.assert_close(losses([i]), together[:, i:i + 1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(losses([2, 0]), together[:, [2, 0]], atol=1e-5, rtol=1e-5)
+
+
+def test_region_weights_are_the_share_of_each_pixel_that_lies_inside(pipe):
+    # The miniature UNet's pictures have 4 x 4 latent pixels.
+    torch.testing.assert_close(region_weights(pipe, (0.0, 0.0, 1.0, 1.0)), torch.ones(4, 4))
+    across, down = torch.tensor([0.5, 1, 1, 0]), torch.tensor([0, 1, 1, 1.0])
+    expected = down[:, None] * across
+    torch.testing.assert_close(region_weights(pipe, (0.125, 0.25, 0.75, 1.0)), expected * 16 / 7.5)
+
+
+def test_only_the_region_counts(pipe, layout, draw_weights, normal):
+    clean, text = normal(1, 1, 4, 4, 4).expand(1, 4, -1, -1, -1), encode_prompts(pipe, [PROMPTS[0]])
+    weights, schedule = draw_weights(layout, 4), training_schedule(pipe)
+
+    def losses(region):
+        return denoising_loss(pipe, schedule, layout, weights, clean, text[None], 1.0,
+                              torch.Generator().manual_seed(3), region_weights(pipe, region))
+
+    halves = losses((0.0, 0.0, 0.5, 1.0)), losses((0.5, 0.0, 1.0, 1.0))
+    assert not torch.allclose(*halves)
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, losses((0.0, 0.0, 1.0, 1.0)), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])

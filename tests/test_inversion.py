@@ -25,7 +25,7 @@ def space(layout, draw_weights) -> PCASpace:
 
 @pytest.fixture
 def settings(params) -> InvertParams:
-    return params.invert.model_copy(update={"steps": 2})
+    return params.invert.model_copy(update={"steps": 2, "lr": 0.1, "adam_epsilon": 1e-8})
 
 
 @pytest.fixture

@@ -54,6 +54,13 @@ def test_mistyped_key_lists_the_known_ones(write):
     assert error.remedy == "Known keys here: schedule, weight, warmup, cycles"
 
 
+def test_empty_region(write):
+    error = refusal(write("invert.region", [0.5, 0.0, 0.5, 1.0]))
+    assert error.key.startswith("invert.region")
+    assert "must not be empty" in error.reason
+    assert "params.yaml" in error.remedy
+
+
 def test_unknown_section(write):
     error = refusal(write("inverts", {"steps": 3}))
     assert error.key == "inverts"

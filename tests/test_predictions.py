@@ -10,6 +10,7 @@ from w2wpp.predictions import MODELS_AT_ONCE, fit_prediction_pca, noisy_inputs, 
 from w2wpp.shards import open_shards, write_shards
 
 INPUTS = 3
+EVERYWHERE = (0.0, 0.0, 1.0, 1.0)
 
 
 def photos(normal, count):
@@ -18,7 +19,7 @@ def photos(normal, count):
 
 @pytest.fixture
 def inputs(pipe, normal):
-    return noisy_inputs(pipe, photos(normal, INPUTS), IDENTITY_PROMPT, shift=2.0, seed=0)
+    return noisy_inputs(pipe, photos(normal, INPUTS), IDENTITY_PROMPT, shift=2.0, region=EVERYWHERE, seed=0)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_inputs_cover_the_noise_levels(pipe, normal):
     pictures = photos(normal, 100)
 
     def inputs(shift, seed):
-        return noisy_inputs(pipe, pictures, IDENTITY_PROMPT, shift, seed)
+        return noisy_inputs(pipe, pictures, IDENTITY_PROMPT, shift, EVERYWHERE, seed)
 
     assert torch.equal(inputs(1.0, 0).timesteps, torch.arange(5, 1000, 10))
     assert (inputs(3.0, 0).timesteps >= 750).sum() == 50
@@ -53,6 +54,18 @@ def test_predictions_are_those_of_one_model_at_a_time(pipe, any_layout, draw_wei
         with torch.no_grad(), adapted(pipe.unet, any_layout, weights[model:model + 1]):
             alone = pipe.unet(inputs.latents, inputs.timesteps, inputs.text.expand(INPUTS, -1, -1)).sample
         torch.testing.assert_close(together[model], alone.flatten(1), atol=1e-5, rtol=1e-4)
+
+
+def test_predictions_count_in_the_region_alone(pipe, layout, draw_weights, normal):
+    pictures = photos(normal, INPUTS)
+
+    def answers(region):
+        inputs = noisy_inputs(pipe, pictures, IDENTITY_PROMPT, 2.0, region, 0)
+        return predictions(pipe, layout, draw_weights(layout, 2), inputs).unflatten(2, (4, 4, 4))
+
+    everywhere, right = answers(EVERYWHERE), answers((0.5, 0.0, 1.0, 1.0))
+    assert not right[..., :2].any()
+    torch.testing.assert_close(right[..., 2:], everywhere[..., 2:] * 2**0.5, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_tell_how_predictions_move(pipe, layout, draw_weights, inputs, normal):

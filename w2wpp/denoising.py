@@ -37,8 +37,22 @@ def prediction_target(schedule: DDPMScheduler, clean: Tensor, noise: Tensor, tim
     return noise
 
 
+def region_weights(pipe: StableDiffusionPipeline, region: tuple[float, float, float, float]) -> Tensor:
+    """How much each latent pixel counts, float32 [h, w] of mean 1: as much of it as lies in a region of the picture.
+
+    Args:
+        region: left, top, right and bottom, in shares of the picture.
+    """
+    edges = torch.linspace(0, 1, pipe.unet.config.sample_size + 1)
+    left, top, right, bottom = region
+    across = (edges[1:].clamp(max=right) - edges[:-1].clamp(min=left)).clamp(min=0)
+    down = (edges[1:].clamp(max=bottom) - edges[:-1].clamp(min=top)).clamp(min=0)
+    weights = down[:, None] * across
+    return (weights / weights.mean()).to(pipe.unet.device)
+
+
 def prediction_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, latents: Tensor, text: Tensor,
-                    timestep_shift: float, generator: torch.Generator) -> Tensor:
+                    timestep_shift: float, generator: torch.Generator, pixel_weights: Tensor | float = 1.0) -> Tensor:
     """Mean squared error of the UNet's prediction, per sample [m, n].
 
     Noise and timesteps are drawn once per row of m and shared by its n people, so that a person's loss does not depend
@@ -48,6 +62,7 @@ def prediction_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, late
         latents: scaled latents [m, n, c, h, w].
         text: text embeddings [m, n, length, hidden], or [m, 1, length, hidden] of prompts that all n share.
         timestep_shift: see `draw_timesteps`.
+        pixel_weights: [h, w], see `region_weights`.
     """
     rows, people = latents.shape[:2]
     noise = torch.randn(rows, 1, *latents.shape[2:], generator=generator).expand_as(latents)
@@ -56,14 +71,15 @@ def prediction_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, late
     noisy = schedule.add_noise(latents, noise, timesteps)
     output = pipe.unet(noisy, timesteps, text.expand(-1, people, -1, -1).flatten(0, 1)).sample
     target = prediction_target(schedule, latents, noise, timesteps)
-    return (output - target).square().mean((1, 2, 3)).unflatten(0, (rows, people))
+    return ((output - target).square() * pixel_weights).mean((1, 2, 3)).unflatten(0, (rows, people))
 
 
 def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layout: WeightLayout, weights: Tensor,
-                   latents: Tensor, text: Tensor, timestep_shift: float, generator: torch.Generator) -> Tensor:
+                   latents: Tensor, text: Tensor, timestep_shift: float, generator: torch.Generator,
+                   pixel_weights: Tensor | float = 1.0) -> Tensor:
     """`prediction_loss` of UNets adapted by the weight vectors [n, d] of n people."""
     with adapted(pipe.unet, layout, weights):
-        return prediction_loss(pipe, schedule, latents, text, timestep_shift, generator)
+        return prediction_loss(pipe, schedule, latents, text, timestep_shift, generator, pixel_weights)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from w2wpp.denoising import denoising_loss, training_schedule
+from w2wpp.denoising import denoising_loss, region_weights, training_schedule
 from w2wpp.params import InvertParams
 from w2wpp.runtime import progress
 from w2wpp.spaces import WeightSpace
@@ -15,7 +15,8 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, t
            seed: int, what: str) -> tuple[Tensor, Tensor]:
     """Maximum a posteriori z of each person: denoising loss of the photo minus a weighted log N(z; 0, I).
 
-    The search starts at z = 0. Like in `train_loras`, noise and timesteps are shared by all people.
+    The search starts at z = 0 and looks at the region that `params` name: what surrounds a face is no part of the
+    person (weights2weights masks it, too). Like in `train_loras`, noise and timesteps are shared by all people.
 
     Args:
         latents: scaled latents [n, c, h, w] of ONE photo per person.
@@ -24,16 +25,16 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, t
     Returns:
         z [n, k], and the denoising loss of every step [steps, n].
     """
-    schedule = training_schedule(pipe)
+    schedule, pixel_weights = training_schedule(pipe), region_weights(pipe, params.region)
     text = text.expand(params.timesteps_per_step, *text.shape)
     rows = latents.expand(params.timesteps_per_step, *latents.shape)
     z = torch.zeros(len(latents), space.latent_dim, device=latents.device, requires_grad=True)
-    optimizer = torch.optim.Adam([z], params.lr)
+    optimizer = torch.optim.Adam([z], params.lr, eps=params.adam_epsilon)
     history = []
     bar = progress(range(params.steps), what)
     for step in bar:
         losses = denoising_loss(pipe, schedule, space.layout, space.decode(z), rows, text,
-                                params.timestep_shift, step_generator(seed, step)).mean(0)
+                                params.timestep_shift, step_generator(seed, step), pixel_weights).mean(0)
         optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=5)
         optimizer.zero_grad()
         (losses - params.prior_weight * space.log_prior(z)).sum().backward()

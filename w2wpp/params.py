@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from w2wpp.errors import InputError
 
@@ -19,6 +19,16 @@ Shift = Annotated[float, Field(ge=0.1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Prompt = Annotated[str, Field(min_length=1)]
+
+
+def _not_empty(region: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = region
+    if left >= right or top >= bottom:
+        raise ValueError("a region is left, top, right, bottom, and must not be empty")
+    return region
+
+
+Region = Annotated[tuple[Share, Share, Share, Share], Field(strict=False), AfterValidator(_not_empty)]
 
 
 class Section(BaseModel):
@@ -155,6 +165,7 @@ class VAEParams(Section):
     metric: Literal["weights", "predictions"]
     metric_inputs: Count
     metric_shift: Shift
+    metric_region: Region
     metric_people: Annotated[int, Field(ge=2)]
     metric_components: Count
     width: Count
@@ -182,8 +193,10 @@ class InterpolateParams(Section):
 class InvertParams(Section):
     steps: Count
     lr: Rate
+    adam_epsilon: Annotated[float, Field(gt=0)]
     timestep_shift: Shift
     timesteps_per_step: Count
+    region: Region
     captions: bool
     prior_weight: Weight
     people_at_once: Count

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from w2wpp.adapters import adapted
-from w2wpp.denoising import training_schedule
+from w2wpp.denoising import region_weights, training_schedule
 from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout
 from w2wpp.pipeline import encode_images, encode_prompts
@@ -27,35 +27,47 @@ MODELS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class NoisyInputs:
-    """What every model is asked to denoise: latents [m, c, h, w], timesteps int64 [m], text [1, length, hidden]."""
+    """What every model is asked to denoise, and how much each pixel of its answer counts.
+
+    Attributes:
+        latents: [m, c, h, w].
+        timesteps: int64 [m].
+        text: [1, length, hidden].
+        pixel_weights: [h, w].
+    """
 
     latents: Tensor
     timesteps: Tensor
     text: Tensor
+    pixel_weights: Tensor
 
 
 @torch.no_grad()
-def noisy_inputs(pipe: StableDiffusionPipeline, photos: Tensor, prompt: str, shift: float, seed: int) -> NoisyInputs:
+def noisy_inputs(pipe: StableDiffusionPipeline, photos: Tensor, prompt: str, shift: float,
+                 region: tuple[float, float, float, float], seed: int) -> NoisyInputs:
     """Photos at evenly spread noise levels.
 
     Args:
         photos: uint8 [count, h, w, 3].
         shift: of the timesteps, as in `w2wpp.denoising.draw_timesteps`.
+        region: that the predictions are compared in, as in `w2wpp.denoising.region_weights`.
     """
     schedule, device, clean = training_schedule(pipe), pipe.unet.device, encode_images(pipe, photos)
     even = (torch.arange(len(photos)) + 0.5) / len(photos)
     timesteps = (shift * even / (1 + (shift - 1) * even) * schedule.config.num_train_timesteps).long().to(device)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    return NoisyInputs(schedule.add_noise(clean, noise, timesteps), timesteps, encode_prompts(pipe, [prompt]))
+    return NoisyInputs(schedule.add_noise(clean, noise, timesteps), timesteps, encode_prompts(pipe, [prompt]),
+                       region_weights(pipe, region))
 
 
 def _predict(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs, number: int
              ) -> Tensor:
-    """What models of weights [n, d] predict on one input [n, c * h * w]."""
+    """What models of weights [n, d] predict on one input [n, c * h * w], weighted such that squares are."""
     n = len(weights)
     with adapted(pipe.unet, layout, weights):
-        return pipe.unet(inputs.latents[number].expand(n, -1, -1, -1), inputs.timesteps[number].expand(n),
-                         inputs.text.expand(n, -1, -1)).sample.flatten(1)
+        answer = pipe.unet(inputs.latents[number].expand(n, -1, -1, -1), inputs.timesteps[number].expand(n),
+                           inputs.text.expand(n, -1, -1)).sample
+    return (answer * inputs.pixel_weights.sqrt()).flatten(1)
 
 
 @torch.no_grad()
