@@ -192,7 +192,7 @@ class InterpolateParams(Section):
 
 class InvertParams(Section):
     steps: Count
-    lr: Rate
+    lr: Annotated[float, Field(gt=0)]
     adam_epsilon: Annotated[float, Field(gt=0)]
     timestep_shift: Shift
     timesteps_per_step: Count
