@@ -25,7 +25,7 @@ def main() -> None:
                            out="reports")
     require_photos(args.params)
     metrics = {name: read_json(args.scores / f"{name}.json")
-               for name in ("world", "base", "probe", "zoo", "pca", "vae", "comparison")}
+               for name in ("world", "base", "probe", "zoo", "pca", "vae", "comparison", "second_opinion")}
     held_out, zoo, data = read_portraits(args.portraits), read_portraits(args.zoo), read_weights(args.weights)
     photos, real = held_out.images.numpy(), held_out.images[:, -args.params.portraits.score_photos:].numpy()
     gallery = read_pack(args.references / "gallery.safetensors")[1]

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
+import skimage
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 
 from w2wpp.adapters import initial_weights
 from w2wpp.layout import Adapted, WeightLayout
@@ -26,6 +29,11 @@ torch.set_num_threads(1)
 # A machine that is busy elsewhere makes no example wrong.
 hypothesis.settings.register_profile("w2wpp", deadline=None)
 hypothesis.settings.load_profile("w2wpp")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the file that takes longest, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
 
 
 @pytest.fixture(scope="session")
@@ -111,3 +119,10 @@ def normal() -> Callable[..., torch.Tensor]:
     """normal(*shape): standard normal numbers, the same in every test, new ones with every call."""
     generator = torch.Generator().manual_seed(1)
     return lambda *shape: torch.randn(shape, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def face():
+    """The astronaut's head, 64x64 like the world's pictures."""
+    picture = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
+    return np.asarray(picture.crop((140, 20, 310, 190)).resize((64, 64), Image.Resampling.LANCZOS))

@@ -106,14 +106,20 @@ def test_latent_plane_finds_the_strongest_directions():
     assert figures.latent_plane(latents[:, :1], np.ones((1, 3))).shape == (5, 2)
 
 
-@pytest.mark.parametrize(("low", "high", "verdict"), [
-    (0.01, 0.05, "VAE ahead"), (-0.05, -0.01, "PCA ahead"), (-0.02, 0.04, "No difference can be told"),
-    (0.0, 0.0, "No difference can be told")])
-def test_headline_follows_the_interval(low, high, verdict):
-    gain = {"low": low, "mean": (low + high) / 2, "high": high}
-    said, sentence = report.headline({"gain": gain, "people": 64, "people_better_with_vae": 0.55})
+ABOVE, BELOW, ACROSS, NONE = (0.01, 0.05), (-0.05, -0.01), (-0.02, 0.04), (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("first", "second", "verdict"), [
+    (ABOVE, ABOVE, "VAE ahead"), (BELOW, BELOW, "PCA ahead"), (ABOVE, ACROSS, "No difference is sure"),
+    (ACROSS, ABOVE, "No difference is sure"), (BELOW, ABOVE, "No difference is sure"),
+    (NONE, NONE, "No difference is sure")])
+def test_headline_follows_both_intervals(first, second, verdict):
+    gain, other = ({"low": low, "mean": (low + high) / 2, "high": high} for low, high in (first, second))
+    said, sentence = report.headline({"gain": gain, "people": 64, "people_better_with_vae": 0.55,
+                                      "second_opinion": {"gain": other}})
     assert said == verdict
-    assert f"{low:+.3f} to {high:+.3f}" in sentence and "64 people" in sentence and "55 %" in sentence
+    assert "{:+.3f} to {:+.3f}".format(*first) in sentence and "64 people" in sentence and "55 %" in sentence
+    assert "({:+.3f} to {:+.3f})".format(*second) in sentence
 
 
 def test_spread_reaches_from_the_worst_to_the_best():

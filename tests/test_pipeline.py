@@ -102,6 +102,15 @@ def test_metrics_trees_are_identical_and_finite(clone):
     assert clone.metrics("comparison")["people"] <= TINY["portraits"]["test"]
 
 
+def test_second_recogniser_scores_the_same_people(clone):
+    second, comparison = clone.metrics("second_opinion"), clone.metrics("comparison")
+    assert "arcface" not in clone.ran(clone.output)
+    assert second["verification_auc"] > 0.8
+    assert {"true", "one-photo", "nearest", "pca_inversion", "vae_inversion"} <= second.keys()
+    assert comparison["second_opinion"]["people"] == comparison["people"]
+    assert comparison["second_opinion"]["gain"] != comparison["gain"]
+
+
 def test_references_tell_of_prompts_and_of_chance(clone):
     zoo, base = clone.metrics("zoo"), clone.metrics("base")
     assert zoo["prompt_accuracy"].keys() == zoo["prompt_accuracy_relative"].keys() == {"expression", "background"}
@@ -183,7 +192,8 @@ def test_same_seed_gives_same_bytes(clone):
 
 def test_latent_dim_experiment_reruns_only_what_depends_on_it(clone):
     ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "vae.latent_dim=3"))
-    depending = {"vae", "sample@vae", "interpolate@vae", "invert@vae", "evaluate@vae", "compare", "report"}
+    depending = {"vae", "sample@vae", "interpolate@vae", "invert@vae", "evaluate@vae", "second_opinion", "compare",
+                 "report"}
     assert ran == {"settings", *depending}
     assert clone.metrics("vae")["latent_dim"] == 3
     assert clone.metrics("pca")["latent_dim"] == 4

@@ -18,13 +18,6 @@ def dlib_recognizer():
     return DlibRecognizer(workers=1)
 
 
-@pytest.fixture(scope="module")
-def face():
-    """The astronaut's head, 64x64 like the world's pictures."""
-    picture = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
-    return np.asarray(picture.crop((140, 20, 310, 190)).resize((64, 64), Image.Resampling.LANCZOS))
-
-
 def arcface_onnx(path, e=6, batch=1, size=112):
     """A linear stand-in for ArcFace: mean of 16x16 patches, then a fixed random projection."""
     features = 3 * (size // 16) ** 2

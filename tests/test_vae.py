@@ -56,19 +56,19 @@ def test_kl_per_unit(normal):
 
 
 def test_training_is_repeatable(train, validation, basis, settings):
-    space, history = train_vae([train], validation, basis, settings, seed=0)
-    again, history_again = train_vae([train], validation, basis, settings, seed=0)
+    space, history = train_vae([train], validation, basis, settings)
+    again, history_again = train_vae([train], validation, basis, settings)
     assert history == history_again
     assert len(history) == 3
     for key, value in space.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
-    other, _ = train_vae([train], validation, basis, settings, seed=1)
+    other, _ = train_vae([train], validation, basis, settings.model_copy(update={"seed": 1}))
     assert not torch.equal(space.encoder[0].weight, other.encoder[0].weight)
     assert not any(parameter.requires_grad for parameter in space.parameters())
 
 
 def test_history(train, validation, basis, settings):
-    _, history = train_vae([train], validation, basis, settings, seed=0)
+    _, history = train_vae([train], validation, basis, settings)
     keys = {"epoch", "kl_weight", "train_error", "train_kl", "validation_error", "validation_kl", "collapsed_units",
             "kept"}
     assert [row["epoch"] for row in history] == [0, 1, 2]
@@ -82,7 +82,7 @@ def test_history(train, validation, basis, settings):
 def test_training_beats_pca_of_the_same_size_on_curved_data(train, validation, basis, settings):
     kl = settings.kl.model_copy(update={"weight": 1e-3})
     settings = settings.model_copy(update={"epochs": 80, "lr": 0.01, "width": 32, "kl": kl})
-    space, _ = train_vae([train], validation, basis, settings, seed=0)
+    space, _ = train_vae([train], validation, basis, settings)
     pca = basis.truncated(2)
 
     def error(which):
@@ -91,11 +91,18 @@ def test_training_beats_pca_of_the_same_size_on_curved_data(train, validation, b
     assert error(space) < 0.8 * error(pca)
 
 
+def test_without_hidden_layers_it_is_linear(train, validation, basis, settings, normal):
+    space, _ = train_vae([train], validation, basis, settings.model_copy(update={"layers": 0, "lr": 0.03}))
+    one, other = normal(6, 2), normal(6, 2)
+    torch.testing.assert_close(space.decode((one + other) / 2), (space.decode(one) + space.decode(other)) / 2)
+    assert space.decoder[-1].weight.any()
+
+
 @pytest.mark.parametrize("weight", [1e-2, 3.0])
 def test_best_epoch_on_validation_is_kept(train, validation, basis, settings, weight):
     kl = settings.kl.model_copy(update={"weight": weight})
     settings = settings.model_copy(update={"epochs": 12, "kl": kl, "lr": 0.03})
-    space, history = train_vae([train], validation, basis, settings, seed=0)
+    space, history = train_vae([train], validation, basis, settings)
     criterion = [row["validation_error"] + weight * row["validation_kl"] / 2 for row in history]
     kept = [row["epoch"] for row in history if row["kept"]]
     assert kept == [criterion.index(min(criterion))]
@@ -110,7 +117,7 @@ def test_stops_when_patience_is_over(train, basis, settings, normal):
     kl = settings.kl.model_copy(update={"weight": 0.0})
     settings = settings.model_copy(update={"epochs": 60, "patience": 4, "lr": 0.03, "kl": kl})
     unrelated = train.mean(0) + train.std(0) * normal(10, 30)
-    _, history = train_vae([train], unrelated, basis, settings, seed=0)
+    _, history = train_vae([train], unrelated, basis, settings)
     errors = [row["validation_error"] for row in history]
     best = errors.index(min(errors))
     assert len(history) == best + 4 + 1 < 60
@@ -119,15 +126,15 @@ def test_stops_when_patience_is_over(train, basis, settings, normal):
 
 def test_validation_people_are_not_learnt_from(train, validation, basis, settings):
     settings = settings.model_copy(update={"epochs": 6})
-    _, history = train_vae([train], validation, basis, settings, seed=0)
-    _, other = train_vae([train], 5 * validation + 1, basis, settings, seed=0)
+    _, history = train_vae([train], validation, basis, settings)
+    _, other = train_vae([train], 5 * validation + 1, basis, settings)
     for key in ("train_error", "train_kl"):
         assert [row[key] for row in history] == [row[key] for row in other]
     assert history[-1]["validation_error"] != other[-1]["validation_error"]
 
 
 def test_reconstruction_error_is_relative_to_the_training_variance(train, basis, settings):
-    space, _ = train_vae([train], train, basis, settings, seed=0)
+    space, _ = train_vae([train], train, basis, settings)
     coordinates = basis.encode(train)
     error = reconstruction_error(space, torch.zeros_like(coordinates), coordinates).item()
     assert error == pytest.approx((len(train) - 1) / len(train), rel=1e-3)

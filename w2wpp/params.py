@@ -145,6 +145,16 @@ class ProbeParams(Section):
     steps: Count
 
 
+class ArcFaceParams(Section):
+    dim: Count
+    width: Count
+    steps: Count
+    batch: Annotated[int, Field(ge=2)]
+    lr: Rate
+    margin: Annotated[float, Field(ge=0, le=1)]
+    scale: Annotated[float, Field(gt=0)]
+
+
 class FlattenParams(Section):
     max_quarantined: Share
 
@@ -161,6 +171,7 @@ class KLParams(Section):
 
 
 class VAEParams(Section):
+    seed: Annotated[int, Field(ge=0)]
     latent_dim: Count
     metric: Literal["weights", "predictions"]
     metric_inputs: Count
@@ -169,7 +180,7 @@ class VAEParams(Section):
     metric_people: Annotated[int, Field(ge=2)]
     metric_components: Count
     width: Count
-    layers: Count
+    layers: Annotated[int, Field(ge=0)]
     epochs: Count
     batch: Count
     lr: Rate
@@ -227,6 +238,7 @@ class Params(Section):
     lora: LoraParams
     collect: CollectParams
     probe: ProbeParams
+    arcface: ArcFaceParams
     flatten: FlattenParams
     pca: PCAParams
     vae: VAEParams

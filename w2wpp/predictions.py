@@ -6,6 +6,7 @@ distances between weights in the metric of the prediction's Jacobian.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -19,7 +20,7 @@ from w2wpp.pipeline import encode_images, encode_prompts
 from w2wpp.runtime import progress
 from w2wpp.shards import Shards
 from w2wpp.spaces import PredictionPCASpace
-from w2wpp.training import chunks
+from w2wpp.training import in_resumable_batches
 from w2wpp.weights import BLOCK_ROWS
 
 MODELS_AT_ONCE = 64
@@ -71,40 +72,48 @@ def _predict(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tenso
 
 
 @torch.no_grad()
-def predictions(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs) -> Tensor:
-    """What models of weights float32 [n, d] predict on all inputs: float32 [n, m, c * h * w], on the CPU."""
-    out = []
+def predictions(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs,
+                scratch: Path) -> Tensor:
+    """What models of weights float32 [n, d] predict on all inputs: float32 [n, m, c * h * w], on the CPU.
+
+    Finished batches are read back from `scratch`.
+    """
     with progress(None, "predictions", total=len(weights) * len(inputs.latents)) as bar:
-        for first, count in chunks(len(weights), MODELS_AT_ONCE):
+        def predict(first: int, count: int) -> dict[str, Tensor]:
             some = weights[first:first + count].to(pipe.unet.device)
-            out.append(torch.stack([_predict(pipe, layout, some, inputs, number).cpu()
-                                    for number in range(len(inputs.latents))], 1))
+            answers = [_predict(pipe, layout, some, inputs, number) for number in range(len(inputs.latents))]
             bar.update(count * len(inputs.latents))
-    return torch.cat(out)
+            return {"answers": torch.stack(answers, 1)}
+
+        return in_resumable_batches(len(weights), MODELS_AT_ONCE, scratch / "predictions", predict)["answers"]
 
 
 def prediction_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs,
-                         directions: Tensor) -> Tensor:
+                         directions: Tensor, scratch: Path) -> Tensor:
     """How the predictions of one model move along given directions when its weights do: float32 [q, d], on the CPU.
 
     Args:
         weights: the model's, float32 [d].
         directions: of all its predictions, [q, m, c * h * w].
+        scratch: where finished batches are kept, and read back from.
     """
-    out = torch.zeros(len(directions), layout.dimension)
     with progress(None, "prediction gradients", total=len(directions) * len(inputs.latents)) as bar:
-        for first, count in chunks(len(directions), MODELS_AT_ONCE):
+        def differentiate(first: int, count: int) -> dict[str, Tensor]:
             some = directions[first:first + count].to(pipe.unet.device)
             copies = weights.to(pipe.unet.device).repeat(count, 1).requires_grad_()
+            gradients = torch.zeros_like(copies)
             for number in range(len(inputs.latents)):
                 along = (_predict(pipe, layout, copies, inputs, number) * some[:, number]).sum()
-                out[first:first + count] += torch.autograd.grad(along, copies)[0].cpu()
+                gradients += torch.autograd.grad(along, copies)[0]
             bar.update(count * len(inputs.latents))
-    return out
+            return {"gradients": gradients}
+
+        return in_resumable_batches(len(directions), MODELS_AT_ONCE, scratch / "gradients",
+                                    differentiate)["gradients"]
 
 
 def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor, inputs: NoisyInputs, people: int,
-                       components: int) -> PredictionPCASpace:
+                       components: int, scratch: Path) -> PredictionPCASpace:
     """The space of the `components` directions in which the zoo's predictions differ most.
 
     The directions are the principal ones of some zoo people's predictions. Their gradients at the mean LoRA turn any
@@ -115,6 +124,7 @@ def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor,
         zoo: weight vectors [n, d].
         mean: theirs, float32 [d].
         people: how many of them the UNet is asked about.
+        scratch: where its answers are kept, for another number of components or after a kill.
 
     Raises:
         InputError: there are too few people for so many components.
@@ -124,10 +134,10 @@ def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor,
         raise InputError("params.yaml", "vae.metric_components", f"{components} are more than {asked} people span",
                          f"Choose 1 .. {asked - 1}, or raise vae.metric_people")
     chosen = torch.linspace(0, len(zoo) - 1, asked).round().long().tolist()
-    answers = predictions(pipe, zoo.layout, zoo.rows(chosen).float(), inputs)
+    answers = predictions(pipe, zoo.layout, zoo.rows(chosen).float(), inputs, scratch)
     _, _, directions = torch.linalg.svd((answers - answers.mean(0)).flatten(1), full_matrices=False)
     gradients = prediction_gradients(pipe, zoo.layout, mean, inputs,
-                                     directions[:components].unflatten(1, answers.shape[1:]))
+                                     directions[:components].unflatten(1, answers.shape[1:]), scratch)
 
     coordinates = torch.cat([(block.float() - mean) @ gradients.T for block in zoo.blocks(BLOCK_ROWS)])
     left, singular, rotation = torch.linalg.svd(coordinates, full_matrices=False)

@@ -1,6 +1,6 @@
-"""Face recognisers that nobody here trained: pictures in, one embedding per face out.
+"""Face recognisers: pictures in, one embedding per face out.
 
-``dlib`` works offline with weights from PyPI; ``insightface:<pack or path.onnx>`` runs any ArcFace-style network.
+``dlib`` works offline with weights from a package; ``insightface:<pack or path.onnx>`` runs any ArcFace-style network.
 Dlib's networks: King 2009, JMLR 10 (detector: HOG and SVM), Kazemi & Sullivan 2014 (landmarks); ResNet by King 2017.
 """
 
@@ -137,6 +137,22 @@ def load_recognizer(
         f"unknown recogniser {spec!r}",
         "Use dlib, insightface:<pack name> or insightface:<path.onnx>",
     )
+
+
+def aligned_faces(images: np.ndarray, progress: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The faces on pictures as ArcFace networks want them, found and aligned as for ``insightface:<path.onnx>``.
+
+    Args:
+        images: uint8 RGB [n, h, w, 3].
+        progress: label of a progress bar; None for no bar.
+
+    Returns:
+        uint8 [m, 112, 112, 3], and int64 [m]: which pictures they are on; those without a face are left out.
+    """
+    chips = _chips(partial(_dlib_arcface_chip, FaceFinder()), images, os.cpu_count() or 1)
+    bar = tqdm(chips, progress, len(images), disable=progress is None)
+    rows, faces = zip(*((row, chip) for row, chip in enumerate(bar) if chip is not None), strict=True)
+    return np.stack(faces), np.array(rows)
 
 
 class FaceFinder:

@@ -136,11 +136,11 @@ BASES = {"weights": PCASpace, "predictions": PredictionPCASpace}
 
 
 def _mlp(fan_in: int, width: int, layers: int, fan_out: int) -> nn.Sequential:
-    """Linear-SiLU blocks with layer norm and a last linear layer that starts at zero."""
+    """Linear-SiLU blocks with layer norm, or none of them, and a last linear layer that starts at zero."""
     parts: list[nn.Module] = []
     for layer in range(layers):
         parts += [nn.Linear(fan_in if layer == 0 else width, width), nn.LayerNorm(width), nn.SiLU()]
-    last = nn.Linear(width, fan_out)
+    last = nn.Linear(width if layers else fan_in, fan_out)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*parts, last)
@@ -152,7 +152,7 @@ class VAESpace(WeightSpace):
     It works on the whitened coordinates of a larger linear space: all of the training data's principal components
     (`metric` weights), or many of its predictions' (`metric` predictions). Encoder and decoder are a fixed linear path,
     which is that linear space at latent dimension k, plus a multilayer perceptron that starts at zero: untrained, the
-    VAE is the linear space, and training adds what a linear map misses.
+    VAE is the linear space, and training adds what a linear map misses. Without hidden layers all of it stays linear.
     """
 
     kind = "vae"

@@ -40,8 +40,8 @@ def error_beyond(basis: PCASpace | PredictionPCASpace, weights: Tensor) -> Tenso
     return basis.unexplained(weights).mean() / basis.scales.square().sum()
 
 
-def train_vae(train: Iterable[Tensor], validation: Tensor, basis: PCASpace | PredictionPCASpace, params: VAEParams,
-              seed: int) -> tuple[VAESpace, list[dict]]:
+def train_vae(train: Iterable[Tensor], validation: Tensor, basis: PCASpace | PredictionPCASpace, params: VAEParams
+              ) -> tuple[VAESpace, list[dict]]:
     """Train on the training people, keep the epoch that is best on the validation people.
 
     Args:
@@ -53,7 +53,7 @@ def train_vae(train: Iterable[Tensor], validation: Tensor, basis: PCASpace | Pre
         The space, and one row per epoch: kl_weight, and of both splits the relative reconstruction error and the KL in
         nats; of the validation people also the number of collapsed units (below 0.01 nats).
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(params.seed)
     space = VAESpace(params.latent_dim, basis.layout, params.metric, basis.latent_dim, params.width, params.layers)
     space.basis.load_state_dict(basis.state_dict())
     beyond = error_beyond(basis, validation)
@@ -66,7 +66,7 @@ def train_vae(train: Iterable[Tensor], validation: Tensor, basis: PCASpace | Pre
     bar = progress(range(params.epochs), "vae")
     for epoch in bar:
         weight = kl_weight(epoch, params.epochs, params.kl)
-        generator = step_generator(seed, epoch)
+        generator = step_generator(params.seed, epoch)
         sums = torch.zeros(2)
         for rows in torch.randperm(len(train), generator=generator).tensor_split(batches):
             mean, log_variance = space.posterior(train[rows])

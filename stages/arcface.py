@@ -1,0 +1,24 @@
+"""Train the second recogniser, an ArcFace network on photos of the base people, for insightface to run."""
+
+import torch
+
+from w2wpp.arcface import export_onnx, train_arcface
+from w2wpp.populations import draw_resumably, sample_people
+from w2wpp.recognizers import aligned_faces
+from w2wpp.runtime import run_stage, stage_arguments
+from w2wpp.storage import scratch_folder
+
+
+def main() -> None:
+    args = stage_arguments(__doc__, out="data/arcface", scratch=".scratch/arcface")
+    base, size, seed = args.params.base, args.params.portraits.size, args.params.seed
+    people = sample_people(seed, "base", base.people, base.photos)
+    drawn = scratch_folder(args.scratch, seed=seed, size=size, photos=base.photos)
+    images = draw_resumably(people, size, drawn).flatten(0, 1)
+    faces, rows = aligned_faces(images.numpy(), progress="faces")
+    network = train_arcface(torch.from_numpy(faces), torch.from_numpy(rows // base.photos), args.params.arcface, seed)
+    export_onnx(args.out / "arcface.onnx", network)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,93 @@
+"""A face recogniser of this world: an ArcFace network (Deng et al. 2019, arXiv 1801.07698) on people of its own.
+
+No other stage learns from it or is tuned with it, which makes it a second opinion on who is in a picture.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from w2wpp.params import ArcFaceParams
+from w2wpp.recognizers import ARCFACE_SIZE
+from w2wpp.runtime import progress
+from w2wpp.training import cosine_rate, step_generator
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.BatchNorm2d(channels), nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels), nn.PReLU(channels), nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class ArcFaceNetwork(nn.Module):
+    """Aligned faces float32 [n, 3, 112, 112] in [-1, 1] to embeddings [n, dim], not normalised.
+
+    Faces of this world have few pixels, so that the network starts from patches of 8x8.
+    """
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.AvgPool2d(2), nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, padding=1), _Block(width), _Block(width),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), _Block(2 * width), _Block(2 * width),
+            nn.BatchNorm2d(2 * width), nn.PReLU(2 * width))
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(2 * width * 49, dim), nn.BatchNorm1d(dim))
+
+    def forward(self, faces: Tensor) -> Tensor:
+        return self.head(self.body(faces))
+
+
+def _faces(chips: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """uint8 [n, h, w, 3] to float32 [n, 3, h, w] in [-1, 1]; with a generator, mirrored and of other brightness."""
+    faces = chips.permute(0, 3, 1, 2).float() / 127.5 - 1
+    if generator is None:
+        return faces
+    mirrored = torch.rand(len(faces), 1, 1, 1, generator=generator) < 0.5
+    gain = 1 + 0.1 * torch.randn(len(faces), 1, 1, 1, generator=generator)
+    return torch.where(mirrored, faces.flip(3), faces) * gain
+
+
+def train_arcface(chips: Tensor, people: Tensor, params: ArcFaceParams, seed: int) -> ArcFaceNetwork:
+    """Train with the additive angular margin, which rises from zero over the first third.
+
+    Args:
+        chips: aligned faces uint8 [n, 112, 112, 3].
+        people: int64 [n], whose face each is, from 0.
+    """
+    torch.manual_seed(seed)
+    network = ArcFaceNetwork(params.dim, params.width)
+    centers = nn.Parameter(torch.randn(int(people.max()) + 1, params.dim) * 0.05)
+    optimizer = torch.optim.AdamW([{"params": network.parameters(), "weight_decay": 5e-4},
+                                   {"params": [centers], "weight_decay": 0.0}], params.lr)
+    bar = progress(range(params.steps), "arcface")
+    for step in bar:
+        generator = step_generator(seed, step)
+        rows = torch.randint(len(chips), (params.batch,), generator=generator)
+        cosines = F.normalize(network(_faces(chips[rows], generator))) @ F.normalize(centers).T
+        own = cosines.gather(1, people[rows, None])
+        margin = params.margin * min(1.0, 3 * step / params.steps)
+        harder = torch.cos(torch.acos(own.clamp(-1 + 1e-6, 1 - 1e-6)) + margin)
+        loss = F.cross_entropy(params.scale * cosines.scatter(1, people[rows, None], harder), people[rows])
+        for group in optimizer.param_groups:
+            group["lr"] = cosine_rate(step, params.steps, params.lr, warmup=100)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return network.eval().requires_grad_(False)
+
+
+def export_onnx(path: Path, network: ArcFaceNetwork) -> None:
+    """Write a file that `insightface:<path>` reads: input [n, 3, 112, 112] RGB in [-1, 1], output [n, dim]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(network, torch.zeros(2, 3, ARCFACE_SIZE, ARCFACE_SIZE), path, input_names=["face"],
+                      output_names=["embedding"], dynamic_axes={"face": {0: "n"}, "embedding": {0: "n"}},
+                      dynamo=False)
