@@ -23,14 +23,22 @@ from w2wpp.evaluation import Gallery, embed_all
 from w2wpp.figures import COLORS
 from w2wpp.params import load_params
 from w2wpp.pipeline import load_pipeline
-from w2wpp.populations import read_portraits
-from w2wpp.recognizers import Recognizer, load_recognizer
+from w2wpp.recognizers import load_recognizer
 from w2wpp.runtime import device, run_stage
 from w2wpp.spaces import load_space
-from w2wpp.storage import read_csv, read_pack, write_atomically, write_csv, write_pack
+from w2wpp.storage import (
+    folder_hash,
+    read_csv,
+    read_pack,
+    scratch_folder,
+    write_atomically,
+    write_csv,
+    write_pack,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
-SECOND = ROOT / "data/arcface/arcface.onnx"
+RECOGNIZERS = {"dlib": ("dlib", "references"),
+               "arcface": (f"insightface:{ROOT / 'data/arcface/arcface.onnx'}", "second_opinion")}
 
 
 @dataclass(frozen=True)
@@ -76,13 +84,6 @@ def fit_and_invert(row: Row, folder: Path) -> torch.Tensor:
                          [params.evaluate.prompt], params.evaluate.seeds, params.generate, row.name)
         write_pack(pictures, {"inversion": drawn[:, 0]})
     return read_pack(pictures)[0]["inversion"]
-
-
-def second_gallery(recognizer: Recognizer, keep: int) -> Gallery:
-    """What the second recogniser measures against."""
-    held_out, zoo = read_portraits(ROOT / "data/portraits"), read_portraits(ROOT / "data/zoo/people")
-    return Gallery.build(held_out.names, held_out.splits, embed_all(recognizer, held_out.images[:, -keep:]),
-                         embed_all(recognizer, zoo.images[:, 0]))
 
 
 def compared(table: pd.DataFrame, bootstrap: int) -> pd.DataFrame:
@@ -131,15 +132,15 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/sweep")
     args = parser.parse_args()
     params = load_params(ROOT / "params.yaml")
-    galleries = {"dlib": (load_recognizer("dlib"), Gallery.load(ROOT / "data/references/gallery.safetensors"))}
-    if SECOND.exists():
-        arcface = load_recognizer(f"insightface:{SECOND}")
-        galleries["arcface"] = (arcface, second_gallery(arcface, params.portraits.score_photos))
+    galleries = {name: (load_recognizer(spec), Gallery.load(ROOT / "data" / folder / "gallery.safetensors"))
+                 for name, (spec, folder) in RECOGNIZERS.items()}
+    scratch = scratch_folder(args.scratch, params=params.model_dump(), base=folder_hash(ROOT / "data/base"),
+                             weights=folder_hash(ROOT / "data/weights"))
     tables = []
     for row in rows():
-        pictures = fit_and_invert(row, args.scratch / row.name)
+        pictures = fit_and_invert(row, scratch / row.name)
         for name, (recognizer, gallery) in galleries.items():
-            path = args.scratch / row.name / f"{name}.csv"
+            path = scratch / row.name / f"{name}.csv"
             if not path.exists():
                 scores = gallery.id_scores(embed_all(recognizer, pictures))
                 write_csv(path, pd.DataFrame({"person": gallery.people, "id_score": scores})[gallery.rows("test")])

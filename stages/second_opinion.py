@@ -1,10 +1,9 @@
 """Score one-photo inversions and references again, with a recogniser that nothing was learned from or tuned with."""
 
 import numpy as np
-import pandas as pd
 
 from w2wpp import scoring
-from w2wpp.evaluation import Gallery, embed_all, rounded
+from w2wpp.evaluation import Gallery, embed_all, rounded, score_pictures
 from w2wpp.params import require_photos
 from w2wpp.populations import read_portraits
 from w2wpp.recognizers import load_recognizer
@@ -23,20 +22,17 @@ def main() -> None:
     held_out, zoo = read_portraits(args.portraits), read_portraits(args.zoo)
     real = embed_all(recognizer, held_out.images[:, -args.params.portraits.score_photos:])
     gallery = Gallery.build(held_out.names, held_out.splits, real, embed_all(recognizer, zoo.images[:, 0]))
+    gallery.save(args.out / "gallery.safetensors")
 
     references = read_pack(args.references / "pictures.safetensors")[0]
     made = {rung: references[rung] for rung in REFERENCES}
     for space in ("pca", "vae"):
         made[f"{space} inversion"] = read_pack(args.evaluations / space / "pictures.safetensors")[0]["inversion"]
-    scores, summaries = [], {}
-    for rung, pictures in made.items():
-        seen = embed_all(recognizer, pictures)
-        scores.append(pd.DataFrame({"person": held_out.names, "split": held_out.splits, "rung": rung,
-                                    "id_score": gallery.id_scores(seen)}))
-        summaries[rung.replace(" ", "_")] = gallery.summary(seen, args.params.evaluate.bootstrap)
+    summaries, scores = score_pictures(made, gallery, recognizer, args.params.evaluate.bootstrap)
+    summaries = {rung.replace(" ", "_"): summary for rung, summary in summaries.items()}
 
     test = np.array(held_out.splits) == "test"
-    write_csv(args.out / "scores.csv", pd.concat(scores))
+    write_csv(args.out / "scores.csv", scores)
     write_json(args.metrics / "second_opinion.json", rounded({
         "id_floor": gallery.floor, "id_ceiling": gallery.ceiling,
         "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean)} | summaries))

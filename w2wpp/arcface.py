@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2wpp.params import ArcFaceParams
+from w2wpp.pipeline import random_pixels
 from w2wpp.recognizers import ARCFACE_SIZE
 from w2wpp.runtime import progress
 from w2wpp.training import cosine_rate, step_generator
@@ -45,16 +46,6 @@ class ArcFaceNetwork(nn.Module):
         return self.head(self.body(faces))
 
 
-def _faces(chips: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """uint8 [n, h, w, 3] to float32 [n, 3, h, w] in [-1, 1]; with a generator, mirrored and of other brightness."""
-    faces = chips.permute(0, 3, 1, 2).float() / 127.5 - 1
-    if generator is None:
-        return faces
-    mirrored = torch.rand(len(faces), 1, 1, 1, generator=generator) < 0.5
-    gain = 1 + 0.1 * torch.randn(len(faces), 1, 1, 1, generator=generator)
-    return torch.where(mirrored, faces.flip(3), faces) * gain
-
-
 def train_arcface(chips: Tensor, people: Tensor, params: ArcFaceParams, seed: int) -> ArcFaceNetwork:
     """Train with the additive angular margin, which rises from zero over the first third.
 
@@ -70,8 +61,9 @@ def train_arcface(chips: Tensor, people: Tensor, params: ArcFaceParams, seed: in
     bar = progress(range(params.steps), "arcface")
     for step in bar:
         generator = step_generator(seed, step)
-        rows = torch.randint(len(chips), (params.batch,), generator=generator)
-        cosines = F.normalize(network(_faces(chips[rows], generator))) @ F.normalize(centers).T
+        rows, faces = random_pixels(chips, params.batch, generator)
+        brightness = 1 + 0.1 * torch.randn(len(faces), 1, 1, 1, generator=generator)
+        cosines = F.normalize(network(faces * brightness)) @ F.normalize(centers).T
         own = cosines.gather(1, people[rows, None])
         margin = params.margin * min(1.0, 3 * step / params.steps)
         harder = torch.cos(torch.acos(own.clamp(-1 + 1e-6, 1 - 1e-6)) + margin)

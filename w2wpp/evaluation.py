@@ -99,6 +99,25 @@ class Gallery:
                    Embeddings(arrays["zoo"], arrays["zoo_found"]), meta["floor"], meta["ceiling"])
 
 
+def score_pictures(pictures: dict[str, torch.Tensor], gallery: Gallery, recognizer: Recognizer, bootstrap: int
+                   ) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
+    """Score pictures of the gallery's people.
+
+    Args:
+        pictures: uint8 [n, seeds, h, w, 3] of each rung, in the order of the gallery's people.
+
+    Returns:
+        The gallery's summary on the test people, per rung; and a table with columns person, split, rung, id_score.
+    """
+    summaries, scores = {}, []
+    for rung, drawn in pictures.items():
+        seen = embed_all(recognizer, drawn)
+        summaries[rung] = gallery.summary(seen, bootstrap)
+        scores.append(pd.DataFrame({"person": gallery.people, "split": gallery.splits, "rung": rung,
+                                    "id_score": gallery.id_scores(seen)}))
+    return summaries, pd.concat(scores)
+
+
 def score_rungs(pipe: StableDiffusionPipeline, layout: WeightLayout, rungs: dict[str, torch.Tensor], gallery: Gallery,
                 recognizer: Recognizer, params: Params
                 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]], pd.DataFrame]:
@@ -108,19 +127,12 @@ def score_rungs(pipe: StableDiffusionPipeline, layout: WeightLayout, rungs: dict
         rungs: weight vectors [n, d] of each rung, in the order of the gallery's people.
 
     Returns:
-        Pictures uint8 [n, seeds, h, w, 3] and the gallery's summary on the test people, per rung; and a table with
-        columns person, split, rung, id_score.
+        Pictures uint8 [n, seeds, h, w, 3] per rung, and what `score_pictures` says of them.
     """
     how = params.evaluate
-    pictures, summaries, scores = {}, {}, []
-    for rung, weights in rungs.items():
-        drawn = generate(pipe, layout, weights, [how.prompt], how.seeds, params.generate, f"{rung} LoRAs")
-        pictures[rung] = drawn[:, 0]
-        seen = embed_all(recognizer, pictures[rung])
-        summaries[rung] = gallery.summary(seen, how.bootstrap)
-        scores.append(pd.DataFrame({"person": gallery.people, "split": gallery.splits, "rung": rung,
-                                    "id_score": gallery.id_scores(seen)}))
-    return pictures, summaries, pd.concat(scores)
+    pictures = {rung: generate(pipe, layout, weights, [how.prompt], how.seeds, params.generate, f"{rung} LoRAs")[:, 0]
+                for rung, weights in rungs.items()}
+    return pictures, *score_pictures(pictures, gallery, recognizer, how.bootstrap)
 
 
 def rounded(tree: dict, digits: int = 4) -> dict:

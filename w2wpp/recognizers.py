@@ -67,8 +67,7 @@ class _ChipRecognizer(Recognizer):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:3]:
             raise ValueError(f"expected uint8 pictures [n, h, w, 3], got {images.dtype} {list(images.shape)}")
         vectors, found = np.zeros((len(images), self.dim), np.float32), np.zeros(len(images), bool)
-        bar = tqdm(_chips(self._chip, images, self.workers), self.progress, len(images), disable=self.progress is None)
-        faces = ((i, c) for i, c in enumerate(bar) if c is not None)
+        faces = _faces(self._chip, images, self.workers, self.progress)
         threads = torch.get_num_threads()
         torch.set_num_threads(max(1, threads // 2))  # the workers need cores too, and crowded threads are far slower
         try:
@@ -149,9 +148,8 @@ def aligned_faces(images: np.ndarray, progress: str | None = None) -> tuple[np.n
     Returns:
         uint8 [m, 112, 112, 3], and int64 [m]: which pictures they are on; those without a face are left out.
     """
-    chips = _chips(partial(_dlib_arcface_chip, FaceFinder()), images, os.cpu_count() or 1)
-    bar = tqdm(chips, progress, len(images), disable=progress is None)
-    rows, faces = zip(*((row, chip) for row, chip in enumerate(bar) if chip is not None), strict=True)
+    found = _faces(partial(_dlib_arcface_chip, FaceFinder()), images, os.cpu_count() or 1, progress)
+    rows, faces = zip(*found, strict=True)
     return np.stack(faces), np.array(rows)
 
 
@@ -299,6 +297,12 @@ def _load_pack(pack: str) -> tuple[object, object]:
         return analysis.models["detection"], analysis.models["recognition"]
     except Exception as error:  # as above, and KeyError for a pack without a recogniser
         raise InputError("recognizer insightface", pack, f"{folder} is not a usable pack ({error!r})") from error
+
+
+def _faces(chip: Callable, images: np.ndarray, workers: int, progress: str | None) -> Iterator[tuple[int, np.ndarray]]:
+    """(Row, chip) of every picture that has a face."""
+    bar = tqdm(_chips(chip, images, workers), progress, len(images), disable=progress is None)
+    return ((row, face) for row, face in enumerate(bar) if face is not None)
 
 
 def _chips(chip: Callable, images: np.ndarray, workers: int) -> Iterator[np.ndarray | None]:
