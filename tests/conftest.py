@@ -6,6 +6,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from w2wpp.adapters import initial_weights
@@ -141,9 +142,13 @@ def sd15_base(tmp_path_factory) -> Path:
     tokenizer = build_tokenizer([*CAPTION_WORDS, IDENTITY_TOKEN], 40)
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        unet = UNet2DConditionModel(sample_size=8, block_out_channels=(8, 16, 16, 16), cross_attention_dim=16,
+                                    layers_per_block=2, attention_head_dim=2, norm_num_groups=4)
+        for name, parameter in unet.named_parameters():
+            if name.endswith(("proj_out.weight", "to_out.0.weight")):
+                parameter.data.mul_(10)     # or what LoRAs do to attention would hardly show
         StableDiffusionPipeline(
-            unet=UNet2DConditionModel(sample_size=8, block_out_channels=(8, 16, 16, 16), cross_attention_dim=16,
-                                      layers_per_block=2, attention_head_dim=2, norm_num_groups=4),
+            unet=unet,
             vae=AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
                               block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=4),
             text_encoder=CLIPTextModel(CLIPTextConfig(
@@ -153,7 +158,24 @@ def sd15_base(tmp_path_factory) -> Path:
             tokenizer=tokenizer, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
             scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                     skip_prk_steps=True, steps_offset=1)).save_pretrained(folder)
+    as_published(folder)
     return folder
+
+
+def as_published(folder: Path) -> None:
+    """Bring a pipeline to the files of 2022 and 2023: older names of weights and components, a tokenizer in parts."""
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_diffusers_version": "0.6.0", "feature_extractor": ["transformers", "CLIPFeatureExtractor"],
+              "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    weights = folder / "text_encoder/model.safetensors"
+    tensors = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in load_file(weights).items()}
+    save_file(tensors | {"text_model.embeddings.position_ids": torch.arange(40)[None]}, weights, {"format": "pt"})
+    tokenizer = folder / "tokenizer"
+    words = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
+    (tokenizer / "vocab.json").write_text(json.dumps(words["vocab"]))
+    (tokenizer / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, words["merges"]), ""]))
+    (tokenizer / "tokenizer.json").unlink()
 
 
 @pytest.fixture(scope="session")
@@ -200,17 +222,17 @@ def arcface_onnx() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def write_networks(arcface_onnx) -> Callable[[Path], None]:
-    """write_networks(folder): an insightface pack whose detector, in the format of SCRFD, always sees a face where it
-    is on photos that are aligned by faces; on a picture of one colour it sees none.
+def write_networks(arcface_onnx) -> Callable[..., None]:
+    """write_networks(folder, e): an insightface pack whose detector, in the format of SCRFD, always sees a face where
+    it is on photos that are aligned by faces; on a picture of one colour it sees none.
     """
     points = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
                        [70.7299, 92.2041]])             # insightface's, in the 112x112 frame
     points = 0.5 + (points - [CENTRE.real, CENTRE.imag]) / SQUARE / 1.5     # in shares of the photo and a border
 
-    def write(folder: Path) -> None:
+    def write(folder: Path, e: int = 6) -> None:
         folder.mkdir(parents=True)
-        arcface_onnx(folder / "recognition.onnx")
+        arcface_onnx(folder / "recognition.onnx", e)
         side, initializers, outputs = 640, [], []
         nodes = [helper.make_node("ReduceMax", ["input"], ["most"], keepdims=0),
                  helper.make_node("ReduceMin", ["input"], ["least"], keepdims=0),

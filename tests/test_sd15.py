@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from w2wpp.errors import InputError
 from w2wpp.evaluation import draw_zoo
@@ -28,9 +29,9 @@ TINY = ("base.revision=null", "collect.source=folder", "collect.path=loras", "co
         "flatten.max_quarantined=0.5", "portraits.photo_size=64", "portraits.validation=2", "portraits.test=3",
         "portraits.score_photos=2", "recognizer=insightface:tiny", "second_recognizer=insightface:other",
         "faces=insightface:tiny", "pca.latent_dim=3", "vae.latent_dim=3", "vae.width=8", "vae.epochs=2",
-        "sample.people=2", "sample.seeds=1", "interpolate.pairs=2", "interpolate.steps=3", "invert.steps=2",
-        "generate.inference_steps=1", "generate.batch=5", "evaluate.seeds=2", "evaluate.class_samples=6",
-        "evaluate.bootstrap=100", "evaluate.clip=clip", "evaluate.clip_revision=x")
+        "sample.people=2", "sample.seeds=1", "interpolate.pairs=2", "interpolate.steps=3", "invert.steps=6",
+        "invert.lr=1.0", "generate.inference_steps=2", "generate.batch=5", "evaluate.seeds=2",
+        "evaluate.class_samples=6", "evaluate.bootstrap=100", "evaluate.clip=clip", "evaluate.clip_revision=x")
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
     folder = tmp_path_factory.mktemp("world")
     draw_people(folder / "photos", 6, 4)
     (folder / "photos" / "Person 1" / "00.jpg").write_bytes(b"\xff\xd8 no photo")
-    for name in ("tiny", "other"):
-        write_networks(folder / "models" / name)
+    for name, numbers in (("tiny", 6), ("other", 7)):
+        write_networks(folder / "models" / name, numbers)
     write_loras(folder / "loras", read_layout(sd15_base, LoraParams(rank=1, alpha=27, targets=["to_q", "to_v"],
                                                                     blocks=[])), 14)
     shutil.copytree(sd15_clip, folder / "clip")
@@ -77,6 +78,7 @@ def test_every_stage_runs_and_measures(world):
     assert metrics["base"].keys() == {"codec_psnr_db", "face_found", "embedding_frechet", "embedding_frechet_floor"}
     assert metrics["world"]["verification_auc"] > 0.9 and metrics["world"]["face_found"] == 1
     assert metrics["comparison"]["people"] == metrics["comparison"]["second_opinion.people"] == 3
+    assert metrics["comparison"]["gain.mean"] != metrics["comparison"]["second_opinion.gain.mean"]
     assert {"nearest.id_score", "pca_inversion.id_score"} <= metrics["second_opinion"].keys()
     assert read_csv(world / "data/comparison/ladder.csv")["rung"].unique().tolist() == [
         "mean", "nearest", "pca inversion", "vae inversion"]
@@ -115,6 +117,26 @@ def test_report_tells_what_it_leaves_out(world):
     assert {"people", "inversion", "inversion_vae", "interpolation", "sampling_pca", "ladder"} <= figures
     assert not {"true_loras", "reconstruction", "latent_space"} & figures
     assert all(f"figures/{name}.png" in html for name in figures)
+
+
+def test_text_encoder_and_tokenizer_are_read_whole_from_older_files(sd15_base):
+    pipe = load_pipeline(sd15_base)
+    assert pipe.tokenizer("a photo of sks person").input_ids[2:4] != pipe.tokenizer("sks person").input_ids[2:4]
+    assert len(pipe.tokenizer("a photo of sks person").input_ids) == 7
+    published = load_file(sd15_base / "text_encoder/model.safetensors")
+    assert sum(parameter.numel() for parameter in pipe.text_encoder.parameters()) == sum(
+        tensor.numel() for key, tensor in published.items() if not key.endswith("position_ids"))
+    for name, parameter in pipe.text_encoder.named_parameters():
+        assert torch.equal(parameter, published[f"text_model.{name.removeprefix('text_model.')}"])
+
+
+def test_pictures_are_of_different_people(world):
+    sampled, _ = read_pack(world / "data/samples/vae/pictures.safetensors")
+    inverted, _ = read_pack(world / "data/evaluations/pca/pictures.safetensors")
+    drawn, _ = read_pack(world / "data/references/pictures.safetensors")
+    for pictures in (sampled["pictures"][:, 0], inverted["inversion"], drawn["nearest"]):
+        assert (pictures[0].int() - pictures[1].int()).abs().max() > 1
+    assert (drawn["mean"][0] == drawn["mean"][1]).all()
 
 
 def test_base_model_stays_where_it_is(world, sd15_base):
