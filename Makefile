@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup repro test lint fresh
+.PHONY: setup repro sd15 test lint fresh
 setup: .venv/installed
 
 # The lock is complete, so --no-deps loses nothing and keeps the gigabytes of CUDA packages that a plain torch asks for
@@ -16,6 +16,11 @@ setup: .venv/installed
 	touch $@
 
 repro: setup
+	dvc repro
+
+# Stable Diffusion 1.5, docs/sd15.md. SET has further settings, such as SET="portraits.path=my/photos".
+sd15: setup
+	python -m w2wpp.profile profiles/sd15.yaml $(SET)
 	dvc repro
 
 test: setup

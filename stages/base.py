@@ -2,9 +2,12 @@
 
 Renders its own people, trains the codec, then text encoder and UNet, and saves a diffusers `StableDiffusionPipeline`
 directory in float16. Every part resumes from .scratch/base after a kill. Takes some four hours on two cores.
+
+Or, by base.source, refer to a `StableDiffusionPipeline` from elsewhere.
 """
 
 import shutil
+from argparse import Namespace
 
 import torch
 
@@ -16,14 +19,15 @@ from w2wpp.runtime import device, run_stage, stage_arguments
 from w2wpp.storage import scratch_folder
 
 
-def main() -> None:
-    args = stage_arguments(__doc__, out="data/base", scratch=".scratch/base")
+def train_base(args: Namespace) -> None:
+    """The base model of this world, trained here."""
     base, size, seed = args.params.base, args.params.portraits.size, args.params.seed
     photos = {"seed": seed, "size": size, "photos": base.photos}
     # Refining the decoder changes no latent, so neither codec nor denoiser is trained anew for it.
     codec = photos | {"people": base.people, "codec": base.codec.model_dump(exclude={"decoder_steps"})}
     decoder = photos | {"people": base.people, "codec": base.codec.model_dump()}
-    whole = photos | {"base": base.model_dump(exclude={"codec": {"decoder_steps"}})}
+    whole = photos | {"base": base.model_dump(exclude={"codec": {"decoder_steps"}, "source": True, "model": True,
+                                                       "revision": True})}
 
     torch.manual_seed(seed)
     pipe = build_pipeline(base, size, [*CAPTION_WORDS, IDENTITY_TOKEN]).to(device())
@@ -41,6 +45,17 @@ def main() -> None:
 
     shutil.rmtree(args.out, ignore_errors=True)
     pipe.to("cpu", torch.float16).save_pretrained(args.out)
+
+
+def main() -> None:
+    args = stage_arguments(__doc__, out="data/base", scratch=".scratch/base")
+    if args.params.base.source == "trained":
+        train_base(args)
+    else:
+        # Not loaded before, as a model in training begins anew when code that is loaded changes (see `scratch_folder`).
+        from w2wpp.pretrained import refer_to_model
+        shutil.rmtree(args.out, ignore_errors=True)
+        refer_to_model(args.params.base, args.out)
 
 
 if __name__ == "__main__":

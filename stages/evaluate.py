@@ -4,14 +4,26 @@ import numpy as np
 import torch
 
 from w2wpp import scoring
+from w2wpp.alignment import PromptAlignment
+from w2wpp.errors import InputError
 from w2wpp.evaluation import Gallery, embed_all, rounded, score_rungs
 from w2wpp.params import require_photos
 from w2wpp.pipeline import load_pipeline
 from w2wpp.recognizers import Embeddings, load_recognizer
 from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.spaces import load_space
+from w2wpp.spaces import WeightSpace, load_space
 from w2wpp.storage import read_json, read_pack, write_csv, write_json, write_pack
-from w2wpp.weights import read_weights
+from w2wpp.weights import Weights, read_weights
+
+
+def reconstruction_error(space: WeightSpace, data: Weights) -> float:
+    """Squared error of the test people's true LoRAs through a space, as a share of their distance from the mean."""
+    true = data.of("true", "test")
+    if not len(true):
+        raise InputError("data/weights/people.csv", "split", "no LoRAs of test people", "Raise collect.held_out")
+    error = ((space.decode(space.encode(true)) - true) / data.std).square().sum(1)
+    spread = ((true - data.mean) / data.std).square().sum(1)
+    return (error.sum() / spread.sum()).item()
 
 
 def sampling_scores(pictures: Embeddings, gallery: Gallery) -> dict[str, float]:
@@ -46,30 +58,36 @@ def main() -> None:
                            metrics="metrics")
     require_photos(args.params)
     name = args.space
-    pipe = load_pipeline(args.base, device())
+    pipe = load_pipeline(args.base, device(), args.params.generate.dtype)
     recognizer = load_recognizer(args.params.recognizer, progress="faces")
+    align = PromptAlignment(args.params.evaluate, device()) if args.params.evaluate.prompt_alignment == "clip" else None
     space, data = load_space(args.spaces / name / "space.safetensors"), read_weights(args.weights)
     gallery = Gallery.load(args.references / "gallery.safetensors")
 
     z = read_pack(args.inversions / name / "latents.safetensors")[0]["z"]
-    true = data.of("true")
-    models = {"inversion": space.decode(z), "reconstruction": space.decode(space.encode(true))}
+    models = {"inversion": space.decode(z)}
+    if args.params.portraits.source == "rendered":  # or true LoRAs are of other people than the photos
+        models["reconstruction"] = space.decode(space.encode(data.of("true")))
     pictures, summaries, scores = score_rungs(pipe, space.layout, models, gallery, recognizer, args.params)
     scores["rung"] = f"{name} " + scores["rung"]
 
-    test = torch.from_numpy(np.array(gallery.splits) == "test")
-    error = ((models["reconstruction"] - true) / data.std)[test].square().sum(1)
-    spread = ((true - data.mean) / data.std)[test].square().sum(1)
-    samples = read_pack(args.samples / name / "pictures.safetensors")[0]["pictures"]
+    samples, drawn = read_pack(args.samples / name / "pictures.safetensors")
     strips = read_pack(args.interpolations / name / "pictures.safetensors")[0]["pictures"]
 
-    write_json(args.metrics / f"{name}.json", rounded({
+    metrics = {
         "latent_dim": space.latent_dim,
-        "reconstruction": {"rel_mse": (error.sum() / spread.sum()).item(),
-                           "id_score": summaries["reconstruction"]["id_score"]},
-        "sampling": sampling_scores(embed_all(recognizer, samples.flatten(1, 2)), gallery),
+        "reconstruction": {"rel_mse": reconstruction_error(space, data)},
+        "sampling": sampling_scores(embed_all(recognizer, samples["pictures"].flatten(1, 2)), gallery),
         "interpolation": interpolation_scores(embed_all(recognizer, strips), gallery),
-        "inversion": summaries["inversion"] | read_json(args.timing / f"{name}.json")}))
+        "inversion": summaries["inversion"] | read_json(args.timing / f"{name}.json")}
+    if "reconstruction" in summaries:
+        metrics["reconstruction"]["id_score"] = summaries["reconstruction"]["id_score"]
+    if align:
+        inverted = pictures["inversion"][torch.from_numpy(gallery.rows("test"))]
+        metrics["inversion"]["prompt_alignment"] = align(inverted.flatten(0, 1)[None], [args.params.evaluate.prompt])
+        metrics["sampling"]["prompt_alignment"] = align(samples["pictures"].transpose(0, 1).flatten(1, 2),
+                                                        drawn["prompts"])
+    write_json(args.metrics / f"{name}.json", rounded(metrics))
     write_csv(args.out / name / "scores.csv", scores)
     write_pack(args.out / name / "pictures.safetensors", pictures, {"summaries": summaries})
 

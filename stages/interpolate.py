@@ -15,7 +15,7 @@ def main() -> None:
     args = stage_arguments(__doc__, space=True, base="data/base", weights="data/weights", spaces="data/spaces",
                            out="data/interpolations")
     params, out = args.params.interpolate, args.out / args.space
-    pipe = load_pipeline(args.base, device())
+    pipe = load_pipeline(args.base, device(), args.params.generate.dtype)
     space = load_space(args.spaces / args.space / "space.safetensors")
     data = read_weights(args.weights)
 

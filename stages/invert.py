@@ -6,9 +6,10 @@ import torch
 
 from w2wpp.adapters import export_lora
 from w2wpp.dreambooth import photo_prompts
+from w2wpp.faces import face_masks, load_face_finder
 from w2wpp.inversion import invert
 from w2wpp.params import require_photos
-from w2wpp.pipeline import encode_images, load_pipeline
+from w2wpp.pipeline import check_photo_size, encode_images, load_pipeline
 from w2wpp.populations import read_portraits
 from w2wpp.runtime import device, run_stage, stage_arguments
 from w2wpp.spaces import load_space
@@ -21,22 +22,38 @@ def main() -> None:
                            out="data/inversions", out_timing="data/timing", scratch=".scratch/invert")
     require_photos(args.params)
     params, out = args.params.invert, args.out / args.space
-    pipe = load_pipeline(args.base, device())
+    dtype = args.params.generate.dtype
+    pipe = load_pipeline(args.base, device(), dtype)
     space_file = args.spaces / args.space / "space.safetensors"
     space = load_space(space_file).to(device())
     people = read_portraits(args.portraits)
-    latents = encode_images(pipe, people.images[:, 0])
-    text = photo_prompts(pipe, people.manifest[people.manifest["photo"] == 0], params.captions)
+    check_photo_size(pipe, people.images)
+    photos, rows = people.images[:, 0], people.manifest[people.manifest["photo"] == 0]
 
-    scratch = scratch_folder(args.scratch, seed=args.params.seed, invert=params.model_dump(),
-                             base=folder_hash(args.base),
-                             inputs=[folder_hash(args.portraits), file_hash(space_file)])
+    inputs = {"base": folder_hash(args.base), "portraits": folder_hash(args.portraits), "dtype": dtype}
+    said = {"prompt": params.prompt, "captions": params.captions}
+
+    def encode(first: int, count: int) -> dict[str, torch.Tensor]:
+        some = slice(first, first + count)
+        return {"latents": encode_images(pipe, photos[some]), "text": photo_prompts(pipe, rows[some], **said)}
+
+    # Once for both spaces, and for further inversions with other settings.
+    encoded = in_resumable_batches(len(photos), params.people_at_once,
+                                   scratch_folder(args.scratch / "encoded", **inputs, **said), encode)
+    latents, text = (encoded[key].to(device()) for key in ("latents", "text"))
+    mask = None
+    if params.mask == "face":
+        mask = face_masks(photos, load_face_finder(args.params.faces), latents.shape[-1])
+
+    scratch = scratch_folder(args.scratch, **inputs, seed=args.params.seed, invert=params.model_dump(),
+                             space=file_hash(space_file), faces=args.params.faces)
 
     def search(first: int, count: int) -> dict[str, torch.Tensor]:
         started = time.perf_counter()
         some = slice(first, first + count)
         z, losses = invert(pipe, space, latents[some], text[some], params, args.params.seed,
-                           f"inversion into {args.space} {some.stop}/{len(latents)}")
+                           f"inversion into {args.space} {some.stop}/{len(latents)}",
+                           None if mask is None else mask[some])
         return {"z": z, "losses": losses.T, "seconds": torch.tensor([time.perf_counter() - started])}
 
     found = in_resumable_batches(len(latents), params.people_at_once, scratch, search)

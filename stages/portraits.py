@@ -1,16 +1,29 @@
-"""Render the held-out people: validation people to tune with, test people to report on once."""
+"""The held-out people, validation people to tune with, test people to report on once: rendered, or from a folder."""
 
+import sys
+
+import pandas as pd
+
+from w2wpp.faces import load_face_finder
+from w2wpp.photos import read_people
 from w2wpp.populations import draw, held_out_people, manifest_rows, write_portraits
 from w2wpp.runtime import run_stage, stage_arguments
+from w2wpp.storage import write_csv
 
 
 def main() -> None:
     args = stage_arguments(__doc__, out="data/portraits")
-    params = args.params.portraits
+    params, seed = args.params.portraits, args.params.seed
 
-    names, splits, people = held_out_people(args.params.seed, params)
-
-    write_portraits(args.out, draw(people, params.size, "held-out people"), manifest_rows(names, splits, people))
+    if params.source == "rendered":
+        names, splits, people = held_out_people(seed, params)
+        write_portraits(args.out, draw(people, params.size, "held-out people"), manifest_rows(names, splits, people))
+        return
+    photos, rows, rejected = read_people(params, seed, load_face_finder(args.params.faces))
+    write_portraits(args.out, photos, rows)
+    write_csv(args.out / "quarantine.csv", pd.DataFrame(rejected, columns=["person", "file", "reason"]))
+    print(f"{len(rows)} photos of {len(photos)} people, a face found on {sum(row['face'] for row in rows)}; "
+          f"{len(rejected)} rejections, see {args.out / 'quarantine.csv'}", file=sys.stderr)
 
 
 if __name__ == "__main__":

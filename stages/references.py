@@ -4,6 +4,10 @@ Of the base model: faces, the distribution of its people, and whether it obeys p
 
 The rungs: the mean LoRA, the LoRA of the zoo person who looks most like the photo, the LoRA of that one photo, and the
 true LoRA of several photos.
+
+Where the held-out people's photos are from a folder, nobody has trained LoRAs of them, the zoo has no photos, and the
+probe does not know such pictures: zoo people are then seen through their LoRAs, and the last two rungs and what the
+probe says are left out.
 """
 
 import numpy as np
@@ -13,16 +17,28 @@ from w2wpp import scoring
 from w2wpp.codec import psnr_db
 from w2wpp.denoising import generate
 from w2wpp.errors import InputError
-from w2wpp.evaluation import Gallery, embed_all, rounded, score_rungs
+from w2wpp.evaluation import build_gallery, draw_zoo, embed_all, rounded, score_rungs
 from w2wpp.params import require_photos
 from w2wpp.people import CLASS_PROMPT
-from w2wpp.pipeline import IDENTITY_TOKEN, load_pipeline, to_pixels
-from w2wpp.populations import read_portraits
+from w2wpp.pipeline import IDENTITY_TOKEN, check_photo_size, load_pipeline, reconstruct, to_pixels
+from w2wpp.populations import read_portraits, write_portraits
 from w2wpp.probes import FACTORS, PHOTO_FACTORS, load_probe, obedience
 from w2wpp.recognizers import Embeddings, load_recognizer
 from w2wpp.runtime import device, run_stage, stage_arguments
 from w2wpp.storage import write_csv, write_json, write_pack
-from w2wpp.weights import read_weights, variance_shares
+from w2wpp.weights import Weights, read_weights, variance_shares
+
+
+def check_people(data: Weights, names: list[str], rendered: bool, where: str) -> None:
+    """Refuse held-out people who have not the LoRAs that they should have, or who are in the zoo."""
+    if rendered and not data.names("true") == data.names("one-photo") == names:
+        raise InputError(where, "person", "not the people of the portraits, in their order",
+                         "See data/weights/quarantine.csv for refused LoRAs, then run `dvc repro -f collect`")
+    known = sorted(set(names) & set(data.names("zoo")))
+    if known:
+        raise InputError(where, "person", f"{known[0]!r} is in the zoo and among the {len(names)} held-out people, of "
+                         "whom the zoo must not know", "Rename the one in portraits.path, or take the LoRA away if it "
+                         "is the same person's")
 
 
 def nearest_zoo_person(photo: Embeddings, zoo: Embeddings, mean: np.ndarray) -> np.ndarray:
@@ -36,26 +52,29 @@ def main() -> None:
                            weights="data/weights", probe="data/probe", out="data/references", metrics="metrics")
     require_photos(args.params)
     params, keep = args.params.evaluate, args.params.portraits.score_photos
-    pipe = load_pipeline(args.base, device())
+    rendered, how = args.params.portraits.source == "rendered", args.params.generate
+    pipe = load_pipeline(args.base, device(), how.dtype)
     recognizer = load_recognizer(args.params.recognizer, progress="faces")
-    held_out, zoo, data = read_portraits(args.portraits), read_portraits(args.zoo), read_weights(args.weights)
+    held_out, data = read_portraits(args.portraits), read_weights(args.weights)
+    check_photo_size(pipe, held_out.images)
+    check_people(data, held_out.names, rendered, str(args.weights / "people.csv"))
 
-    if not data.names("true") == data.names("one-photo") == held_out.names:
-        raise InputError(str(args.weights / "people.csv"), "person", "not the people of the portraits, in their order",
-                         "See data/weights/quarantine.csv for refused LoRAs, then run `dvc repro -f collect`")
-
+    if rendered:
+        zoo, rows = read_portraits(args.zoo), list(range(len(data.zoo)))
+    else:
+        zoo, rows = draw_zoo(pipe, data, params.class_samples, args.params)
+        write_portraits(args.out / "zoo", zoo.images, zoo.manifest)
     real = embed_all(recognizer, held_out.images[:, -keep:])
-    gallery = Gallery.build(held_out.names, held_out.splits, real, embed_all(recognizer, zoo.images[:, 0]))
+    gallery = build_gallery(held_out, real, embed_all(recognizer, zoo.images[:, 0]), recognizer.name)
     gallery.save(args.out / "gallery.safetensors")
     test = gallery.rows("test")
     world = {"face_found": float(real.found.mean()), "id_floor": gallery.floor, "id_ceiling": gallery.ceiling,
              "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean)}
 
-    with torch.no_grad():
-        originals = to_pixels(held_out.images.flatten(0, 1)[:500])
-        psnr = psnr_db(pipe.vae(originals.to(device())).cpu(), originals)
+    originals = held_out.images.flatten(0, 1)[:500]
+    psnr = psnr_db(reconstruct(pipe, originals), to_pixels(originals))
     base_weights = torch.zeros(1, data.layout.dimension)
-    samples = generate(pipe, data.layout, base_weights, [CLASS_PROMPT], params.class_samples, args.params.generate,
+    samples = generate(pipe, data.layout, base_weights, [CLASS_PROMPT], params.class_samples, how,
                        "class samples")[0, 0]
     drawn = embed_all(recognizer, samples)
     base = {"codec_psnr_db": psnr, "face_found": float(drawn.found.mean())}
@@ -66,18 +85,25 @@ def main() -> None:
         base["embedding_frechet_floor"] = scoring.frechet_distance(faces[equal:2 * equal], faces[:equal])
 
     photo = embed_all(recognizer, held_out.images[:, 0])
-    kept = [zoo.names.index(name) for name in data.names("zoo")]  # those whose LoRA was not refused
+    names = data.names("zoo")
+    kept = [zoo.names.index(names[row]) for row in rows]  # those whose LoRA was not refused
     nearest = nearest_zoo_person(photo, Embeddings(gallery.zoo.vectors[kept], gallery.zoo.found[kept]), gallery.mean)
     rungs = {"mean": data.mean.expand(len(held_out.names), -1),
-             "nearest": data.of("zoo")[nearest],
-             "one-photo": data.of("one-photo"), "true": data.of("true")}
-    probe, how = load_probe(args.probe / "probe.safetensors", args.params.portraits.size), args.params.generate
-    base["prompt_accuracy"] = obedience(probe, FACTORS, lambda prompts: generate(
-        pipe, data.layout, base_weights, prompts, params.prompted_samples, how, "prompts to the base model")[0], "a")
-    asked = rungs["true"][np.flatnonzero(test)[:params.prompted_people]]
-    accuracy = obedience(probe, PHOTO_FACTORS, lambda prompts: generate(
-        pipe, data.layout, asked, prompts, params.seeds, how, "prompts to true LoRAs").transpose(0, 1).flatten(1, 2),
-        IDENTITY_TOKEN)
+             "nearest": data.zoo.rows([rows[number] for number in nearest]).float()}
+    told = {"people": len(data.zoo), "dimension": data.layout.dimension}
+    if shares := variance_shares(data):
+        told["variance"] = shares
+    if rendered:
+        rungs |= {"one-photo": data.of("one-photo"), "true": data.of("true")}
+        probe = load_probe(args.probe / "probe.safetensors", args.params.portraits.size)
+        obeyed = base["prompt_accuracy"] = obedience(probe, FACTORS, lambda prompts: generate(
+            pipe, data.layout, base_weights, prompts, params.prompted_samples, how, "prompts to the base model")[0],
+            "a")
+        asked = rungs["true"][np.flatnonzero(test)[:params.prompted_people]]
+        accuracy = told["prompt_accuracy"] = obedience(probe, PHOTO_FACTORS, lambda prompts: generate(
+            pipe, data.layout, asked, prompts, params.seeds, how, "prompts to true LoRAs").transpose(0, 1).flatten(
+            1, 2), IDENTITY_TOKEN)
+        told["prompt_accuracy_relative"] = {name: share / max(obeyed[name], 0.01) for name, share in accuracy.items()}
 
     pictures, summaries, scores = score_rungs(pipe, data.layout, rungs, gallery, recognizer, args.params)
 
@@ -85,10 +111,7 @@ def main() -> None:
     write_pack(args.out / "pictures.safetensors", {"class": samples, **pictures}, {"summaries": summaries})
     write_json(args.metrics / "world.json", rounded(world))
     write_json(args.metrics / "base.json", rounded(base))
-    relative = {name: share / max(base["prompt_accuracy"][name], 0.01) for name, share in accuracy.items()}
-    write_json(args.metrics / "zoo.json", rounded(
-        {"people": len(data.of("zoo")), "dimension": data.layout.dimension, "prompt_accuracy": accuracy,
-         "prompt_accuracy_relative": relative, "variance": variance_shares(data)} | summaries["true"]))
+    write_json(args.metrics / "zoo.json", rounded(told | summaries.get("true", {})))
 
 
 if __name__ == "__main__":

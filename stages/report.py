@@ -1,4 +1,8 @@
-"""Write the report: reports/index.html, one page that needs no other file, and its figures as PNGs."""
+"""Write the report: reports/index.html, one page that needs no other file, and its figures as PNGs.
+
+Where the held-out people's photos are from a folder, nobody has true LoRAs of them and no zoo person a photo: figures
+that show either are left out, and the page says so.
+"""
 
 import numpy as np
 import pandas as pd
@@ -14,6 +18,7 @@ from w2wpp.storage import read_csv, read_json, read_pack, write_atomically
 from w2wpp.weights import read_weights
 
 SPACES = ("pca", "vae")
+BESIDE = {"true": "true LoRA, several photos", "one-photo": "DreamBooth, one photo"}   # inversions, on sheets
 PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES, TRUE_LORAS = 56, 10, 6, 12, 32, 16
 
 
@@ -24,9 +29,9 @@ def main() -> None:
                            evaluations="data/evaluations", comparison="data/comparison", scores="metrics",
                            out="reports")
     require_photos(args.params)
-    metrics = {name: read_json(args.scores / f"{name}.json")
-               for name in ("world", "base", "probe", "zoo", "pca", "vae", "comparison", "second_opinion")}
-    held_out, zoo, data = read_portraits(args.portraits), read_portraits(args.zoo), read_weights(args.weights)
+    rendered, held_out = args.params.portraits.source == "rendered", read_portraits(args.portraits)
+    measured = ("world", "base", "zoo", "pca", "vae", "comparison", "second_opinion", *(["probe"] if rendered else []))
+    metrics = {name: read_json(args.scores / f"{name}.json") for name in measured}
     photos, real = held_out.images.numpy(), held_out.images[:, -args.params.portraits.score_photos:].numpy()
     gallery = read_pack(args.references / "gallery.safetensors")[1]
     made = {rung: pictures.numpy() for rung, pictures in read_pack(args.references / "pictures.safetensors")[0].items()}
@@ -34,10 +39,10 @@ def main() -> None:
         pack, _ = read_pack(args.evaluations / space / "pictures.safetensors")
         made |= {f"{space} {rung}": pictures.numpy() for rung, pictures in pack.items()}
     rungs = read_csv(args.comparison / "ladder.csv", ["split", "rung", "id_score", "low", "high"])
-    scores = read_csv(args.comparison / "scores.csv", ["person", "split", *fig.RUNGS]).set_index("person")
+    known = [rung for rung in fig.RUNGS if rung in made]
+    scores = read_csv(args.comparison / "scores.csv", ["person", "split", *known]).set_index("person")
     training = read_json(args.spaces / "vae" / "training.json")
     shares = read_json(args.spaces / "pca" / "explained_variance.json")["shares"]
-    spaces = {space: load_space(args.spaces / space / "space.safetensors") for space in SPACES}
 
     def column(title: str, people: list[str], rung: str, count: int) -> Column:
         """Pictures of people by one rung of the ladder, their scores below."""
@@ -54,13 +59,14 @@ def main() -> None:
 
     figures["people"] = fig.contact_sheet(photos[np.array(held_out.splits) == "test"][:PEOPLE, 0], across=8)
     figures["base"] = fig.contact_sheet(made["class"][:CLASS_SAMPLES], across=8)
-    halves = report.side_by_side(report.spread(test["true"], TRUE_LORAS), single=6)
-    figures["true_loras"] = fig.picture_sheet([each for people in halves for each in (
-        photo_column("real photos", people, real[:, :2]), column("true LoRA", people, "true", 4))])
-    people = report.spread(test["true"], 8)
-    figures["reconstruction"] = fig.picture_sheet(
-        [photo_column("real photos", people, real[:, :2]), column("true LoRA", people, "true", 2),
-         *(column(f"through {LABELS[space]}", people, f"{space} reconstruction", 2) for space in SPACES)], people)
+    if rendered:
+        halves = report.side_by_side(report.spread(test["true"], TRUE_LORAS), single=6)
+        figures["true_loras"] = fig.picture_sheet([each for people in halves for each in (
+            photo_column("real photos", people, real[:, :2]), column("true LoRA", people, "true", 4))])
+        people = report.spread(test["true"], 8)
+        figures["reconstruction"] = fig.picture_sheet(
+            [photo_column("real photos", people, real[:, :2]), column("true LoRA", people, "true", 2),
+             *(column(f"through {LABELS[space]}", people, f"{space} reconstruction", 2) for space in SPACES)], people)
 
     for space in SPACES:
         tensors, meta = read_pack(args.samples / space / "pictures.safetensors")
@@ -70,14 +76,14 @@ def main() -> None:
                    for half in report.side_by_side(drawn, single=6)]
         gap = Column("", columns[0][0].pictures[:, :0])
         figures[f"sampling_{space}"] = fig.picture_sheet([*columns[0], *([gap, *columns[1]] if columns[1:] else [])])
+    zoo = read_portraits(args.zoo) if rendered else None
     figures["interpolation"] = interpolation_figure(args.interpolations, zoo)
 
     people = report.spread(gain, SHOWN)
     figures["inversion"] = fig.picture_sheet(
         [photo_column("the one photo", people, photos[:, :1]),
          *(column(f"{LABELS[space]} inversion", people, f"{space} inversion", 2) for space in SPACES),
-         column("true LoRA, several photos", people, "true", 2),
-         column("DreamBooth, one photo", people, "one-photo", 2),
+         *(column(title, people, rung, 2) for rung, title in BESIDE.items() if rung in made),
          photo_column("other real photos", people, real[:, :2])],
         [f"{person}\ngain {gain[person]:+.2f}" for person in people])
     for space in SPACES:
@@ -87,7 +93,8 @@ def main() -> None:
              column(f"{LABELS[space]} inversion", people, f"{space} inversion", 4),
              photo_column("other real photos", people, real[:, :2])], people)
 
-    figures["latent_space"] = latent_figure(spaces, data, zoo, held_out)
+    if rendered:
+        figures["latent_space"] = latent_figure(args.spaces, read_weights(args.weights), zoo, held_out)
     figures["kl_curves"] = fig.kl_curves(pd.DataFrame(training["history"]))
     figures["explained_variance"] = fig.explained_variance(np.array(shares), metrics["pca"]["latent_dim"])
     figures["inversion_loss"] = fig.inversion_loss(
@@ -98,7 +105,8 @@ def main() -> None:
     pngs = {name: fig.png_bytes(figure, palette=256) for name, figure in figures.items()}
     verdict, sentence = report.headline(metrics["comparison"])
     page = report.render_html(
-        pngs, verdict=verdict, sentence=sentence, measures=report.measure_rows({s: metrics[s] for s in SPACES}),
+        pngs, rendered=rendered, verdict=verdict, sentence=sentence,
+        measures=report.measure_rows({s: metrics[s] for s in SPACES}),
         facts=report.world_rows(metrics), metrics=metrics, params=args.params, training=training, labels=LABELS,
         kept_variance=sum(shares[:metrics["pca"]["latent_dim"]]),
         shown={"inversion": min(SHOWN, len(gain)), "test": len(test)})
@@ -108,22 +116,25 @@ def main() -> None:
 
 
 def interpolation_figure(folder, zoo):
-    """Strips of both spaces under one another, between real photos of the two zoo people."""
+    """Strips of both spaces under one another, between real photos of the two zoo people, if there are any."""
     strips, row_titles, row_colors, ends = [], [], [], []
     packs = {space: read_pack(folder / space / "pictures.safetensors") for space in SPACES}
     for pair, names in enumerate(packs["pca"][1]["people"][:PAIRS]):
         for space, (tensors, _) in packs.items():
             strips.append(tensors["pictures"][pair].numpy())
-            ends.append([zoo.images[zoo.names.index(name), 0].numpy() for name in names])
+            ends += [[zoo.images[zoo.names.index(name), 0].numpy() for name in names]] if zoo else []
             row_titles.append(space.upper())
             row_colors.append(COLORS[space])
-    ends = np.array(ends)
-    return fig.picture_sheet([Column("real photo", ends[:, :1]), Column("blend of the two LoRAs", np.array(strips)),
-                              Column("real photo", ends[:, 1:])], row_titles, row_colors)
+    columns = [Column("blend of the two LoRAs", np.array(strips))]
+    if zoo:
+        first, last = np.split(np.array(ends), 2, axis=1)
+        columns = [Column("real photo", first), *columns, Column("real photo", last)]
+    return fig.picture_sheet(columns, row_titles, row_colors)
 
 
-def latent_figure(spaces, data, zoo, held_out):
+def latent_figure(folder, data, zoo, held_out):
     """Zoo people, and the true LoRAs of held-out people, in both spaces."""
+    spaces = {space: load_space(folder / space / "space.safetensors") for space in SPACES}
     facts = pd.concat([zoo.manifest, held_out.manifest]).drop_duplicates("person").set_index("person")
     names = data.names("zoo") + data.names("true")
     planes = {name: fig.latent_plane(np.concatenate([space.encode(data.of(role)).numpy() for role in ("zoo", "true")]),

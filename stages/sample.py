@@ -12,7 +12,7 @@ from w2wpp.training import step_generator
 def main() -> None:
     args = stage_arguments(__doc__, space=True, base="data/base", spaces="data/spaces", out="data/samples")
     params, out = args.params.sample, args.out / args.space
-    pipe = load_pipeline(args.base, device())
+    pipe = load_pipeline(args.base, device(), args.params.generate.dtype)
     space = load_space(args.spaces / args.space / "space.safetensors")
 
     z = space.sample(params.people, step_generator(args.params.seed, 0))

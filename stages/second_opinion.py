@@ -1,9 +1,12 @@
-"""Score one-photo inversions and references again, with a recogniser that nothing was learned from or tuned with."""
+"""Score one-photo inversions and references again, with a recogniser that nothing was learned from or tuned with.
+
+By second_recognizer, that is the network of the arcface stage, or one from elsewhere.
+"""
 
 import numpy as np
 
 from w2wpp import scoring
-from w2wpp.evaluation import Gallery, embed_all, rounded, score_pictures
+from w2wpp.evaluation import build_gallery, embed_all, rounded, score_pictures
 from w2wpp.params import require_photos
 from w2wpp.populations import read_portraits
 from w2wpp.recognizers import load_recognizer
@@ -18,14 +21,17 @@ def main() -> None:
                            references="data/references", evaluations="data/evaluations", out="data/second_opinion",
                            metrics="metrics")
     require_photos(args.params)
-    recognizer = load_recognizer(f"insightface:{args.arcface / 'arcface.onnx'}", progress="faces")
-    held_out, zoo = read_portraits(args.portraits), read_portraits(args.zoo)
+    second, rendered = args.params.second_recognizer, args.params.portraits.source == "rendered"
+    recognizer = load_recognizer(f"insightface:{args.arcface / 'arcface.onnx'}" if second == "arcface" else second,
+                                 progress="faces")
+    held_out = read_portraits(args.portraits)
+    zoo = read_portraits(args.zoo if rendered else args.references / "zoo")
     real = embed_all(recognizer, held_out.images[:, -args.params.portraits.score_photos:])
-    gallery = Gallery.build(held_out.names, held_out.splits, real, embed_all(recognizer, zoo.images[:, 0]))
+    gallery = build_gallery(held_out, real, embed_all(recognizer, zoo.images[:, 0]), recognizer.name)
     gallery.save(args.out / "gallery.safetensors")
 
     references = read_pack(args.references / "pictures.safetensors")[0]
-    made = {rung: references[rung] for rung in REFERENCES}
+    made = {rung: references[rung] for rung in REFERENCES if rung in references}
     for space in ("pca", "vae"):
         made[f"{space} inversion"] = read_pack(args.evaluations / space / "pictures.safetensors")[0]["inversion"]
     summaries, scores = score_pictures(made, gallery, recognizer, args.params.evaluate.bootstrap)

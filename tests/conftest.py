@@ -5,22 +5,29 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import numpy as np
+import onnx
 import pytest
 import skimage
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from w2wpp.adapters import initial_weights
+from w2wpp.faces import CENTRE, SQUARE
 from w2wpp.layout import Adapted, WeightLayout
 from w2wpp.params import LORA_TARGETS, BaseParams, Params, load_params
 from w2wpp.people import CAPTION_WORDS
-from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline
+from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline, build_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32
@@ -126,3 +133,153 @@ def face():
     """The astronaut's head, 64x64 like the world's pictures."""
     picture = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
     return np.asarray(picture.crop((140, 20, 310, 190)).resize((64, 64), Image.Resampling.LANCZOS))
+
+
+@pytest.fixture(scope="session")
+def sd15_base(tmp_path_factory) -> Path:
+    """A pipeline of Stable Diffusion 1.5's classes and blocks, with fewer channels and random weights; 64 pixels."""
+    folder = tmp_path_factory.mktemp("sd15") / "base"
+    tokenizer = build_tokenizer([*CAPTION_WORDS, IDENTITY_TOKEN], 40)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(sample_size=8, block_out_channels=(8, 16, 16, 16), cross_attention_dim=16,
+                                    layers_per_block=2, attention_head_dim=2, norm_num_groups=4)
+        for name, parameter in unet.named_parameters():
+            if name.endswith(("proj_out.weight", "to_out.0.weight")):
+                parameter.data.mul_(10)     # or what LoRAs do to attention would hardly show
+        StableDiffusionPipeline(
+            unet=unet,
+            vae=AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                              block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=4),
+            text_encoder=CLIPTextModel(CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                num_attention_heads=2, max_position_embeddings=40, bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)),
+            tokenizer=tokenizer, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+            scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                    skip_prk_steps=True, steps_offset=1)).save_pretrained(folder)
+    as_published(folder)
+    return folder
+
+
+def as_published(folder: Path) -> None:
+    """Bring a pipeline to the files of 2022 and 2023: older names of weights and components, a tokenizer in parts."""
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_diffusers_version": "0.6.0", "feature_extractor": ["transformers", "CLIPFeatureExtractor"],
+              "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    weights = folder / "text_encoder/model.safetensors"
+    tensors = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in load_file(weights).items()}
+    save_file(tensors | {"text_model.embeddings.position_ids": torch.arange(40)[None]}, weights, {"format": "pt"})
+    tokenizer = folder / "tokenizer"
+    words = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
+    (tokenizer / "vocab.json").write_text(json.dumps(words["vocab"]))
+    (tokenizer / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, words["merges"]), ""]))
+    (tokenizer / "tokenizer.json").unlink()
+
+
+@pytest.fixture(scope="session")
+def write_loras() -> Callable[[Path, WeightLayout, int], None]:
+    """write_loras(folder, layout, count): LoRAs of several tools and ranks, some with a text encoder's keys besides."""
+    spec = importlib.util.spec_from_file_location("fuzz_loras", ROOT / "benchmarks/fuzz_loras.py")
+    fuzz = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fuzz)
+
+    def write(folder: Path, layout: WeightLayout, count: int) -> None:
+        for number in range(count):
+            naming = ("peft", "diffusers", "kohya")[number % 3]
+            tensors, metadata = fuzz.sound_lora(naming, layout, 1 + number % 4, 2.0, number, text=number % 2 == 0)
+            path = folder / (f"{number:02d}/pytorch_lora_weights.safetensors" if naming == "diffusers" else
+                             f"{number:02d}.safetensors")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({key: 0.1 * tensor if tensor.ndim == 2 else tensor for key, tensor in tensors.items()}, path,
+                      metadata=metadata or None)
+    return write
+
+
+@pytest.fixture(scope="session")
+def arcface_onnx() -> Callable[..., str]:
+    """arcface_onnx(path) writes a linear stand-in for ArcFace, means of 16x16 patches in a fixed random projection."""
+    def write(path, e=6, batch=1, size=112):
+        features = 3 * (size // 16) ** 2
+        weights = np.random.default_rng(0).normal(size=(features, e)).astype(np.float32)
+        nodes = [
+            helper.make_node("AveragePool", ["input"], ["pooled"], kernel_shape=[16, 16], strides=[16, 16]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["output"]),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "arcface",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, [batch, e])],
+            [numpy_helper.from_array(weights, "weights")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        onnx.save(model, str(path))
+        return f"insightface:{path}"
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_networks(arcface_onnx) -> Callable[..., None]:
+    """write_networks(folder, e): an insightface pack whose detector, in the format of SCRFD, always sees a face where
+    it is on photos that are aligned by faces; on a picture of one colour it sees none.
+    """
+    points = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
+                       [70.7299, 92.2041]])             # insightface's, in the 112x112 frame
+    points = 0.5 + (points - [CENTRE.real, CENTRE.imag]) / SQUARE / 1.5     # in shares of the photo and a border
+
+    def write(folder: Path, e: int = 6) -> None:
+        folder.mkdir(parents=True)
+        arcface_onnx(folder / "recognition.onnx", e)
+        side, initializers, outputs = 640, [], []
+        nodes = [helper.make_node("ReduceMax", ["input"], ["most"], keepdims=0),
+                 helper.make_node("ReduceMin", ["input"], ["least"], keepdims=0),
+                 helper.make_node("Sub", ["most", "least"], ["contrast"]),
+                 helper.make_node("Sign", ["contrast"], ["any"])]
+        for name, width in (("score", 1), ("box", 4), ("points", 10)):
+            for stride in (8, 16, 32):
+                cells = side // stride
+                values = np.zeros((cells * cells * 2, width), np.float32)
+                if stride == 32:    # the cell whose corner is the middle of the picture
+                    values[2 * (cells // 2 * cells + cells // 2)] = {
+                        "score": 0.9, "box": 5.0, "points": (side * points - side / 2).flatten() / stride}[name]
+                key = f"{name}_{stride}"
+                initializers.append(numpy_helper.from_array(values, f"{key}_known"))
+                nodes.append(helper.make_node("Mul", [f"{key}_known", "any"], [key]))
+                outputs.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, list(values.shape)))
+        graph = helper.make_graph(nodes, "scrfd", [helper.make_tensor_value_info(
+            "input", TensorProto.FLOAT, [1, 3, side, side])], outputs, initializers)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
+                  str(folder / "detection.onnx"))
+    return write
+
+
+@pytest.fixture(scope="session")
+def sd15_clip(tmp_path_factory) -> Path:
+    """A CLIP model with random weights, in the format of transformers."""
+    folder, tokenizer = tmp_path_factory.mktemp("clip"), build_tokenizer(CAPTION_WORDS, 40)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        CLIPModel(CLIPConfig(projection_dim=8, vision_config=small | {"image_size": 32, "patch_size": 16},
+                             text_config=small | {"vocab_size": len(tokenizer), "max_position_embeddings": 40,
+                                                  "eos_token_id": tokenizer.eos_token_id})).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def draw_people() -> Callable[..., None]:
+    """draw_people(folder, people, photos): photos of people who differ by their colours, as PNG and JPEG."""
+    def draw(folder: Path, people: int, photos: int, size: tuple[int, int] = (80, 96)) -> None:
+        for person in range(people):
+            (folder / f"Person {person}").mkdir(parents=True)
+            colors = np.random.default_rng(person).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+            for photo in range(photos):
+                noise = np.random.default_rng(100 + photo).normal(0, 6, (*size[::-1], 3))
+                picture = np.asarray(Image.fromarray(colors).resize(size, Image.Resampling.BICUBIC)) + noise
+                Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(
+                    folder / f"Person {person}" / f"{photo}.{'jpg' if photo % 2 else 'png'}")
+    return draw

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from w2wpp.denoising import denoising_loss, draw_timesteps, generate, region_weights, training_schedule
-from w2wpp.pipeline import encode_prompts
+from w2wpp.inversion import invert
+from w2wpp.pipeline import IDENTITY_TOKEN, encode_images, encode_prompts, load_pipeline
+from w2wpp.spaces import PCASpace
 
 PROMPTS = ["a photo of sks person", "a photo of sks person, smiling"]
 
@@ -20,7 +22,7 @@ def test_pictures_do_not_depend_on_the_batch(pipe, layout, draw_weights, how):
     assert pictures.shape == (5, 2, 3, 32, 32, 3)
     assert pictures.dtype == torch.uint8
     for batch in (1, 13):
-        other = generate(pipe, layout, weights, PROMPTS, 3, how, "test", batch=batch)
+        other = generate(pipe, layout, weights, PROMPTS, 3, how.model_copy(update={"batch": batch}), "test")
         assert (other.int() - pictures.int()).abs().max() <= 1
     alone = generate(pipe, layout, weights[3:4], PROMPTS[1:], 3, how, "test")
     assert (alone[0, 0].int() - pictures[3, 1].int()).abs().max() <= 1
@@ -99,3 +101,51 @@ def test_timesteps_are_shifted(pipe, shift, median):
     assert drawn.min() >= 0
     assert drawn.max() <= 999
     assert drawn.median().item() == pytest.approx(median, abs=25)
+
+
+def test_bfloat16_is_near_float32(pipe, make_pipe, layout, draw_weights, params, normal):
+    half = make_pipe()
+    for module in (half.vae, half.text_encoder, half.unet):
+        module.to(torch.bfloat16).requires_grad_(False)
+    space = PCASpace(3, layout)
+    space.components.copy_(draw_weights(layout, 3, seed=4))
+    settings = params.invert.model_copy(update={"steps": 3})
+    latents, weights = normal(2, 4, 4, 4), draw_weights(layout, 2)
+    how = params.generate.model_copy(update={"inference_steps": 2, "guidance": 2.0})
+    results = []
+    for each in (pipe, half):
+        text = encode_prompts(each, [IDENTITY_TOKEN]).expand(2, -1, -1)
+        pictures = generate(each, layout, weights, ["a photo of sks person"], 2, how, "test")
+        results.append((invert(each, space, latents, text, settings, 0, "test")[1], pictures.float(),
+                        encode_images(each, pictures[0, 0])))
+    assert results[1][0].dtype == results[1][2].dtype == torch.float32
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=0.05, atol=0)
+    assert (results[1][1] - results[0][1]).abs().mean() < 4
+
+
+def test_bfloat16_is_for_cuda_alone(sd15_base):
+    pipe = load_pipeline(sd15_base, "cpu", "bfloat16")
+    assert pipe.unet.dtype == pipe.vae.dtype == pipe.text_encoder.dtype == torch.float32
+
+
+def test_a_frozen_text_encoder_is_asked_once(pipe, make_pipe, monkeypatch):
+    asked = []
+    forward = type(pipe.text_encoder).forward
+    monkeypatch.setattr(type(pipe.text_encoder), "forward",
+                        lambda self, *args, **kwargs: asked.append(1) or forward(self, *args, **kwargs))
+    first, again = (encode_prompts(pipe, ["a photo", "a shirt"]) for _ in range(2))
+    assert len(asked) == 1 and first is again
+    assert not torch.equal(encode_prompts(pipe, ["a shirt", "a photo"]), first)
+    trained = make_pipe()
+    for _ in range(2):
+        encode_prompts(trained, ["a photo"])
+    assert len(asked) == 4
+
+
+def test_guidance_leads_away_from_the_negative_prompt(pipe, layout, draw_weights, params):
+    def draw(**how):
+        return generate(pipe, layout, draw_weights(layout, 1), ["a photo of sks person"], 1,
+                        params.generate.model_copy(update={"inference_steps": 2, **how}), "test").float()
+
+    assert (draw(guidance=3.0) - draw(guidance=3.0, negative_prompt="a red shirt")).abs().max() > 1
+    assert torch.equal(draw(guidance=1.0), draw(guidance=1.0, negative_prompt="a red shirt"))

@@ -1,10 +1,13 @@
 """The gallery that every score is measured against."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from w2wpp.evaluation import Gallery, embed_all, rounded
+from w2wpp.errors import InputError
+from w2wpp.evaluation import Gallery, build_gallery, embed_all, rounded
 from w2wpp.recognizers import Embeddings
 
 
@@ -83,3 +86,16 @@ def test_embed_all_keeps_leading_axes():
 
 def test_rounded_goes_into_the_tree():
     assert rounded({"a": {"b": 1.23456, "n": 3}, "c": "x"}) == {"a": {"b": 1.2346, "n": 3}, "c": "x"}
+
+
+def test_people_who_cannot_be_told_apart_are_refused(faces):
+    held_out = SimpleNamespace(names=[f"p{i}" for i in range(10)], splits=["validation"] * 4 + ["test"] * 6)
+    zoo = everyone_found(np.random.default_rng(0).standard_normal((50, 16)))
+    real = everyone_found(np.repeat(faces[:, None], 3, 1))
+    assert build_gallery(held_out, real, zoo, "dlib").ceiling > 0.9
+    everybody_alike = everyone_found(np.repeat(faces[:1, None], 10, 0).repeat(3, 1))
+    faceless = Embeddings(real.vectors, np.zeros_like(real.found))
+    for photos, people, words in ((everybody_alike, zoo, "must be above floor"), (faceless, zoo, "floor needs photos"),
+                                  (real, Embeddings(zoo.vectors, ~zoo.found), "no face in any photo of the zoo")):
+        with pytest.raises(InputError, match=f"dlib cannot score these people .*{words}"):
+            build_gallery(held_out, photos, people, "dlib")

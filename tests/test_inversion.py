@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from w2wpp.adapters import initial_weights
-from w2wpp.denoising import denoising_loss, training_schedule
+from w2wpp.denoising import denoising_loss, region_weights, training_schedule
 from w2wpp.dreambooth import IDENTITY_PROMPT, train_loras
 from w2wpp.inversion import invert
 from w2wpp.params import InvertParams
@@ -88,3 +88,30 @@ def test_a_strong_prior_keeps_z_at_zero(pipe, space, latents, text, settings):
                       0, "test")[0].abs().max().item()
 
     assert search(1e4) < 0.02 < 0.2 < search(0.0)
+
+
+def test_only_the_mask_counts(pipe, layout, draw_weights, params, normal):
+    space = PCASpace(3, layout)
+    space.mean.copy_(draw_weights(layout, 1)[0])
+    space.components.copy_(draw_weights(layout, 3, seed=4))
+    settings = params.invert.model_copy(update={"steps": 3, "region": (0.0, 0.0, 1.0, 1.0)})
+    latents, text = normal(2, 4, 4, 4), encode_prompts(pipe, [IDENTITY_PROMPT]).expand(2, -1, -1)
+
+    def search(latents, mask=None):
+        return invert(pipe, space, latents, text, settings, 0, "test", mask)
+
+    everything, losses = search(latents)
+    torch.testing.assert_close(search(latents, torch.ones(2, 4, 4)), (everything, losses))
+    half = torch.ones(2, 4, 4)
+    half[1, :, :2] = 0
+    z, _ = search(latents, half)
+    torch.testing.assert_close(z[0], everything[0])
+    assert (z[1] - everything[1]).abs().max() > 1e-4
+    schedule, weights = training_schedule(pipe), draw_weights(layout, 2)
+
+    def loss(pixel_weights):
+        return denoising_loss(pipe, schedule, layout, weights, latents[None], text[None], 1.0,
+                              torch.Generator().manual_seed(0), pixel_weights)
+
+    left, right = (loss((each / each.mean())[None, None].expand(2, 1, 4, 4)) for each in (1 - half[1], half[1]))
+    torch.testing.assert_close((left + right) / 2, loss(region_weights(pipe, (0.0, 0.0, 1.0, 1.0))))

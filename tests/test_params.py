@@ -85,6 +85,10 @@ def test_unknown_section(write):
     ("collect.path", "", "at least 1 character"),
     ("collect.held_out", 0.5, "less than 0.5"),
     ("generate.guidance", 0.5, "greater than or equal to 1"),
+    ("generate.dtype", "float16", "'float32' or 'bfloat16'"),
+    ("invert.mask", "mouth", "'none' or 'face'"),
+    ("base.source", "hub", "'trained' or 'pretrained'"),
+    ("portraits.photo_size", 500, "multiple of 8"),
 ])
 def test_wrong_value(write, key, value, says):
     if key.endswith(".0"):

@@ -2,10 +2,8 @@ from pathlib import Path
 
 import dlib
 import numpy as np
-import onnx
 import pytest
 import skimage
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from w2wpp import recognizers
@@ -16,27 +14,6 @@ from w2wpp.recognizers import DlibRecognizer, DlibResNet, FaceFinder, InsightFac
 @pytest.fixture(scope="module")
 def dlib_recognizer():
     return DlibRecognizer(workers=1)
-
-
-def arcface_onnx(path, e=6, batch=1, size=112):
-    """A linear stand-in for ArcFace: mean of 16x16 patches, then a fixed random projection."""
-    features = 3 * (size // 16) ** 2
-    weights = np.random.default_rng(0).normal(size=(features, e)).astype(np.float32)
-    nodes = [
-        helper.make_node("AveragePool", ["input"], ["pooled"], kernel_shape=[16, 16], strides=[16, 16]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weights"], ["output"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "arcface",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [batch, e])],
-        [numpy_helper.from_array(weights, "weights")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, str(path))
-    return f"insightface:{path}"
 
 
 def cosine(a, b):
@@ -91,7 +68,7 @@ def test_no_pictures_and_wrong_pictures(dlib_recognizer, face):
 
 
 @pytest.mark.parametrize("batch", [1, "n"])
-def test_an_onnx_network_embeds_aligned_faces(tmp_path, face, batch):
+def test_an_onnx_network_embeds_aligned_faces(tmp_path, face, arcface_onnx, batch):
     recognizer = load_recognizer(arcface_onnx(tmp_path / "net.onnx", batch=batch), workers=1)
     assert recognizer.dim == 6 and recognizer.name == f"insightface:{tmp_path / 'net.onnx'}"
     shifted = np.roll(face, 3, axis=0)
@@ -113,7 +90,7 @@ def test_arcface_chips_put_the_eyes_where_arcface_wants_them(face):
 
 
 @pytest.mark.parametrize("size", [64, 128])
-def test_other_networks_are_refused(tmp_path, size):
+def test_other_networks_are_refused(tmp_path, arcface_onnx, size):
     with pytest.raises(InputError, match="not an ArcFace-style network"):
         load_recognizer(arcface_onnx(tmp_path / "net.onnx", size=size))
 
@@ -134,7 +111,7 @@ def test_a_missing_pack_names_its_folder_and_the_offline_choice(tmp_path, monkey
     assert "`recognizer: dlib`" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_pack_uses_its_own_detector(tmp_path, monkeypatch, face):
+def test_a_pack_uses_its_own_detector(tmp_path, monkeypatch, face, arcface_onnx):
     import insightface.app
     from insightface.model_zoo import get_model
 

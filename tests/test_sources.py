@@ -1,6 +1,5 @@
 """Zoos from elsewhere, in the published formats: what was in the files is what spaces are made from and drawn with."""
 
-import importlib.util
 import pickle
 import runpy
 import sys
@@ -11,9 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import UNet2DConditionModel
 
 from w2wpp import pca
 from w2wpp.errors import InputError
@@ -21,8 +18,6 @@ from w2wpp.foreign import read_lora
 from w2wpp.layout import WeightLayout, flatten
 from w2wpp.lora_folder import scan_folder
 from w2wpp.params import LoraParams, Params, load_params, require_photos
-from w2wpp.people import CAPTION_WORDS
-from w2wpp.pipeline import IDENTITY_TOKEN, build_tokenizer
 from w2wpp.shards import write_shards
 from w2wpp.sources import collect_folder, collect_w2w, read_layout
 from w2wpp.spaces import load_space
@@ -31,7 +26,6 @@ from w2wpp.w2w_people import ATTRIBUTES
 from w2wpp.weights import read_weights
 
 ROOT = Path(__file__).parents[1]
-NAMINGS = ("peft", "diffusers", "kohya")
 SD15 = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768,
         "layers_per_block": 2, "attention_head_dim": 8}
 TINY = {"seed": 0, "lora": {"rank": 1, "alpha": 27, "targets": ["to_q", "to_v"], "blocks": []},
@@ -43,38 +37,9 @@ TINY = {"seed": 0, "lora": {"rank": 1, "alpha": 27, "targets": ["to_q", "to_v"],
         "interpolate": {"pairs": 8, "steps": 3}}
 
 
-def load_fuzz():
-    path = ROOT / "benchmarks/fuzz_loras.py"
-    spec = importlib.util.spec_from_file_location("fuzz_loras", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-sound_lora = load_fuzz().sound_lora
-
-
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    """A pipeline of Stable Diffusion 1.5's classes and blocks, with fewer channels and random weights."""
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = build_tokenizer([*CAPTION_WORDS, IDENTITY_TOKEN], 40)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        StableDiffusionPipeline(
-            unet=UNet2DConditionModel(**SD15 | {"sample_size": 8, "block_out_channels": (8, 16, 16, 16),
-                                                "cross_attention_dim": 16, "attention_head_dim": 2},
-                                      norm_num_groups=4),
-            vae=AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                              block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=4),
-            text_encoder=CLIPTextModel(CLIPTextConfig(
-                vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                num_attention_heads=2, max_position_embeddings=40, bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)),
-            tokenizer=tokenizer, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-            scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                                    skip_prk_steps=True, steps_offset=1)).save_pretrained(folder)
-    return folder
+def base(sd15_base) -> Path:
+    return sd15_base
 
 
 @pytest.fixture(scope="module")
@@ -106,18 +71,6 @@ def stage(tmp_path, base, monkeypatch):
                                             if key != "base" or name not in ("flatten", "pca"))])
         runpy.run_path(str(ROOT / f"stages/{name}.py"), run_name="__main__")
     return run
-
-
-def write_loras(folder: Path, layout: WeightLayout, count: int) -> None:
-    """LoRAs of several tools and ranks, some with a text encoder's keys besides."""
-    for number in range(count):
-        naming = NAMINGS[number % 3]
-        tensors, metadata = sound_lora(naming, layout, 1 + number % 4, 2.0, number, text=number % 2 == 0)
-        path = folder / (f"{number:02d}/pytorch_lora_weights.safetensors" if naming == "diffusers" else
-                         f"{number:02d}.safetensors")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: 0.1 * tensor if tensor.ndim == 2 else tensor for key, tensor in tensors.items()}, path,
-                  metadata=metadata or None)
 
 
 def publish(folder: Path, weights: torch.Tensor, people) -> None:
@@ -165,7 +118,7 @@ def test_no_configuration_of_a_unet(tmp_path, content):
         read_layout(tmp_path, LoraParams(**TINY["lora"]))
 
 
-def test_folder_up_to_pictures(tmp_path, mini, make_params, stage, capsys):
+def test_folder_up_to_pictures(tmp_path, mini, make_params, stage, capsys, write_loras):
     folder = tmp_path / "loras"
     write_loras(folder, mini, 13)
     make_params("folder", folder)
@@ -193,7 +146,7 @@ def test_folder_up_to_pictures(tmp_path, mini, make_params, stage, capsys):
         stage("invert", "--space", "pca", spaces="spaces", out="inversions")
 
 
-def test_folder_tells_what_it_left_out(tmp_path, mini, make_params):
+def test_folder_tells_what_it_left_out(tmp_path, mini, make_params, write_loras):
     folder, out = tmp_path / "loras", tmp_path / "zoo"
     write_loras(folder, mini, 9)
     (folder / "copy.safetensors").write_bytes((folder / "00.safetensors").read_bytes())
@@ -223,7 +176,7 @@ def test_folder_tells_what_it_left_out(tmp_path, mini, make_params):
     ("file,person\n00.safetensors, \n", "person", "expected a name"),
     ("file,person\n00.safetensors,a\x07\n", "person", "expected a name"),
 ])
-def test_people_of_a_folder_that_are_wrong(tmp_path, mini, make_params, content, key, words):
+def test_people_of_a_folder_that_are_wrong(tmp_path, mini, make_params, content, key, words, write_loras):
     folder = tmp_path / "loras"
     write_loras(folder, mini, 1)
     (folder / "people.csv").write_text(content)
@@ -233,7 +186,7 @@ def test_people_of_a_folder_that_are_wrong(tmp_path, mini, make_params, content,
     assert words in str(caught.value)
 
 
-def test_folder_whose_rejects_are_too_many_is_refused_by_flatten(tmp_path, mini, make_params, stage):
+def test_folder_whose_rejects_are_too_many_is_refused_by_flatten(tmp_path, mini, make_params, stage, write_loras):
     folder = tmp_path / "loras"
     write_loras(folder, mini, 6)
     for number in range(7):

@@ -22,7 +22,7 @@ def adapted(unet: nn.Module, layout: WeightLayout, weights: Tensor) -> Iterator[
     stacks the unconditional and the conditional half of classifier-free guidance. Gradients reach `weights`.
 
     Args:
-        weights: weight vectors [n, d] of the same dtype and device as the UNet.
+        weights: weight vectors [n, d] on the device of the UNet, in whose dtype they are used.
 
     Raises:
         ValueError: the weights have another dimension than the layout, or a batch is no multiple of n.
@@ -40,7 +40,7 @@ def adapted(unet: nn.Module, layout: WeightLayout, weights: Tensor) -> Iterator[
         return add
 
     with ExitStack() as hooks:
-        for name, (down, up) in layout.split(weights).items():
+        for name, (down, up) in layout.split(weights.to(next(unet.parameters()).dtype)).items():
             hooks.enter_context(modules[name].register_forward_hook(hook(down, up)))
         yield
 

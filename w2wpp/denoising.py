@@ -62,16 +62,17 @@ def prediction_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, late
         latents: scaled latents [m, n, c, h, w].
         text: text embeddings [m, n, length, hidden], or [m, 1, length, hidden] of prompts that all n share.
         timestep_shift: see `draw_timesteps`.
-        pixel_weights: [h, w], see `region_weights`.
+        pixel_weights: [h, w], see `region_weights`, or [n, 1, h, w] of each person's own.
     """
     rows, people = latents.shape[:2]
     noise = torch.randn(rows, 1, *latents.shape[2:], generator=generator).expand_as(latents)
     timesteps = draw_timesteps((rows, 1), timestep_shift, schedule, generator).expand(rows, people)
     latents, noise, timesteps = (each.flatten(0, 1).to(pipe.unet.device) for each in (latents, noise, timesteps))
     noisy = schedule.add_noise(latents, noise, timesteps)
-    output = pipe.unet(noisy, timesteps, text.expand(-1, people, -1, -1).flatten(0, 1)).sample
+    dtype = pipe.unet.dtype
+    output = pipe.unet(noisy.to(dtype), timesteps, text.expand(-1, people, -1, -1).flatten(0, 1).to(dtype)).sample
     target = prediction_target(schedule, latents, noise, timesteps)
-    return ((output - target).square() * pixel_weights).mean((1, 2, 3)).unflatten(0, (rows, people))
+    return ((output.float() - target).square().unflatten(0, (rows, people)) * pixel_weights).mean((2, 3, 4))
 
 
 def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layout: WeightLayout, weights: Tensor,
@@ -84,33 +85,38 @@ def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layou
 
 @torch.no_grad()
 def generate(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, prompts: list[str], seeds: int,
-             params: GenerateParams, what: str, batch: int = 64) -> Tensor:
+             params: GenerateParams, what: str) -> Tensor:
     """Pictures of many models, through the pipeline's own `__call__`.
 
     Args:
         weights: weight vectors [n, d].
         prompts: each model answers every prompt.
         seeds: pictures per prompt, from the seeds 0 .. seeds - 1, the same for every model.
-        batch: pictures per call at most; the result does not depend on it beyond rounding.
+        params: of which `batch` is pictures per call at most; the result does not depend on it beyond rounding.
 
     Returns:
         uint8 [n, prompts, seeds, h, w, 3].
     """
-    device = pipe.unet.device
-    asked = [(prompt, seed) for prompt in range(len(prompts)) for seed in range(seeds)]
-    text, empty = encode_prompts(pipe, prompts), encode_prompts(pipe, [""])
+    device, dtype = pipe.unet.device, pipe.unet.dtype
+    asked = torch.tensor([(prompt, seed) for prompt in range(len(prompts)) for seed in range(seeds)])
+    text, negative = encode_prompts(pipe, prompts), encode_prompts(pipe, [params.negative_prompt])
     shape = (pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
     start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in range(seeds)])
-    models = max(1, batch // len(asked))
+    models = max(1, params.batch // len(asked))
     out = []
     with progress(None, what, total=len(weights) * len(asked), unit="picture") as bar:
         for first, count in chunks(len(weights), models):
-            rows = torch.tensor(asked).repeat_interleave(count, 0)
-            with adapted(pipe.unet, layout, weights[first:first + count].float().to(device)):
-                latents = pipe(prompt_embeds=text[rows[:, 0]], negative_prompt_embeds=empty.expand(len(rows), -1, -1),
-                               latents=start[rows[:, 1]].to(device), num_inference_steps=params.inference_steps,
-                               guidance_scale=params.guidance, output_type="latent").images
-            pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-            out.append(to_images(pixels).cpu().unflatten(0, (len(prompts), seeds, count)).movedim(2, 0))
-            bar.update(len(rows))
+            drawn = []
+            for some in asked.split(params.batch):
+                rows = some.repeat_interleave(count, 0)
+                with adapted(pipe.unet, layout, weights[first:first + count].float().to(device)):
+                    latents = pipe(prompt_embeds=text[rows[:, 0]],
+                                   negative_prompt_embeds=negative.expand(len(rows), -1, -1),
+                                   latents=start[rows[:, 1]].to(device, dtype),
+                                   num_inference_steps=params.inference_steps, guidance_scale=params.guidance,
+                                   output_type="latent").images
+                pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+                drawn.append(to_images(pixels.float()).cpu())
+                bar.update(len(rows))
+            out.append(torch.cat(drawn).unflatten(0, (len(prompts), seeds, count)).movedim(2, 0))
     return torch.cat(out)

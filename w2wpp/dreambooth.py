@@ -19,12 +19,14 @@ CAPTIONED = ["photo_expression", "photo_shirt", "photo_background"]
 
 
 @torch.no_grad()
-def photo_prompts(pipe: StableDiffusionPipeline, manifest: pd.DataFrame, captions: bool) -> Tensor:
+def photo_prompts(pipe: StableDiffusionPipeline, manifest: pd.DataFrame, captions: bool,
+                  prompt: str = IDENTITY_PROMPT) -> Tensor:
     """Text embeddings [n, length, hidden] of the prompts that go with n photos of people.
 
     Args:
         manifest: a row per photo, as in a portraits manifest.
         captions: whether a prompt says what else its photo shows, lest it be taken for a part of the person.
+        prompt: what every prompt begins with.
 
     Raises:
         InputError: a column that captions need is missing.
@@ -33,10 +35,10 @@ def photo_prompts(pipe: StableDiffusionPipeline, manifest: pd.DataFrame, caption
     if captions and missing:
         raise InputError("manifest.csv", missing[0], "column missing, but captions need it",
                          "Add it, or set `captions: false` in params.yaml")
-    prompts = ([described(IDENTITY_PROMPT, *row) for row in manifest[CAPTIONED].itertuples(index=False)] if captions
-               else [IDENTITY_PROMPT] * len(manifest))
+    prompts = ([described(prompt, *row) for row in manifest[CAPTIONED].itertuples(index=False)] if captions
+               else [prompt] * len(manifest))
     different = sorted(set(prompts))
-    return encode_prompts(pipe, different)[torch.tensor([different.index(prompt) for prompt in prompts])]
+    return encode_prompts(pipe, different)[torch.tensor([different.index(each) for each in prompts])]
 
 
 @torch.no_grad()

@@ -10,10 +10,33 @@ from diffusers import StableDiffusionPipeline
 
 from w2wpp import scoring
 from w2wpp.denoising import generate
+from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout
 from w2wpp.params import Params
+from w2wpp.populations import Portraits
 from w2wpp.recognizers import Embeddings, Recognizer
 from w2wpp.storage import read_pack, write_pack
+from w2wpp.weights import Weights
+
+
+def draw_zoo(pipe: StableDiffusionPipeline, data: Weights, count: int, params: Params) -> tuple[Portraits, list[int]]:
+    """A picture of each of `count` zoo people, drawn by their LoRAs, for zoos that bring no photos of them.
+
+    People are evenly spread over the zoo; of those with several LoRAs, the first one draws.
+
+    Returns:
+        The pictures as portraits with one photo each, and the rows of the LoRAs in the zoo.
+    """
+    first: dict[str, int] = {}
+    for row, name in enumerate(data.names("zoo")):
+        first.setdefault(name, row)
+    people, spread = list(first), torch.linspace(0, len(first) - 1, min(count, len(first)))
+    names = [people[at] for at in spread.round().int().tolist()]
+    rows = [first[name] for name in names]
+    pictures = generate(pipe, data.layout, data.zoo.rows(rows), [params.evaluate.prompt], 1, params.generate,
+                        "zoo people")[:, 0]
+    manifest = pd.DataFrame({"person": names, "split": "zoo", "photo": 0})
+    return Portraits(pictures, names, ["zoo"] * len(names), manifest), rows
 
 
 def embed_all(recognizer: Recognizer, images: torch.Tensor) -> Embeddings:
@@ -97,6 +120,23 @@ class Gallery:
         arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
         return cls(meta["people"], meta["splits"], Embeddings(arrays["real"], arrays["real_found"]), arrays["mean"],
                    Embeddings(arrays["zoo"], arrays["zoo_found"]), meta["floor"], meta["ceiling"])
+
+
+def build_gallery(held_out: Portraits, real: Embeddings, zoo: Embeddings, recognizer: str) -> Gallery:
+    """`Gallery.build`, for photos that are the user's.
+
+    Raises:
+        InputError: the recogniser finds too few faces to tell people apart, or does not.
+    """
+    try:
+        gallery = Gallery.build(held_out.names, held_out.splits, real, zoo)
+        scoring.normalised(0.0, gallery.floor, gallery.ceiling)
+        if gallery.rows("test").sum() < 2:
+            raise ValueError("fewer than two test people have a photo with a face")
+    except ValueError as error:
+        raise InputError("data/portraits", None, f"{recognizer} cannot score these people ({error})",
+                         "Give photos that show one face each, or another recogniser") from error
+    return gallery
 
 
 def score_pictures(pictures: dict[str, torch.Tensor], gallery: Gallery, recognizer: Recognizer, bootstrap: int

@@ -26,6 +26,7 @@ RUNGS = {"mean": "mean LoRA of the zoo", "nearest": "LoRA of the most similar zo
          "pca reconstruction": "true LoRA through PCA", "vae reconstruction": "true LoRA through VAE"}
 DPI = 110
 TILE = 0.7  # inches
+LARGEST = 128  # pixels of a picture on a sheet, of which a tile shows fewer
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def picture_sheet(columns: Sequence[Column], row_titles: Sequence[str] = (), row
         for row, pictures in enumerate(column.pictures):
             for place, picture in enumerate(pictures):
                 x, y = start + place * 1.03, row * pitch
-                axes.imshow(picture, extent=(x, x + 1, y + 1, y), interpolation="bicubic")
+                axes.imshow(_small(picture), extent=(x, x + 1, y + 1, y), interpolation="bicubic")
             if len(column.notes):
                 axes.text(middle, row * pitch + 1.03, column.notes[row], size=7, **text)
         start += span + 0.18
@@ -86,6 +87,13 @@ def picture_sheet(columns: Sequence[Column], row_titles: Sequence[str] = (), row
         axes.text(left - 0.08, row * pitch + 0.5, title, ha="right", va="center", size=7, color=color)
     axes.set(xlim=(0, width), ylim=(height - heading, -heading), aspect="auto")
     return figure
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    """A picture [h, w, 3] with at most `LARGEST` pixels each way."""
+    image = Image.fromarray(picture)
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def contact_sheet(pictures: np.ndarray, across: int) -> Figure:

@@ -12,7 +12,7 @@ from w2wpp.training import cosine_rate, step_generator
 
 
 def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, text: Tensor, params: InvertParams,
-           seed: int, what: str) -> tuple[Tensor, Tensor]:
+           seed: int, what: str, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Maximum a posteriori z of each person: denoising loss of the photo minus a weighted log N(z; 0, I).
 
     The search starts at z = 0 and looks at the region that `params` name: what surrounds a face is no part of the
@@ -21,11 +21,15 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, t
     Args:
         latents: scaled latents [n, c, h, w] of ONE photo per person.
         text: text embeddings [n, length, hidden] of the prompts of these photos.
+        mask: how much of each latent pixel of the region counts, [n, h, w] in [0, 1]; None for all of it.
 
     Returns:
         z [n, k], and the denoising loss of every step [steps, n].
     """
     schedule, pixel_weights = training_schedule(pipe), region_weights(pipe, params.region)
+    if mask is not None:
+        shown = pixel_weights * mask.to(pixel_weights)
+        pixel_weights = (shown / shown.mean((1, 2), keepdim=True).clamp_min(1e-6))[:, None]
     text = text.expand(params.timesteps_per_step, *text.shape)
     rows = latents.expand(params.timesteps_per_step, *latents.shape)
     z = torch.zeros(len(latents), space.latent_dim, device=latents.device, requires_grad=True)

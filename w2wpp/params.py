@@ -42,6 +42,15 @@ class PortraitsParams(Section):
     score_photos: Annotated[int, Field(ge=2)]
     validation: Annotated[int, Field(ge=2)]
     test: Annotated[int, Field(ge=2)]
+    source: Literal["rendered", "folder"]
+    path: Annotated[str, Field(min_length=1)] | None
+    photo_size: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
+
+    @model_validator(mode="after")
+    def _folder_is_named(self) -> "PortraitsParams":
+        if self.source == "folder" and self.path is None:
+            raise ValueError("portraits.source folder needs portraits.path, the folder of the photos")
+        return self
 
 
 class CodecParams(Section):
@@ -88,12 +97,21 @@ class DenoiserParams(Section):
 
 
 class BaseParams(Section):
+    source: Literal["trained", "pretrained"]
+    model: Annotated[str, Field(min_length=1)] | None
+    revision: Annotated[str, Field(min_length=1)] | None
     people: Annotated[int, Field(ge=2)]
     photos: Count
     codec: CodecParams
     text: TextParams
     unet: UNetParams
     denoiser: DenoiserParams
+
+    @model_validator(mode="after")
+    def _model_is_named(self) -> "BaseParams":
+        if self.source == "pretrained" and self.model is None:
+            raise ValueError("base.source pretrained needs base.model, a folder or a name on the Hugging Face Hub")
+        return self
 
 
 class LoraParams(Section):
@@ -208,6 +226,8 @@ class InvertParams(Section):
     timestep_shift: Shift
     timesteps_per_step: Count
     region: Region
+    mask: Literal["none", "face"]
+    prompt: Prompt
     captions: bool
     prior_weight: Weight
     people_at_once: Count
@@ -216,6 +236,9 @@ class InvertParams(Section):
 class GenerateParams(Section):
     inference_steps: Count
     guidance: Annotated[float, Field(ge=1)]
+    negative_prompt: str
+    batch: Count
+    dtype: Literal["float32", "bfloat16"]
 
 
 class EvaluateParams(Section):
@@ -225,6 +248,9 @@ class EvaluateParams(Section):
     prompted_people: Count
     prompted_samples: Count
     bootstrap: Annotated[int, Field(ge=100)]
+    prompt_alignment: Literal["none", "clip"]
+    clip: Prompt
+    clip_revision: Prompt
 
 
 class Params(Section):
@@ -233,6 +259,8 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0)]
     space: Literal["pca", "vae"]
     recognizer: str
+    second_recognizer: str
+    faces: str
     portraits: PortraitsParams
     base: BaseParams
     lora: LoraParams
@@ -250,9 +278,19 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _photos_suffice(self) -> "Params":
-        if self.collect.photos + self.portraits.score_photos > self.portraits.photos:
+        rendered = self.portraits.source == "rendered"
+        if rendered and self.collect.photos + self.portraits.score_photos > self.portraits.photos:
             raise ValueError("portraits.photos must be at least collect.photos + portraits.score_photos, as no photo "
                              "that a LoRA was trained on may be scored against")
+        return self
+
+    @model_validator(mode="after")
+    def _sources_agree(self) -> "Params":
+        foreign = [key for key, value in (("portraits.source", self.portraits.source == "folder"),
+                                          ("base.source", self.base.source == "pretrained")) if value]
+        if foreign and self.collect.source == "zoo":
+            raise ValueError(f"collect.source must be w2w or folder where {foreign[0]} is not of this world, as the "
+                             "zoo that is trained here is one of rendered people")
         return self
 
 
@@ -264,31 +302,41 @@ def load_params(path: str | Path = "params.yaml") -> Params:
             the message names the first such key, what is wrong with it and what it may be.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        return check_params(Path(path).read_text(), str(path))
     except FileNotFoundError as error:
         raise InputError(str(path), None, "no such file", "Run from the repository's root") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(str(path), None, f"not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def check_params(text: str, where: str) -> Params:
+    """Settings from the text of params.yaml; an InputError, as of `load_params`, names `where` as its file."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(where, None, f"not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
-        raise InputError(str(path), None, "not a mapping of sections", "Restore it from the committed params.yaml")
+        raise InputError(where, None, "not a mapping of sections", "Restore it from the committed params.yaml")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "portraits.photos"
-        raise InputError(str(path), key, *_explain(first)) from error
+        # What concerns several sections has no place of its own; its message begins with the key to change.
+        key = ".".join(str(part) for part in first["loc"]) or str(first["ctx"]["error"]).split()[0]
+        raise InputError(where, key, *_explain(first)) from error
 
 
 def require_photos(params: Params) -> None:
-    """Refuse to run a stage that needs photos of held-out people on a zoo that has none.
+    """Refuse to run a stage that needs photos of held-out people where there are none for the zoo's base model.
 
     Raises:
-        InputError: collect.source is not "zoo".
+        InputError: the zoo is from elsewhere and the photos are not.
     """
-    if params.collect.source != "zoo":
+    if params.collect.source != "zoo" and params.portraits.source == "rendered":
         raise InputError("params.yaml", "collect.source", f"{params.collect.source!r} brings no photos of held-out "
                          "people, which this stage inverts or scores against",
-                         "`dvc repro sample interpolate` needs none; set it to zoo for the rest")
+                         "`dvc repro sample interpolate` needs none; for the rest give photos with portraits.source: "
+                         "folder (docs/sd15.md), or set it to zoo")
 
 
 def _explain(error: dict) -> tuple[str, str]:

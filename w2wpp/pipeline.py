@@ -1,8 +1,9 @@
 """The base model as a diffusers `StableDiffusionPipeline`: built small for this world, loaded from any directory."""
 
 import re
+import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +27,9 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 IDENTITY_TOKEN = "sks"
+REFERENCE = "pretrained.json"   # in place of a model, says where it lies
+PIXELS_AT_ONCE = 2**20          # of pictures that are encoded
+_EMBEDDED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def build_tokenizer(words: Iterable[str], max_tokens: int) -> CLIPTokenizer:
@@ -87,22 +91,44 @@ def build_pipeline(params: BaseParams, size: int, words: Iterable[str]) -> Stabl
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
-def load_pipeline(folder: str | Path, device: torch.device | str = "cpu") -> StableDiffusionPipeline:
-    """Load a `StableDiffusionPipeline` directory in float32, frozen, in evaluation mode, without progress bars.
+def model_folder(folder: str | Path) -> Path:
+    """Where the files of the base model in a folder lie: there, or where a reference to another model says.
+
+    Raises:
+        InputError: the model that is referred to is not there any more, or not the same.
+    """
+    folder = Path(folder)
+    if not (folder / REFERENCE).is_file():
+        return folder
+    # Not loaded before, as a zoo in training begins anew when code that is loaded changes (see `scratch_folder`).
+    from w2wpp.pretrained import follow_reference
+    return follow_reference(folder / REFERENCE)
+
+
+def load_pipeline(folder: str | Path, device: torch.device | str = "cpu", dtype: str = "float32"
+                  ) -> StableDiffusionPipeline:
+    """Load a `StableDiffusionPipeline` directory, frozen, in evaluation mode, without progress bars.
+
+    Args:
+        folder: holds the model, or a reference to it (see `model_folder`).
+        dtype: "float32", or "bfloat16" for CUDA devices; others have float32 whatever this says.
 
     Raises:
         InputError: the folder is missing or is not a pipeline that diffusers can load.
     """
-    folder = Path(folder)
+    half = dtype == "bfloat16" and torch.device(device).type == "cuda"
+    where, folder = Path(folder), model_folder(folder)
     if not (folder / "model_index.json").is_file():
         raise InputError(str(folder), "model_index.json", "missing, so this is no StableDiffusionPipeline directory",
                          "Run `dvc repro base`, or `git checkout` the shipped one")
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, safety_checker=None,
-                                                       requires_safety_checker=False, local_files_only=True)
+        pipe = StableDiffusionPipeline.from_pretrained(
+            folder, dtype=torch.bfloat16 if half else torch.float32, safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(str(folder), None, f"diffusers cannot load it ({' '.join(str(error).split())[:300]})",
-                         "`git checkout` the shipped one, or delete it and run `dvc repro base`") from error
+                         "`git checkout` the shipped one, or delete it and run `dvc repro base`" if folder == where else
+                         "Fetch it again, then run `dvc repro -f base`") from error
     pipe.set_progress_bar_config(disable=True)
     for module in (pipe.vae, pipe.text_encoder, pipe.unet):
         module.requires_grad_(False).eval()
@@ -111,11 +137,33 @@ def load_pipeline(folder: str | Path, device: torch.device | str = "cpu") -> Sta
     return pipe.to(device)
 
 
+def check_photo_size(pipe: StableDiffusionPipeline, images: Tensor) -> None:
+    """Refuse photos uint8 [..., h, w, 3] of another size than the pictures that the base model draws.
+
+    Raises:
+        InputError: they are.
+    """
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    if images.shape[-3:-1] != (side, side):
+        raise InputError("data/portraits", None, f"photos of {images.shape[-2]} x {images.shape[-3]} pixels, but the "
+                         f"base model draws {side} x {side}", "Set portraits.photo_size (portraits.size of rendered "
+                         f"ones) to {side}")
+
+
 def encode_prompts(pipe: StableDiffusionPipeline, prompts: list[str]) -> Tensor:
-    """Text embeddings [len(prompts), max_tokens, hidden] of the pipeline's text encoder."""
-    tokens = pipe.tokenizer(prompts, padding="max_length", truncation=True,
-                            max_length=pipe.tokenizer.model_max_length, return_tensors="pt").input_ids
-    return pipe.text_encoder(tokens.to(pipe.text_encoder.device)).last_hidden_state
+    """Text embeddings [len(prompts), max_tokens, hidden] of the pipeline's text encoder.
+
+    A frozen encoder, as `load_pipeline` gives it, is asked once for the same prompts: do not write to the result.
+    """
+    encoder = pipe.text_encoder
+    frozen = not any(parameter.requires_grad for parameter in encoder.parameters())
+    known = _EMBEDDED.setdefault(encoder, {}) if frozen else {}
+    key = (*prompts, encoder.device, encoder.dtype)
+    if key not in known:
+        tokens = pipe.tokenizer(prompts, padding="max_length", truncation=True,
+                                max_length=pipe.tokenizer.model_max_length, return_tensors="pt").input_ids
+        known[key] = encoder(tokens.to(encoder.device)).last_hidden_state
+    return known[key]
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -137,10 +185,20 @@ def to_images(pixels: Tensor) -> Tensor:
     return pixels.clamp(-1, 1).add(1).mul(127.5).round().byte().movedim(-3, -1)
 
 
+def _encode(pipe: StableDiffusionPipeline, images: Tensor) -> Iterator[Tensor]:
+    """Latents before scaling, in the codec's dtype, of as many of uint8 images [n, h, w, 3] as fit at once."""
+    for chunk in images.split(max(1, PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))):
+        pixels = to_pixels(chunk.to(pipe.vae.device)).to(pipe.vae.dtype)
+        yield retrieve_latents(pipe.vae.encode(pixels), sample_mode="argmax")
+
+
 @torch.no_grad()
-def encode_images(pipe: StableDiffusionPipeline, images: Tensor, batch: int = 256) -> Tensor:
+def encode_images(pipe: StableDiffusionPipeline, images: Tensor) -> Tensor:
     """uint8 [n, h, w, 3] to scaled latents [n, c, h/8, w/8] float32, the ones that the UNet works on."""
-    device = pipe.vae.device
-    latents = [retrieve_latents(pipe.vae.encode(to_pixels(chunk.to(device))), sample_mode="argmax")
-               for chunk in images.split(batch)]
-    return torch.cat(latents) * pipe.vae.config.scaling_factor
+    return torch.cat([latents.float() for latents in _encode(pipe, images)]) * pipe.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def reconstruct(pipe: StableDiffusionPipeline, images: Tensor) -> Tensor:
+    """What the codec makes of uint8 images [n, h, w, 3]: float32 [n, 3, h, w], nominally in [-1, 1], on the CPU."""
+    return torch.cat([pipe.vae.decode(latents).sample.float().cpu() for latents in _encode(pipe, images)])

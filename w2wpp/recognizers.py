@@ -33,6 +33,7 @@ ATTEMPTS = ((192, 0.0), (256, 0.25))
 # Dlib's five landmarks in the 112x112 ArcFace frame (insightface's arcface_dst), averaged over faces of both kinds.
 ARCFACE_LANDMARKS = np.array([[79.5, 51.8], [66.2, 51.8], [32.5, 51.8], [45.8, 51.8], [56.0, 79.5]])
 ARCFACE_SIZE, BATCH = 112, 32
+PACKS = "https://github.com/deepinsight/insightface/releases/download/v0.7"
 _WORKER: dict[str, Callable] = {}  # filled in forked workers only
 
 
@@ -112,7 +113,7 @@ class InsightFaceRecognizer(_ChipRecognizer):
         target = spec.removeprefix("insightface:")
         is_file = target.endswith(".onnx")
         super().__init__(workers if is_file else 1, progress)  # a pack's detector would not survive a fork
-        detector, network = (None, _load_arcface(target)) if is_file else _load_pack(target)
+        detector, network = (None, _load_arcface(target)) if is_file else load_pack(target)
         self._chip = partial(_dlib_arcface_chip, FaceFinder()) if is_file else partial(_pack_chip, detector)
         self._network = partial(_arcface_features, network)
         self.name, self.dim = spec, self._network(np.zeros((1, ARCFACE_SIZE, ARCFACE_SIZE, 3), np.uint8)).shape[1]
@@ -246,13 +247,16 @@ def _dlib_arcface_chip(finder: FaceFinder, image: np.ndarray) -> np.ndarray | No
     face = finder(image)
     if face is None:
         return None
-    target = ARCFACE_LANDMARKS @ (1, 1j)  # with points as complex numbers a similarity is z -> a z + b
-    source = np.array([complex(p.x, p.y) for p in face[1].parts()])
-    spread = target - target.mean()
-    a = (spread.conj() @ source) / (abs(spread) ** 2).sum()
-    b = source.mean() - a * target.mean()
+    a, b = fit_similarity(ARCFACE_LANDMARKS @ (1, 1j), np.array([complex(p.x, p.y) for p in face[1].parts()]))
     matrix, size = (a.real, -a.imag, b.real, a.imag, a.real, b.imag), (ARCFACE_SIZE, ARCFACE_SIZE)
     return np.asarray(Image.fromarray(face[0]).transform(size, Image.Transform.AFFINE, matrix, Image.BILINEAR))
+
+
+def fit_similarity(target: np.ndarray, source: np.ndarray) -> tuple[complex, complex]:
+    """(a, b) such that a z + b brings points complex [n] closest to others; such maps turn, scale and shift."""
+    spread = target - target.mean()
+    a = (spread.conj() @ source) / (abs(spread) ** 2).sum()
+    return a, source.mean() - a * target.mean()
 
 
 def _pack_chip(detector: object, image: np.ndarray) -> np.ndarray | None:
@@ -284,10 +288,16 @@ def _load_arcface(path: str) -> object:
     return network
 
 
-def _load_pack(pack: str) -> tuple[object, object]:
+def load_pack(pack: str) -> tuple[object, object]:
+    """Detector and recogniser of an insightface pack, which is never downloaded.
+
+    Raises:
+        InputError: the pack's folder has no ONNX file, or not those of a detector and a recogniser.
+    """
     folder = Path(os.environ.get("INSIGHTFACE_HOME", "~/.insightface")).expanduser() / "models" / pack
     if not any(folder.glob("*.onnx")):
-        remedy = f"Unpack the pack's ONNX files into {folder}, or set `recognizer: dlib`, which needs no download"
+        remedy = (f"Unpack the ONNX files of {PACKS}/{pack}.zip into {folder}, or set `recognizer: dlib` (and `faces: "
+                  "dlib`), which needs no download")
         raise InputError("recognizer insightface", pack, f"no ONNX file in {folder}", remedy)
     from insightface.app import FaceAnalysis
 

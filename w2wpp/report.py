@@ -24,8 +24,12 @@ MEASURES = (
     ("sampling.diversity", "difference between sampled people", "higher", 3),
     ("sampling.novelty", "distance of sampled people from the zoo", "higher", 3),
     ("interpolation.evenness", "evenness of blends", "higher", 3),
+    ("inversion.prompt_alignment", "pictures of inverted people show what the prompt says (CLIP)", "higher", 3),
+    ("sampling.prompt_alignment", "pictures of sampled people show what their prompts say (CLIP)", "higher", 3),
     ("inversion.seconds_per_person", "seconds to invert one photo", "lower", 1),
 )
+# Measured only where true LoRAs are of people with photos, and where CLIP is asked.
+OPTIONAL = {"reconstruction.id_score", "inversion.prompt_alignment", "sampling.prompt_alignment"}
 
 
 def headline(comparison: Mapping) -> tuple[str, str]:
@@ -50,7 +54,7 @@ def headline(comparison: Mapping) -> tuple[str, str]:
 
 
 def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
-    """Rows of the headline table: name, better, and one text per space.
+    """Rows of the headline table: name, better, and one text per space; `OPTIONAL` ones that no space has are left out.
 
     Args:
         spaces: metrics/pca.json and metrics/vae.json by space.
@@ -60,9 +64,11 @@ def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
     """
     rows = []
     for path, name, better, digits in MEASURES:
+        group, key = path.split(".")
+        if path in OPTIONAL and not any(key in metrics.get(group, {}) for metrics in spaces.values()):
+            continue
         values = {}
         for space, metrics in spaces.items():
-            group, key = path.split(".")
             try:
                 values[space] = f"{metrics[group][key]:.{digits}f}"
                 if path == "inversion.id_score":

@@ -13,6 +13,7 @@ from w2wpp.layout import WeightLayout
 from w2wpp.lora_folder import FolderScan, scan_folder
 from w2wpp.packs import LORAS_PER_FILE
 from w2wpp.params import LoraParams, Params
+from w2wpp.pipeline import model_folder
 from w2wpp.shards import Shards, write_shards
 from w2wpp.storage import read_csv, read_json, write_csv
 from w2wpp.tensor_files import printable
@@ -32,7 +33,7 @@ def read_layout(base: str | Path, lora: LoraParams) -> WeightLayout:
     Raises:
         InputError: the file is missing or describes no UNet, or the UNet lacks a target or a block.
     """
-    path = Path(base) / "unet" / "config.json"
+    path = model_folder(base) / "unet" / "config.json"
     config = read_json(path)
     try:
         with torch.device("meta"):

@@ -1,12 +1,12 @@
 """Where the files of the published weights2weights data set are: in a folder, or on the Hugging Face Hub."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
 
 from w2wpp.errors import InputError
+from w2wpp.hub import offline
 from w2wpp.tensor_files import printable
 
 REPOSITORY = "Snapchat/weights2weights"
@@ -48,15 +48,13 @@ def find_files(folder: str | Path | None = None, revision: str = REVISION) -> W2
 
 
 def _on_the_hub(revision: str) -> W2WFiles:
-    # Asked here, as huggingface_hub itself asks only when it is imported.
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     try:
         identities, weights = (
             Path(huggingface_hub.hf_hub_download(REPOSITORY, f"{SUBFOLDER}/{name}", revision=revision,
-                                                 local_files_only=offline)) for name in (IDENTITIES, WEIGHTS))
+                                                 local_files_only=offline())) for name in (IDENTITIES, WEIGHTS))
     # What a broken connection raises depends on the HTTP library, which changes with the version of the client.
     except Exception as error:
-        cause = "HF_HUB_OFFLINE is set" if offline else printable(" ".join(str(error).split()) or repr(error))
+        cause = "HF_HUB_OFFLINE is set" if offline() else printable(" ".join(str(error).split()) or repr(error))
         raise InputError(REPOSITORY, None, f"its files are not in the cache and cannot be downloaded ({cause})",
                          _where_to_put("w2w", revision) + ", and give that folder as the source; or set "
                          "HF_HUB_OFFLINE=0 to have them downloaded") from error

@@ -1,0 +1,111 @@
+"""Estimate what Stable Diffusion 1.5 needs of a GPU's memory: tensors of the true shapes, without numbers in them.
+
+Everything runs on tensors that have a shape and a dtype but no storage; at every operation the bytes of those still
+alive are summed. Left out: CUDA's own context, kernels' workspaces and fragmentation. Needs no GPU, model or network.
+"""
+
+import argparse
+import weakref
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from w2wpp.adapters import adapted
+from w2wpp.layout import WeightLayout
+
+GIB = 2**30
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that were alive at once, of all storages seen within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive, self.now, self.most = {}, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self.alive:
+            return
+        size = self.alive[key] = storage.nbytes()
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self.alive.pop(key)
+
+
+def models(dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    """UNet, autoencoder and text encoder in the shapes of Stable Diffusion 1.5."""
+    torch.set_default_dtype(dtype)   # models without storage cannot be cast
+    unet = UNet2DConditionModel(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768,
+                                layers_per_block=2, attention_head_dim=8)
+    vae = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4)
+    text = CLIPTextModel(CLIPTextConfig(vocab_size=49_408, hidden_size=768, intermediate_size=3072,
+                                        num_hidden_layers=12, num_attention_heads=12, max_position_embeddings=77))
+    torch.set_default_dtype(torch.float32)
+    return tuple(model.requires_grad_(False).eval() for model in (unet, vae, text))
+
+
+def invert(unet: UNet2DConditionModel, layout: WeightLayout, people: int, latent_dim: int) -> None:
+    """One step of an inversion, as in `w2wpp.inversion.invert`."""
+    dtype = unet.dtype
+    z = torch.zeros(people, latent_dim, requires_grad=True)
+    components, std = torch.empty(latent_dim, layout.dimension), torch.empty(layout.dimension)
+    weights = z @ components * std + std
+    with adapted(unet, layout, weights):
+        output = unet(torch.empty(people, 4, 64, 64, dtype=dtype), torch.zeros(people, dtype=torch.long),
+                      torch.empty(people, 77, 768, dtype=dtype)).sample
+    (output.float() - torch.empty(people, 4, 64, 64)).square().mean((1, 2, 3)).sum().backward()
+
+
+@torch.no_grad()
+def draw(unet: UNet2DConditionModel, vae: AutoencoderKL, layout: WeightLayout, pictures: int) -> None:
+    """One denoising step with guidance of pictures by as many LoRAs, and their decoding, as in `generate`."""
+    dtype = unet.dtype
+    with adapted(unet, layout, torch.empty(pictures, layout.dimension)):
+        unet(torch.empty(2 * pictures, 4, 64, 64, dtype=dtype), torch.zeros(2 * pictures, dtype=torch.long),
+             torch.empty(2 * pictures, 77, 768, dtype=dtype))
+    vae.decode(torch.empty(pictures, 4, 64, 64, dtype=dtype)).sample.float()
+
+
+def peak(work, *args) -> float:
+    """GiB at the peak of `work(*args)`."""
+    with Peak() as memory:
+        work(*args)
+    return memory.most / GIB
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--people", type=int, nargs="+", default=[1, 2, 4, 8], help="people inverted at once")
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1, 8, 16], help="pictures drawn at once")
+    parser.add_argument("--latent_dim", type=int, default=1000)
+    args = parser.parse_args()
+    with FakeTensorMode():
+        unet, vae, text = models(getattr(torch, args.dtype))
+        layout = WeightLayout.of_unet(unet, 1, 27.0, ["to_q", "to_v"])
+        held = sum(each.numel() * each.element_size() for model in (unet, vae, text) for each in model.parameters())
+        print(f"weights of UNet, autoencoder and text encoder, {args.dtype}: {held / GIB:.2f} GiB")
+        for people in args.people:
+            print(f"inversion, {people} at once: {peak(invert, unet, layout, people, args.latent_dim):.2f} GiB more")
+        for pictures in args.pictures:
+            print(f"pictures, {pictures} at once: {peak(draw, unet, vae, layout, pictures):.2f} GiB more")
+
+
+if __name__ == "__main__":
+    main()
