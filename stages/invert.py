@@ -1,26 +1,25 @@
 """Invert ONE photo of each held-out person: optimise the latent alone, all people batched."""
 
-import time
-
-import torch
+from functools import partial
 
 from w2wpp.adapters import export_lora
+from w2wpp.batches import Shard, batches_of, finish, joined
 from w2wpp.dreambooth import photo_prompts
-from w2wpp.inversion import invert
+from w2wpp.inversion import invert_batch
 from w2wpp.params import require_photos
 from w2wpp.pipeline import encode_images, load_pipeline
 from w2wpp.populations import read_portraits
 from w2wpp.runtime import device, run_stage, stage_arguments
 from w2wpp.spaces import load_space
 from w2wpp.storage import file_hash, folder_hash, scratch_folder, write_json, write_pack
-from w2wpp.training import in_resumable_batches
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, space=True, base="data/base", portraits="data/portraits", spaces="data/spaces",
-                           out="data/inversions", out_timing="data/timing", scratch=".scratch/invert")
+    args = stage_arguments(__doc__, space=True, shard=True, base="data/base", portraits="data/portraits",
+                           spaces="data/spaces", out="data/inversions", out_timing="data/timing",
+                           scratch=".scratch/invert")
     require_photos(args.params)
-    params, out = args.params.invert, args.out / args.space
+    params, out, shard = args.params.invert, args.out / args.space, Shard.parse(args.shard)
     pipe = load_pipeline(args.base, device())
     space_file = args.spaces / args.space / "space.safetensors"
     space = load_space(space_file).to(device())
@@ -32,19 +31,23 @@ def main() -> None:
                              base=folder_hash(args.base),
                              inputs=[folder_hash(args.portraits), file_hash(space_file)])
 
-    def search(first: int, count: int) -> dict[str, torch.Tensor]:
-        started = time.perf_counter()
+    def inputs(first: int, count: int) -> tuple:
         some = slice(first, first + count)
-        z, losses = invert(pipe, space, latents[some], text[some], params, args.params.seed,
-                           f"inversion into {args.space} {some.stop}/{len(latents)}")
-        return {"z": z, "losses": losses.T, "seconds": torch.tensor([time.perf_counter() - started])}
+        return latents[some], text[some], f"inversion into {args.space} {some.stop}/{len(latents)}"
 
-    found = in_resumable_batches(len(latents), params.people_at_once, scratch, search)
+    batches = batches_of(len(latents), params.people_at_once, scratch, inputs)
+    finish(shard.share(batches), partial(invert_batch, pipe, space, params, args.params.seed),
+           f"inversion into {args.space}", args.params.engine)
+    if not shard.whole:
+        print(shard.remaining(batches))
+        return
+
+    found = joined(batches)
     for name, weights in zip(people.names, space.cpu().decode(found["z"]), strict=True):
         export_lora(out / "loras" / f"{name}.safetensors", weights, space.layout)
-    seconds = found.pop("seconds").sum().item()
+    seconds = found.pop("seconds").mean().item()
     write_pack(out / "latents.safetensors", found, {"people": people.names})
-    write_json(args.out_timing / f"{args.space}.json", {"seconds_per_person": seconds / len(latents)})
+    write_json(args.out_timing / f"{args.space}.json", {"seconds_per_person": seconds})
 
 
 if __name__ == "__main__":
