@@ -58,6 +58,10 @@ def _noted(folder: Path, nodes: int, work: Work, *inputs) -> dict[str, torch.Ten
     return work(*inputs)
 
 
+def _die(*_) -> None:
+    os._exit(1)
+
+
 def begun(folder: Path) -> int:
     return len(list(folder.glob("notes/*/*")))
 
@@ -150,3 +154,8 @@ def test_a_node_killed_in_the_middle(cluster, zoo_batches, train_work, noted, en
     assert begun(tmp_path) > len(there)
     assert contents(there) == contents(here)
     assert sorted(there[0].path.parent.iterdir()) == [batch.path for batch in there]
+
+
+def test_a_batch_that_is_lost_too_often(zoo_batches, engine, tmp_path):
+    with pytest.raises(InputError, match=r"^params\.yaml: engine\.retries: 1, and still .*Run again: finished batches"):
+        finish(zoo_batches(tmp_path)[:1], partial(_die), "LoRAs", engine.model_copy(update={"retries": 1}))

@@ -55,10 +55,11 @@ class Shard(NamedTuple):
 
     @property
     def whole(self) -> bool:
+        """Whether it is all there is, so that the stage goes on to join the batches."""
         return self.of == 1
 
     def share(self, batches: list[Batch]) -> list[Batch]:
-        """Every `of`-th batch, so that all shards get as much of the work's each kind."""
+        """Every `of`-th batch, so that all shards get their share of each kind of work."""
         return batches[self.number - 1::self.of]
 
     def remaining(self, batches: list[Batch]) -> str:

@@ -43,7 +43,7 @@ def compute_on_ray(batches: list[Batch], work: Work, engine: EngineParams, one_c
             try:
                 yield running.pop(done), ray.get(done)
             except ray.exceptions.RayTaskError as error:
-                raise error.cause from error
+                raise error.cause or error from error
             except ray.exceptions.RayError as error:
                 raise InputError("params.yaml", "engine.retries", f"{engine.retries}, and still a batch was lost "
                                  f"({str(error).splitlines()[0]})", "Run again: finished batches are kept") from error
