@@ -134,8 +134,8 @@ def main() -> None:
     params = load_params(ROOT / "params.yaml")
     galleries = {name: (load_recognizer(spec), Gallery.load(ROOT / "data" / folder / "gallery.safetensors"))
                  for name, (spec, folder) in RECOGNIZERS.items()}
-    scratch = scratch_folder(args.scratch, params=params.model_dump(), base=folder_hash(ROOT / "data/base"),
-                             weights=folder_hash(ROOT / "data/weights"))
+    scratch = scratch_folder(args.scratch, params=params.model_dump(exclude={"engine"}),
+                             base=folder_hash(ROOT / "data/base"), weights=folder_hash(ROOT / "data/weights"))
     tables = []
     for row in rows():
         pictures = fit_and_invert(row, scratch / row.name)

@@ -14,7 +14,7 @@ def main() -> None:
     base, size, seed = args.params.base, args.params.portraits.size, args.params.seed
     people = sample_people(seed, "base", base.people, base.photos)
     drawn = scratch_folder(args.scratch, seed=seed, size=size, photos=base.photos)
-    images = draw_resumably(people, size, drawn).flatten(0, 1)
+    images = draw_resumably(people, size, drawn, args.params.engine).flatten(0, 1)
     faces, rows = aligned_faces(images.numpy(), progress="faces")
     network = train_arcface(torch.from_numpy(faces), torch.from_numpy(rows // base.photos), args.params.arcface, seed)
     export_onnx(args.out / "arcface.onnx", network)

@@ -32,7 +32,7 @@ def train_base(args: Namespace) -> None:
     torch.manual_seed(seed)
     pipe = build_pipeline(base, size, [*CAPTION_WORDS, IDENTITY_TOKEN]).to(device())
     people = sample_people(seed, "base", base.people, base.photos)
-    images = draw_resumably(people, size, scratch_folder(args.scratch, **photos)).flatten(0, 1)
+    images = draw_resumably(people, size, scratch_folder(args.scratch, **photos), args.params.engine).flatten(0, 1)
 
     train_codec(pipe.vae, images, base.codec, seed, scratch_folder(args.scratch, **codec) / "codec.pt")
     refine_decoder(pipe.vae, images, base.codec, seed, scratch_folder(args.scratch, **decoder) / "decoder.pt")

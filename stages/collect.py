@@ -8,96 +8,75 @@ Of every held-out person there are two references, neither of which a space may 
 """
 
 from argparse import Namespace
-from pathlib import Path
+from functools import partial
+from itertools import chain
 
 import pandas as pd
-import torch
 
-from w2wpp.dreambooth import class_images, prompted_latents, train_loras
+from w2wpp.batches import Shard, finish, in_resumable_batches, joined
+from w2wpp.dreambooth import class_images
+from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout
 from w2wpp.packs import write_loras
-from w2wpp.params import CollectParams
 from w2wpp.pipeline import load_pipeline
-from w2wpp.populations import (
-    draw_resumably,
-    manifest_rows,
-    person_names,
-    sample_people,
-    with_photos,
-    write_portraits,
-)
+from w2wpp.populations import draw_batches, photo_batches, write_portraits
 from w2wpp.runtime import device, run_stage, stage_arguments
 from w2wpp.starts import shared_start
 from w2wpp.storage import folder_hash, scratch_folder, write_csv
-from w2wpp.training import in_resumable_batches
+from w2wpp.zoo import lora_batches, train_batch, zoo_roles
 
 # How many people there are is no part of the recipe, so that a zoo can grow; nor is what other sources alone read.
 NO_RECIPE = {"people", "repeated", "source", "path", "held_out"}
 
 
-def train_resumably(pipe, layout, start, latents, text, class_latents, params: CollectParams, seed: int,
-                    scratch: Path, what: str) -> dict[str, torch.Tensor]:
-    """The "weights" [n, d] and "losses" [n] of `train_loras`; finished batches are read back from `scratch`."""
-    def train(first: int, count: int) -> dict[str, torch.Tensor]:
-        some = slice(first, first + count)
-        weights, losses = train_loras(pipe, layout, start, latents[some], text[some], class_latents, params, seed,
-                                      f"{what} {some.stop}/{len(latents)}")
-        return {"weights": weights, "losses": losses}
-
-    return in_resumable_batches(len(latents), params.people_at_once, scratch, train)
-
-
-def train_zoo(args: Namespace) -> None:
+def train_zoo(args: Namespace, shard: Shard) -> None:
     """LoRAs of the people of this world, trained here."""
-    params, portraits = args.params.collect, args.params.portraits
-    lora, seed = args.params.lora, args.params.seed
+    params, lora, seed, size = args.params.collect, args.params.lora, args.params.seed, args.params.portraits.size
     pipe = load_pipeline(args.base, device())
     layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
+    roles, at_once = zoo_roles(args.params), params.people_at_once
 
-    zoo, zoo_names = sample_people(seed, "zoo", params.people, 2 * params.photos), person_names("zoo", params.people)
-    # Held-out people are drawn here too and not read from data/portraits, so that a picture that another processor
-    # rounds differently does not make hours of shipped training stale.
-    held_out = [(split, person_names(split, count), sample_people(seed, split, count, params.photos))
-                for split, count in (("validation", portraits.validation), ("test", portraits.test))]
-    roles = [("zoo", "zoo", zoo_names, with_photos(zoo, 0, params.photos), seed),
-             ("zoo-again", "zoo", zoo_names[:params.repeated],
-              with_photos(zoo[:params.repeated], params.photos, 2 * params.photos), seed + 1),
-             *(("true", split, names, people, seed) for split, names, people in held_out),
-             *(("one-photo", split, names, with_photos(people, 0, 1), seed) for split, names, people in held_out)]
-
-    pictures = {"seed": seed, "size": portraits.size}
+    pictures = {"seed": seed, "size": size}
     drawn = scratch_folder(args.scratch, **pictures, photos=params.photos)
     drawn_for_start = scratch_folder(args.scratch, **pictures, photos=params.start_photos) / "start"
     trained = scratch_folder(
         args.scratch, **pictures, collect=params.model_dump(exclude=NO_RECIPE), lora=lora.model_dump(),
         generate=args.params.generate.model_dump(), base=folder_hash(args.base))
-    # Kept like a batch: computed again after a kill on another machine, it could differ in its last bits.
-    start = in_resumable_batches(1, 1, trained / "start", lambda *_: {"weights": shared_start(
-        pipe, layout, portraits.size, params, seed, drawn_for_start)[None]})["weights"][0]
-    class_latents = class_images(pipe, layout, params, args.params.generate)
-    files, manifest = [], []
-    for role, split, names, people, role_seed in roles:
-        if not people:
-            continue
-        photos = draw_resumably(people, portraits.size, drawn / role / split)
-        rows = pd.DataFrame(manifest_rows(names, [split] * len(names), people))
-        if role == "zoo":
-            write_portraits(args.out / "people", photos[:, :1], rows[rows["photo"] == 0])
-        latents, text = prompted_latents(pipe, photos, rows, params)
-        loras = train_resumably(pipe, layout, start, latents, text, class_latents, params, role_seed,
-                                trained / role / split, f"{role} LoRAs")
-        manifest.append(pd.DataFrame({"person": names, "split": split, "role": role, "photos": photos.shape[1],
-                                      "seed": role_seed, "loss": loras["losses"]}))
-        files += write_loras(args.out / "loras", f"{role}-{split}", layout, loras["weights"])
+    photos = [photo_batches(role.people, at_once, drawn / role.folder) for role in roles]
+    loras = [lora_batches(role, at_once, trained, batches) for role, batches in zip(roles, photos, strict=True)]
 
+    draw_batches(shard.share([*chain(*photos)]), size, args.params.engine)
+    # Kept like batches: computed again, after a kill or by another shard, they could differ in their last bits.
+    start = in_resumable_batches(1, 1, trained / "start", lambda *_: {"weights": shared_start(
+        pipe, layout, size, params, seed, drawn_for_start)[None]})["weights"][0]
+    class_latents = in_resumable_batches(1, 1, trained / "class", lambda *_: {"latents": class_images(
+        pipe, layout, params, args.params.generate)[None]})["latents"][0]
+    finish(shard.share([*chain(*loras)]), partial(train_batch, pipe, layout, start, class_latents, params), "LoRAs",
+           args.params.engine)
+    if not shard.whole:
+        print(shard.remaining([*chain(*loras)]))
+        return
+
+    files, manifest = [], []
+    for role, drawn_batches, batches in zip(roles, photos, loras, strict=True):
+        if role.name == "zoo":
+            rows = role.rows(0, len(role.people))
+            write_portraits(args.out / "people", joined(drawn_batches)["photos"][:, :1], rows[rows["photo"] == 0])
+        found = joined(batches)
+        manifest.append(pd.DataFrame({"person": role.names, "split": role.split, "role": role.name,
+                                      "photos": len(role.people[0][1]), "seed": role.seed, "loss": found["losses"]}))
+        files += write_loras(args.out / "loras", f"{role.name}-{role.split}", layout, found["weights"])
     write_csv(args.out / "manifest.csv", pd.concat(manifest).assign(file=files))
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, base="data/base", out="data/zoo", scratch=".scratch/collect")
-    source = args.params.collect.source
+    args = stage_arguments(__doc__, shard=True, base="data/base", out="data/zoo", scratch=".scratch/collect")
+    source, shard = args.params.collect.source, Shard.parse(args.shard)
     if source == "zoo":
-        train_zoo(args)
+        train_zoo(args, shard)
+    elif not shard.whole:
+        raise InputError("params.yaml", "collect.source", f"{source}, which trains nothing that --shard could share",
+                         "Run without --shard")
     else:
         # Not loaded before, as a zoo in training begins anew when code that is loaded changes (see `scratch_folder`).
         from w2wpp.sources import SOURCES, read_layout

@@ -13,7 +13,8 @@ def main() -> None:
     args = stage_arguments(__doc__, out="data/probe", metrics="metrics", scratch=".scratch/probe")
     params, seed, size = args.params.probe, args.params.seed, args.params.portraits.size
     people = sample_people(seed, "probe", params.people, params.photos)
-    images = draw_resumably(people, size, scratch_folder(args.scratch, seed=seed, size=size, **params.model_dump()))
+    drawn = scratch_folder(args.scratch, seed=seed, size=size, **params.model_dump())
+    images = draw_resumably(people, size, drawn, args.params.engine)
     kept = max(1, params.people // 8)
     probe = train_probe(images[kept:].flatten(0, 1), labels_of(people[kept:]), params.steps, seed)
     shares = accuracy(probe, images[:kept].flatten(0, 1), labels_of(people[:kept]))

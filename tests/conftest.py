@@ -8,7 +8,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import hypothesis
 import numpy as np
@@ -23,11 +25,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from w2wpp.adapters import initial_weights
+from w2wpp.batches import Batch, Work
 from w2wpp.faces import CENTRE, SQUARE
 from w2wpp.layout import Adapted, WeightLayout
 from w2wpp.params import LORA_TARGETS, BaseParams, Params, load_params
 from w2wpp.people import CAPTION_WORDS
 from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline, build_tokenizer
+from w2wpp.populations import draw_batches, person_names, photo_batches, sample_people
+from w2wpp.zoo import Role, lora_batches, train_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32
@@ -126,6 +131,30 @@ def normal() -> Callable[..., torch.Tensor]:
     """normal(*shape): standard normal numbers, the same in every test, new ones with every call."""
     generator = torch.Generator().manual_seed(1)
     return lambda *shape: torch.randn(shape, generator=generator)
+
+
+@pytest.fixture
+def zoo_batches(tmp_path) -> Callable[..., list[Batch]]:
+    """zoo_batches(scratch, count): batches of zoo people's LoRAs, two people at a time, from photos that are noise."""
+    def make(scratch: Path, count: int = 5) -> list[Batch]:
+        people, photos = sample_people(0, "zoo", count, 2), tmp_path / "photos"
+        noise = np.random.default_rng(2).integers(256, size=(count, 2, SIZE, SIZE, 3), dtype=np.uint8)
+        drawn = photo_batches(people, 2, photos)
+        with patch("w2wpp.populations.render_people", lambda some, _: noise[[people.index(each) for each in some]]):
+            draw_batches(drawn, SIZE)
+        return lora_batches(Role("zoo", "zoo", person_names("zoo", count), people, 0), 2, scratch, drawn)
+    return make
+
+
+@pytest.fixture
+def train_work(pipe, layout, normal, params) -> Callable[..., Work]:
+    """train_work(steps): the work on `zoo_batches`."""
+    start, class_latents = initial_weights(layout, 0), normal(3, 4, 4, 4)
+
+    def make(steps: int = 3) -> Work:
+        settings = params.collect.model_copy(update={"steps": steps})
+        return partial(train_batch, pipe, layout, start, class_latents, settings)
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -10,44 +10,32 @@ from pathlib import Path
 import pytest
 import torch
 
-from w2wpp.adapters import initial_weights
-from w2wpp.dreambooth import IDENTITY_PROMPT
-from w2wpp.pipeline import encode_prompts
+from w2wpp import zoo
+from w2wpp.batches import finish, joined
 
 
 @pytest.fixture
-def collect():
-    """The module of the collect stage."""
-    path = Path(__file__).resolve().parents[1] / "stages/collect.py"
-    spec = importlib.util.spec_from_file_location("collect_stage", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def train(collect, pipe, layout, normal, params):
-    """train(scratch) collects five people's LoRAs, two people at a time."""
-    start = initial_weights(layout, 0)
-    latents, class_latents = normal(5, 2, 4, 4, 4), normal(3, 4, 4, 4)
-    text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(5, 2, -1, -1)
-    settings = params.collect.model_copy(update={"steps": 3, "people_at_once": 2})
-    return lambda scratch: collect.train_resumably(pipe, layout, start, latents, text, class_latents, settings, 0,
-                                                   scratch, "test")
+def train(zoo_batches, train_work):
+    """train(scratch) trains five people's LoRAs, two people at a time."""
+    def train(scratch: Path) -> dict[str, torch.Tensor]:
+        batches = zoo_batches(scratch)
+        finish(batches, train_work())
+        return joined(batches)
+    return train
 
 
 def batches(scratch: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in scratch.glob("*.safetensors")}
+    return {path.name: path.read_bytes() for path in scratch.glob("*/*/*.safetensors")}
 
 
-def test_resumed_equals_uninterrupted(collect, train, layout, tmp_path, monkeypatch):
+def test_resumed_equals_uninterrupted(train, layout, tmp_path, monkeypatch):
     loras = train(tmp_path / "whole")
     assert loras["weights"].shape == (5, layout.dimension)
     assert loras["losses"].shape == (5,)
     whole = batches(tmp_path / "whole")
     assert sorted(whole) == ["000000-2.safetensors", "000002-2.safetensors", "000004-1.safetensors"]
 
-    real, trained = collect.train_loras, []
+    real, trained = zoo.train_loras, []
 
     def killed_in_the_second_batch(pipe, layout, start, latents, *rest):
         if trained:
@@ -55,17 +43,17 @@ def test_resumed_equals_uninterrupted(collect, train, layout, tmp_path, monkeypa
         trained.append(len(latents))
         return real(pipe, layout, start, latents, *rest)
 
-    monkeypatch.setattr(collect, "train_loras", killed_in_the_second_batch)
+    monkeypatch.setattr(zoo, "train_loras", killed_in_the_second_batch)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "killed")
     assert list(batches(tmp_path / "killed")) == ["000000-2.safetensors"]
-    (tmp_path / "killed/.000002-2.safetensors.12345.tmp").write_bytes(whole["000002-2.safetensors"][:100])
+    (tmp_path / "killed/zoo/zoo/.000002-2.safetensors.12345.tmp").write_bytes(whole["000002-2.safetensors"][:100])
 
     def counted(pipe, layout, start, latents, *rest):
         trained.append(len(latents))
         return real(pipe, layout, start, latents, *rest)
 
-    monkeypatch.setattr(collect, "train_loras", counted)
+    monkeypatch.setattr(zoo, "train_loras", counted)
     again = train(tmp_path / "killed")
     assert trained == [2, 2, 1]
     assert batches(tmp_path / "killed") == whole
@@ -73,14 +61,18 @@ def test_resumed_equals_uninterrupted(collect, train, layout, tmp_path, monkeypa
     assert all(torch.equal(again[key], loras[key]) for key in loras)
 
 
-def test_finished_work_is_not_done_again(collect, train, tmp_path, monkeypatch):
+def test_finished_work_is_not_done_again(train, tmp_path, monkeypatch):
     loras = train(tmp_path)
-    monkeypatch.setattr(collect, "train_loras", None)
+    monkeypatch.setattr(zoo, "train_loras", None)
     again = train(tmp_path)
     assert all(torch.equal(again[key], loras[key]) for key in loras)
 
 
-def test_what_is_no_recipe_are_settings(collect, params):
+def test_what_is_no_recipe_are_settings(params):
+    path = Path(__file__).resolve().parents[1] / "stages/collect.py"
+    spec = importlib.util.spec_from_file_location("collect_stage", path)
+    collect = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(collect)
     assert collect.NO_RECIPE.issubset(params.collect.model_dump())
 
 

@@ -68,6 +68,9 @@ def test_unknown_section(write):
 
 
 @pytest.mark.parametrize(("key", "value", "says"), [
+    ("engine.kind", "slurm", "'local' or 'ray'"),
+    ("engine.gpus_per_task", 2.0, "less than or equal to 1"),
+    ("engine.retries", -1, "greater than or equal to 0"),
     ("collect.lr", "1e-3", "'1e-3'"),                     # what YAML 1.1 makes of an unquoted 1e-3
     ("collect.steps", 1.5, "1.5"),
     ("collect.steps", True, "True"),

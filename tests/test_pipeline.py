@@ -130,14 +130,21 @@ def test_second_repro_runs_nothing(clone):
     assert clone.ran(clone.run("dvc", "repro")) == set()
 
 
-def test_killed_collect_ends_with_the_same_bytes(clone, tmp_path):
+def test_killed_shards_of_collect_end_with_the_same_bytes(clone, tmp_path):
     command = ["python", "stages/collect.py", "--out", str(tmp_path / "zoo"), "--scratch", str(tmp_path / "scratch")]
+    shards = [[*command, "--shard", f"{number}/2"] for number in (1, 2)]
     moments = random.Random(0)
     for _ in range(3):
-        with subprocess.Popen(command, cwd=clone.folder, start_new_session=True, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL) as stage:
-            time.sleep(moments.uniform(4, 16))
+        running = [subprocess.Popen(shard, cwd=clone.folder, start_new_session=True, stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.DEVNULL) for shard in shards]
+        time.sleep(moments.uniform(4, 16))
+        for stage in running:
             os.killpg(stage.pid, signal.SIGKILL)
+            stage.wait()
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda shard: clone.run(*shard), shards))
+    assert all("Run without --shard to merge" in text for text in said)
+    assert not (tmp_path / "zoo").exists()
     clone.run(*command)
     whole = clone.folder / "data/zoo"
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
@@ -180,9 +187,12 @@ def test_exported_lora_draws_what_the_batched_path_drew(clone, origin, tmp_path)
 def test_same_seed_gives_same_bytes(clone):
     for run in ("a", "b"):
         clone.run("python", "stages/vae.py", "--out", f"again/{run}/spaces/vae")
-        clone.run("python", "stages/invert.py", "--space", "vae", "--spaces", f"again/{run}/spaces",
+        invert = ["python", "stages/invert.py", "--space", "vae", "--spaces", f"again/{run}/spaces",
                   "--out", f"again/{run}/inversions", "--out_timing", f"again/{run}/timing",
-                  "--scratch", f"again/{run}/scratch")
+                  "--scratch", f"again/{run}/scratch"]
+        if run == "b":
+            clone.run(*invert, "--shard", "2/2")
+        clone.run(*invert)
     for file in ("spaces/vae/space.safetensors", "inversions/vae/latents.safetensors"):
         once, twice = ((clone.folder / "again" / run / file).read_bytes() for run in ("a", "b"))
         assert once == twice

@@ -107,6 +107,20 @@ def test_successful_write_replaces_and_leaves_no_temporary_file(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["pack"]
 
 
+def test_write_that_does_not_replace(tmp_path, monkeypatch):
+    write_pack(tmp_path / "pack", {"a": torch.zeros(3)}, replace=False)
+    write_pack(tmp_path / "pack", {"a": torch.ones(3)}, replace=False)
+    assert torch.equal(read_pack(tmp_path / "pack")[0]["a"], torch.zeros(3))
+
+    def no_hard_links(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(storage.os, "link", no_hard_links)
+    write_pack(tmp_path / "pack", {"a": torch.ones(3)}, replace=False)
+    assert torch.equal(read_pack(tmp_path / "pack")[0]["a"], torch.ones(3))
+    assert [each.name for each in tmp_path.iterdir()] == ["pack"]
+
+
 @pytest.mark.parametrize("read", [read_pack, read_json, read_csv])
 def test_missing_file(tmp_path, read):
     with pytest.raises(InputError, match="no such file") as caught:

@@ -1,9 +1,8 @@
-"""Learning rates, and batches of work that survive a kill."""
+"""Learning rates, and runs of rows."""
 
 import pytest
-import torch
 
-from w2wpp.training import chunks, in_resumable_batches, steady_rate
+from w2wpp.training import chunks, steady_rate
 
 
 def test_steady_rate_rises_stays_and_falls():
@@ -22,17 +21,3 @@ def test_steady_rate_does_not_depend_on_the_end_before_the_fall():
     (5, 2, [(0, 2), (2, 2), (4, 1)]), (4, 4, [(0, 4)]), (3, 9, [(0, 3)]), (0, 3, [])])
 def test_chunks(count, size, expected):
     assert list(chunks(count, size)) == expected
-
-
-def test_finished_batches_are_read_back(tmp_path):
-    asked = []
-
-    def work(first: int, length: int) -> dict[str, torch.Tensor]:
-        asked.append((first, length))
-        return {"square": torch.arange(first, first + length)**2}
-
-    result = in_resumable_batches(5, 2, tmp_path, work)
-    assert torch.equal(result["square"], torch.arange(5)**2)
-    (tmp_path / "000002-2.safetensors").unlink()
-    assert torch.equal(in_resumable_batches(5, 2, tmp_path, work)["square"], torch.arange(5)**2)
-    assert asked == [(0, 2), (2, 2), (4, 1), (2, 2)]

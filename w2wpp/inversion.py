@@ -1,5 +1,7 @@
 """Inversion of one photo per person into a weight space: only z is optimised, through the frozen decoder and UNet."""
 
+import time
+
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
@@ -46,3 +48,12 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, t
         history.append(losses.detach())
         bar.set_postfix(loss=f"{history[-1].mean().item():.4f}", refresh=False)
     return z.detach(), torch.stack(history)
+
+
+def invert_batch(pipe: StableDiffusionPipeline, space: WeightSpace, params: InvertParams, seed: int, latents: Tensor,
+                 text: Tensor, mask: Tensor | None, what: str) -> dict[str, Tensor]:
+    """What `invert` finds, a row per person: "z" [n, k], "losses" [n, steps] and each one's share of "seconds" [n]."""
+    started = time.perf_counter()
+    z, losses = invert(pipe, space, latents, text, params, seed, what, mask)
+    seconds = (time.perf_counter() - started) / len(latents)
+    return {"z": z, "losses": losses.T, "seconds": torch.full((len(latents),), seconds, dtype=torch.float64)}

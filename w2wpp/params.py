@@ -36,6 +36,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class EngineParams(Section):
+    kind: Literal["local", "ray"]
+    address: Prompt | None
+    gpus_per_task: Rate
+    retries: Annotated[int, Field(ge=0)]
+
+
 class PortraitsParams(Section):
     size: Annotated[int, Field(ge=32, le=512, multiple_of=8)]
     photos: Annotated[int, Field(ge=2)]
@@ -261,6 +268,7 @@ class Params(Section):
     recognizer: str
     second_recognizer: str
     faces: str
+    engine: EngineParams
     portraits: PortraitsParams
     base: BaseParams
     lora: LoraParams

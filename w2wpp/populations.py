@@ -1,22 +1,22 @@
 """Disjoint groups of people, and packs of their photos with a manifest of every factor."""
 
-import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from w2wpp.batches import Batch, batches_of, finish, joined
 from w2wpp.errors import InputError
-from w2wpp.params import PortraitsParams
+from w2wpp.params import EngineParams, PortraitsParams
 from w2wpp.people import Identity, Nuisance, identity_row, nuisance_row, sample_identity, sample_nuisance
 from w2wpp.rendering import render_people
 from w2wpp.storage import read_csv, read_pack, write_csv, write_pack
-from w2wpp.training import in_resumable_batches
 
 GROUPS = ("base", "probe", "zoo", "validation", "test")
-PEOPLE_PER_BATCH = 500
+PEOPLE_PER_BATCH = 50
 PHOTOS_PER_WORKER = 100    # drawn in the time that a process takes to start
 
 Person = tuple[Identity, list[Nuisance]]
@@ -64,18 +64,37 @@ def manifest_rows(names: list[str], splits: list[str], people: list[Person]) -> 
             for photo, nuisance in enumerate(nuisances)]
 
 
+def _cores_worth_starting(people: list[Person]) -> int:
+    """On how many of the cores that torch uses photos of these people are drawn soonest."""
+    photos = sum(len(nuisances) for _, nuisances in people)
+    return max(1, min(torch.get_num_threads(), photos // PHOTOS_PER_WORKER))
+
+
 def draw(people: list[Person], size: int, progress: str | None = None) -> torch.Tensor:
     """Photos uint8 [people, photos, size, size, 3], drawn on as many cores as are worth starting a process for."""
-    workers = max(1, min(os.cpu_count() or 1, sum(len(nuisances) for _, nuisances in people) // PHOTOS_PER_WORKER))
-    return torch.from_numpy(render_people(people, size, workers=workers, progress=progress))
+    return torch.from_numpy(render_people(people, size, workers=_cores_worth_starting(people), progress=progress))
 
 
-def draw_resumably(people: list[Person], size: int, scratch: Path) -> torch.Tensor:
+def _draw_batch(size: int, people: list[Person]) -> dict[str, torch.Tensor]:
+    return {"photos": torch.from_numpy(render_people(people, size))}
+
+
+def photo_batches(people: list[Person], people_at_once: int, scratch: Path) -> list[Batch]:
+    """Batches of "photos" [n, photos, size, size, 3] that `draw_batches` draws, with files in `scratch`."""
+    return batches_of(len(people), people_at_once, scratch, lambda first, count: (people[first:first + count],))
+
+
+def draw_batches(batches: list[Batch], size: int, engine: EngineParams | None = None) -> None:
+    """Draw what is missing of `photo_batches`, in pictures of `size` pixels, where `engine` says, by default here."""
+    cores = _cores_worth_starting([person for batch in batches for person in batch.inputs()[0]])
+    finish(batches, partial(_draw_batch, size), "photos", engine, cores)
+
+
+def draw_resumably(people: list[Person], size: int, scratch: Path, engine: EngineParams | None = None) -> torch.Tensor:
     """Photos as `draw` gives them; finished batches are read back from `scratch`."""
-    def render(first: int, count: int) -> dict[str, torch.Tensor]:
-        return {"photos": draw(people[first:first + count], size, f"people {first + count}/{len(people)}")}
-
-    return in_resumable_batches(len(people), PEOPLE_PER_BATCH, scratch, render)["photos"]
+    batches = photo_batches(people, PEOPLE_PER_BATCH, scratch)
+    draw_batches(batches, size, engine)
+    return joined(batches)["photos"]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from w2wpp.adapters import adapted
+from w2wpp.batches import in_resumable_batches
 from w2wpp.denoising import region_weights, training_schedule
 from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout
@@ -20,7 +21,6 @@ from w2wpp.pipeline import encode_images, encode_prompts
 from w2wpp.runtime import progress
 from w2wpp.shards import Shards
 from w2wpp.spaces import PredictionPCASpace
-from w2wpp.training import in_resumable_batches
 from w2wpp.weights import BLOCK_ROWS
 
 MODELS_AT_ONCE = 64

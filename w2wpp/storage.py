@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 import pandas as pd
 import torch
@@ -20,23 +21,45 @@ from w2wpp.errors import InputError
 META_KEY = "w2wpp"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write(temporary_path)` and rename the result to `path`, so that a kill leaves the old file or none."""
+def write_atomically(path: Path, write: Callable[[Path], None], replace: bool = True) -> None:
+    """Call `write(temporary_path)` and rename the result to `path`, so that a kill leaves the old file or none.
+
+    Args:
+        replace: whether the result takes the place of a file that is there by then; if not, the old one stays, where
+            the file system has hard links.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process's number, which two machines that share the folder could both have.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         write(temporary)
+        if not replace and _linked(temporary, path):
+            return
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_pack(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None = None) -> None:
-    """Write tensors and one JSON-able `meta` dict as a safetensors file whose bytes depend on the content alone."""
+def _linked(source: Path, target: Path) -> bool:
+    """Name a file `target` unless there is one; False where the file system cannot do both in one step."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def write_pack(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None = None, replace: bool = True) -> None:
+    """Write tensors and one JSON-able `meta` dict as a safetensors file whose bytes depend on the content alone.
+
+    For `replace` see `write_atomically`.
+    """
     tensors = {key: tensor.detach().contiguous() for key, tensor in sorted(tensors.items())}
     metadata = {META_KEY: json.dumps(meta or {}, sort_keys=True)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata), replace)
 
 
 @contextmanager

@@ -1,14 +1,10 @@
-"""What every training loop shares: the learning rate's course, and ways to go on after a kill as if there were none."""
+"""What every training loop shares: the learning rate's course, random numbers that a kill leaves alone, batches."""
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
-
-from w2wpp.storage import read_pack, write_pack
 
 
 def cosine_rate(step: int, steps: int, lr: float, warmup: int = 100) -> float:
@@ -35,18 +31,3 @@ def chunks(count: int, size: int) -> Iterator[tuple[int, int]]:
     """(first, length) of consecutive runs of at most `size`."""
     for first in range(0, count, size):
         yield first, min(size, count - first)
-
-
-def in_resumable_batches(count: int, size: int, scratch: Path,
-                         work: Callable[[int, int], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors that `work(first, length)` gives for consecutive runs of at most `size`, joined along their first axis.
-
-    Each finished batch becomes a file in `scratch`, where the next call finds it.
-    """
-    done = []
-    for first, length in chunks(count, size):
-        path = scratch / f"{first:06d}-{length}.safetensors"
-        if not path.exists():
-            write_pack(path, {key: tensor.cpu() for key, tensor in work(first, length).items()})
-        done.append(read_pack(path)[0])
-    return {key: torch.cat([batch[key] for batch in done]) for key in done[0]}
