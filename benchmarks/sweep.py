@@ -1,9 +1,9 @@
-"""Compare VAE and PCA on the test people at several latent dimensions, training seeds and variants of the VAE.
+"""Compare spaces on the test people: at several latent dimensions, with what each part of the VAE adds, by zoo size.
 
 Every row fits a space with the settings of params.yaml but for the row's own, inverts one photo of each held-out person
-into it, draws the people, and lets two recognisers score the pictures, person by person against PCA at the same latent
-dimension. Needs the outputs of `dvc repro`; resumes at the last finished row; three minutes a row on two cores. Writes
-docs/sweep.csv and docs/sweep.png.
+into it, draws the people, and lets two recognisers score the pictures, person by person against the PCA row that it
+names. Needs the outputs of `dvc repro`; resumes at the last finished row; two to three minutes a row on two cores.
+Writes docs/sweep-<group>.csv and .png; rows of an earlier run that are not asked for again stay in the CSV.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import yaml
@@ -20,7 +19,7 @@ import yaml
 from w2wpp import scoring
 from w2wpp.denoising import generate
 from w2wpp.evaluation import Gallery, embed_all
-from w2wpp.figures import COLORS
+from w2wpp.figures import gains, png_bytes
 from w2wpp.params import load_params
 from w2wpp.pipeline import load_pipeline
 from w2wpp.recognizers import load_recognizer
@@ -39,45 +38,86 @@ from w2wpp.storage import (
 ROOT = Path(__file__).resolve().parents[1]
 RECOGNIZERS = {"dlib": ("dlib", "references"),
                "arcface": (f"insightface:{ROOT / 'data/arcface/arcface.onnx'}", "second_opinion")}
+KEYS = ["variant", "latent_dim", "seed", "people"]
+AXES = {"dimensions": "latent_dim", "rungs": "variant", "people": "people"}
+W2W_SEARCH = {"invert.whitened": False, "invert.lr": 0.1, "invert.adam_epsilon": 1e-8, "invert.steps": 400,
+              "invert.prior_weight": 0.0, "invert.region": [0.0, 0.0, 1.0, 1.0]}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A space to fit: `space` is pca or vae, `changes` those to its section of params.yaml."""
+    """A space to fit and search: `changes` to params.yaml by dotted key, beside latent dimension, seed and people.
+
+    Attributes:
+        people: of the zoo, that the space learns from.
+        against: the variant that the gain is over, at the same latent dimension and number of people.
+    """
 
     space: str
     variant: str
     latent_dim: int
     seed: int = 0
-    changes: dict = field(default_factory=dict)
+    people: int = 1024
+    changes: dict = field(default_factory=dict, hash=False)
+    against: str = "PCA"
 
     @property
     def name(self) -> str:
-        return f"{self.variant.replace(' ', '-')}-{self.latent_dim}-{self.seed}"
+        return f"{self.variant.replace(' ', '-')}-{self.latent_dim}-{self.seed}-{self.people}"
 
 
-def rows() -> list[Row]:
-    """What is compared, the most telling first."""
-    out = [Row("pca", "PCA", 256), *(Row("vae", "VAE", 256, seed) for seed in range(3))]
-    for latent_dim in (64, 512, 16, 128):
-        out += [Row("pca", "PCA", latent_dim), Row("vae", "VAE", latent_dim)]
-    return out + [Row("vae", "linear VAE", latent_dim, changes={"layers": 0}) for latent_dim in (256, 64)]
+def pca_and_vae(latent_dim: int, **how) -> list[Row]:
+    return [Row("pca", "PCA", latent_dim, **how), Row("vae", "VAE", latent_dim, **how)]
+
+
+def rungs(latent_dim: int) -> list[Row]:
+    """What each part adds, from the recipe of weights2weights to the VAE."""
+    untrained = {"vae.layers": 0, "vae.epochs": 1, "vae.lr": 1e-9}
+    return [*pca_and_vae(latent_dim),
+            Row("vae", "function-weighted PCA", latent_dim, changes=untrained),
+            Row("vae", "linear VAE", latent_dim, changes={"vae.layers": 0}),
+            Row("vae", "VAE without KL", latent_dim, changes={"vae.kl.weight": 0.0}),
+            Row("vae", "VAE of weights", latent_dim, changes={"vae.metric": "weights"}),
+            Row("vae", "VAE in half the steps", latent_dim, changes={"invert.steps": 25}),
+            Row("pca", "PCA in half the steps", latent_dim, changes={"invert.steps": 25}),
+            Row("pca", "PCA, searched as in w2w", latent_dim, changes=W2W_SEARCH)]
+
+
+GROUPS = {
+    "dimensions": [*(row for k in (16, 64, 128, 256, 512, 1023) for row in pca_and_vae(k)),
+                   *(Row("vae", "VAE", 256, seed) for seed in (1, 2)),
+                   *(Row("vae", "linear VAE", k, changes={"vae.layers": 0}) for k in (64, 256))],
+    "rungs": rungs(64),
+    "people": [row for people in (128, 256, 512, 1024) for row in pca_and_vae(64, people=people)],
+}
+
+
+def settings_of(row: Row) -> dict:
+    """params.yaml with the row's changes."""
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    changes = {f"{row.space}.latent_dim": row.latent_dim, "vae.seed": row.seed, "flatten.people": row.people,
+               "vae.metric_components": min(settings["vae"]["metric_components"], row.people - 1)}
+    for key, value in (changes | row.changes).items():
+        *sections, last = key.split(".")
+        section = settings
+        for name in sections:
+            section = section[name]
+        section[last] = value
+    return settings
 
 
 def fit_and_invert(row: Row, folder: Path) -> torch.Tensor:
     """Run the stages of a row and draw its people: uint8 [n, seeds, h, w, 3]."""
     pictures = folder / "pictures.safetensors"
     if not pictures.exists():
-        settings = yaml.safe_load((ROOT / "params.yaml").read_text())
-        settings[row.space] |= {"latent_dim": row.latent_dim, **row.changes}
-        settings["vae"]["seed"] = row.seed
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "params.yaml").write_text(yaml.safe_dump(settings))
-        params = ["--params", str(folder / "params.yaml")]
-        for stage in ([f"stages/{row.space}.py", "--out", str(folder / row.space)],
+        (folder / "params.yaml").write_text(yaml.safe_dump(settings_of(row)))
+        for stage in (["stages/flatten.py", "--out", str(folder / "weights")],
+                      [f"stages/{row.space}.py", "--weights", str(folder / "weights"),
+                       "--out", str(folder / row.space)],
                       ["stages/invert.py", "--space", row.space, "--spaces", str(folder),
                        "--out", str(folder / "found"), "--out_timing", str(folder / "timing")]):
-            subprocess.run([sys.executable, *stage, *params], cwd=ROOT, check=True)
+            subprocess.run([sys.executable, *stage, "--params", str(folder / "params.yaml")], cwd=ROOT, check=True)
         z = read_pack(folder / "found" / row.space / "latents.safetensors")[0]["z"]
         space, params = load_space(folder / row.space / "space.safetensors"), load_params(folder / "params.yaml")
         drawn = generate(load_pipeline(ROOT / "data/base", device()), space.layout, space.decode(z),
@@ -86,71 +126,54 @@ def fit_and_invert(row: Row, folder: Path) -> torch.Tensor:
     return read_pack(pictures)[0]["inversion"]
 
 
-def compared(table: pd.DataFrame, bootstrap: int) -> pd.DataFrame:
-    """One line per row and recogniser: ID score on the test people and paired gain over PCA, with 95 % intervals."""
+def compared(scores: dict[Row, dict[str, pd.Series]], bootstrap: int) -> pd.DataFrame:
+    """One line per row and recogniser: ID score on the test people, and paired gain, each with its 95 % interval.
+
+    Args:
+        scores: by row and recogniser, the ID scores by person. A row whose PCA row is not there yet is left out.
+    """
     out = []
-    keys = ["recognizer", "variant", "latent_dim", "seed"]
-    for (recognizer, variant, latent_dim, seed), people in table.groupby(keys):
-        same = (table["recognizer"] == recognizer) & (table["latent_dim"] == latent_dim) & (table["variant"] == "PCA")
-        pca = table[same].set_index("person")["id_score"]
-        score = people.set_index("person")["id_score"]
-        if pca.empty:
-            continue
-        mean, low, high = scoring.bootstrap_mean(score.to_numpy(), n=bootstrap)
-        gain, gain_low, gain_high = scoring.paired_gain(score.to_numpy(), pca[score.index].to_numpy(), n=bootstrap)
-        out.append({"recognizer": recognizer, "variant": variant, "latent_dim": latent_dim, "seed": seed,
-                    "id_score": mean, "low": low, "high": high, "gain": gain, "gain_low": gain_low,
-                    "gain_high": gain_high})
+    for row, by_recognizer in scores.items():
+        base = next((other for other in scores if (other.variant, other.latent_dim, other.people) ==
+                     (row.against, row.latent_dim, row.people)), None)
+        for recognizer, score in by_recognizer.items() if base else ():
+            mean, low, high = scoring.bootstrap_mean(score.to_numpy(), n=bootstrap)
+            over = scores[base][recognizer][score.index].to_numpy()
+            gain, gain_low, gain_high = scoring.paired_gain(score.to_numpy(), over, n=bootstrap)
+            out.append({"recognizer": recognizer, **{key: getattr(row, key) for key in KEYS}, "id_score": mean,
+                        "low": low, "high": high, "gain": gain, "gain_low": gain_low, "gain_high": gain_high})
     return pd.DataFrame(out).round(4)
-
-
-def plot(lines: pd.DataFrame, path: Path) -> None:
-    """The gain over PCA by latent dimension, one panel per recogniser, one curve per variant."""
-    recognizers, variants = sorted(lines["recognizer"].unique(), reverse=True), ("VAE", "linear VAE")
-    figure, axes = plt.subplots(1, len(recognizers), figsize=(5 * len(recognizers), 3.6), sharey=True, squeeze=False)
-    for axis, recognizer in zip(axes[0], recognizers, strict=True):
-        axis.axhline(0, color="black", linewidth=0.8)
-        for shift, variant in enumerate(variants):
-            shown = lines[(lines["recognizer"] == recognizer) & (lines["variant"] == variant)]
-            places = shown["latent_dim"] * (1 + 0.04 * (shown["seed"] + 3 * shift))
-            below, above = shown["gain"] - shown["gain_low"], shown["gain_high"] - shown["gain"]
-            axis.errorbar(places, shown["gain"], [below, above], fmt="o", label=variant,
-                          color=COLORS["vae"] if variant == "VAE" else "0.45")
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(sorted(lines["latent_dim"].unique()), sorted(lines["latent_dim"].unique()))
-        axis.set(title=f"scored by {recognizer}", xlabel="latent dimension")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("gain in ID score over PCA\n(95 % interval)")
-    axes[0, 0].legend(frameon=False)
-    figure.tight_layout()
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
-    plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/sweep")
+    parser.add_argument("group", choices=GROUPS, help="what is compared")
+    parser.add_argument("--latent-dim", type=int, nargs="+", help="of the group, rows of these alone")
+    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/sweep", help="resume state")
     args = parser.parse_args()
     params = load_params(ROOT / "params.yaml")
     galleries = {name: (load_recognizer(spec), Gallery.load(ROOT / "data" / folder / "gallery.safetensors"))
                  for name, (spec, folder) in RECOGNIZERS.items()}
-    scratch = scratch_folder(args.scratch, params=params.model_dump(exclude={"engine"}),
-                             base=folder_hash(ROOT / "data/base"), weights=folder_hash(ROOT / "data/weights"))
-    tables = []
-    for row in rows():
-        pictures = fit_and_invert(row, scratch / row.name)
+    scratch = scratch_folder(args.scratch, params=params.model_dump(), base=folder_hash(ROOT / "data/base"),
+                             zoo=folder_hash(ROOT / "data/zoo"))
+    path, scores = ROOT / f"docs/sweep-{args.group}.csv", {}
+    earlier = read_csv(path) if path.exists() else pd.DataFrame()
+    for row in GROUPS[args.group]:
+        if args.latent_dim and row.latent_dim not in args.latent_dim:
+            continue
+        pictures, scores[row] = fit_and_invert(row, scratch / row.name), {}
         for name, (recognizer, gallery) in galleries.items():
-            path = scratch / row.name / f"{name}.csv"
-            if not path.exists():
-                scores = gallery.id_scores(embed_all(recognizer, pictures))
-                write_csv(path, pd.DataFrame({"person": gallery.people, "id_score": scores})[gallery.rows("test")])
-            tables.append(read_csv(path).assign(recognizer=name, variant=row.variant, latent_dim=row.latent_dim,
-                                                seed=row.seed))
-        lines = compared(pd.concat(tables), params.evaluate.bootstrap)
-        write_csv(ROOT / "docs/sweep.csv", lines)
-        done = (lines["variant"] == row.variant) & (lines["latent_dim"] == row.latent_dim) & (lines["seed"] == row.seed)
-        print(lines[done].to_string(header=False, index=False), flush=True)
-    plot(lines, ROOT / "docs/sweep.png")
+            kept = scratch / row.name / f"{name}.csv"
+            if not kept.exists():
+                found = gallery.id_scores(embed_all(recognizer, pictures))
+                write_csv(kept, pd.DataFrame({"person": gallery.people, "id_score": found})[gallery.rows("test")])
+            scores[row][name] = read_csv(kept).set_index("person")["id_score"]
+        lines = compared(scores, params.evaluate.bootstrap)
+        all_lines = pd.concat([earlier, lines]).drop_duplicates(["recognizer", *KEYS], keep="last")
+        write_csv(path, all_lines.sort_values(["recognizer", *KEYS]))
+        print(lines.tail(len(galleries)).to_string(header=False, index=False), flush=True)
+    png = png_bytes(gains(read_csv(path), AXES[args.group]))
+    write_atomically(path.with_suffix(".png"), lambda temporary: temporary.write_bytes(png))
 
 
 if __name__ == "__main__":

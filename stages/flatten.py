@@ -21,6 +21,8 @@ from w2wpp.streaming_pca import standardise_shards
 def main() -> None:
     args = stage_arguments(__doc__, zoo="data/zoo", out="data/weights")
     manifest = read_csv(args.zoo / "manifest.csv", ["person", "split", "role", "file"])
+    zoo = manifest["person"][manifest["split"] == "zoo"]
+    left_out = set(zoo.index[~zoo.isin(zoo.unique()[:args.params.flatten.people])])
     columns = ["person", "lora", "key", "reason"]
     rejected = args.zoo / "quarantine.csv"    # what a folder of LoRAs held besides
     quarantine = read_csv(rejected, columns).to_dict("records") if rejected.exists() else []
@@ -31,12 +33,14 @@ def main() -> None:
             pack, vectors = args.zoo / "loras" / name, {}
             tensors, layout = read_loras(pack, len(rows), layout)
             for number, (row, person) in enumerate(rows["person"].items()):
+                bar.update()
+                if row in left_out:
+                    continue
                 where = f"{pack}[{number}]"
                 try:
                     vectors[row] = flatten({key: part[number] for key, part in tensors.items()}, layout, where)
                 except InputError as error:
                     quarantine.append({"person": person, "lora": where, "key": error.key, "reason": error.reason})
-                bar.update()
             kept += vectors
             for (role, split), some in rows.loc[list(vectors)].groupby(["role", "split"]):
                 write_shard(args.out / "vectors" / f"{role}-{split}", pack_number,

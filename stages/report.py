@@ -19,6 +19,7 @@ from w2wpp.weights import read_weights
 
 SPACES = ("pca", "vae")
 BESIDE = {"true": "true LoRA, several photos", "one-photo": "DreamBooth, one photo"}   # inversions, on sheets
+SWEEPS = {"dimensions": "latent_dim", "people": "people", "rungs": "variant"}     # by benchmarks/sweep.py
 PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES, TRUE_LORAS = 56, 10, 6, 12, 32, 16
 
 
@@ -27,7 +28,7 @@ def main() -> None:
                            spaces="data/spaces", samples="data/samples", interpolations="data/interpolations",
                            inversions="data/inversions", references="data/references",
                            evaluations="data/evaluations", comparison="data/comparison", scores="metrics",
-                           out="reports")
+                           sweeps="docs", out="reports")
     require_photos(args.params)
     rendered, held_out = args.params.portraits.source == "rendered", read_portraits(args.portraits)
     measured = ("world", "base", "zoo", "pca", "vae", "comparison", "second_opinion", *(["probe"] if rendered else []))
@@ -101,6 +102,11 @@ def main() -> None:
         {space: read_pack(args.inversions / space / "latents.safetensors")[0]["losses"].numpy() for space in SPACES})
     figures["ladder"] = fig.ladder(rungs[rungs["split"] == "test"], metrics["world"]["id_floor"],
                                   metrics["world"]["id_ceiling"])
+
+    if rendered:
+        for sweep, by in SWEEPS.items():
+            lines = read_csv(args.sweeps / f"sweep-{sweep}.csv", ["recognizer", "variant", by, "gain"])
+            figures[f"sweep_{sweep}"] = fig.gains(lines, by)
 
     pngs = {name: fig.png_bytes(figure, palette=256) for name, figure in figures.items()}
     verdict, sentence = report.headline(metrics["comparison"])

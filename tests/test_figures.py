@@ -106,6 +106,24 @@ def test_latent_plane_finds_the_strongest_directions():
     assert figures.latent_plane(latents[:, :1], np.ones((1, 3))).shape == (5, 2)
 
 
+@pytest.mark.parametrize("by", ["latent_dim", "people", "variant"])
+def test_gains_are_drawn_where_they_are(by):
+    lines = pd.DataFrame([{"recognizer": recognizer, "variant": variant, "latent_dim": size, "people": 4 * size,
+                           "seed": 0, "gain": gain, "gain_low": gain - 0.01, "gain_high": gain + 0.02}
+                          for recognizer in ("arcface", "dlib") for variant, gain in (("PCA", 0.0), ("VAE", 0.05))
+                          for size in (16, 64)])
+    figure = figures.gains(lines, by)
+    assert [axes.get_title() for axes in figure.axes] == ["scored by dlib", "scored by arcface"]
+    for axes in figure.axes:
+        [(points, _, (bars,))] = axes.containers                            # of the VAE alone
+        gain = points.get_xdata() if by == "variant" else points.get_ydata()
+        place = points.get_ydata() if by == "variant" else points.get_xdata()
+        assert np.allclose(gain, 0.05)
+        assert np.allclose(place, {"latent_dim": [16, 64], "people": [64, 256], "variant": [0, 0]}[by])
+        ends = np.array(bars.get_segments())[..., 0 if by == "variant" else 1]
+        assert np.allclose(np.sort(ends), [0.04, 0.07])
+
+
 ABOVE, BELOW, ACROSS, NONE = (0.01, 0.05), (-0.05, -0.01), (-0.02, 0.04), (0.0, 0.0)
 
 

@@ -20,9 +20,9 @@ from w2wpp.weights import read_weights
 ROOT = Path(__file__).parents[1]
 
 
-def flatten_stage(folder: Path, monkeypatch, max_quarantined: float) -> None:
+def flatten_stage(folder: Path, monkeypatch, max_quarantined: float, people: int | None = None) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["flatten"]["max_quarantined"] = max_quarantined
+    params["flatten"] = {"max_quarantined": max_quarantined, "people": people}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     monkeypatch.setattr(sys, "argv", ["flatten.py", "--params", str(folder / "params.yaml"),
                                       "--zoo", str(folder / "zoo"), "--out", str(folder / "weights")])
@@ -64,6 +64,15 @@ def test_malformed_lora_goes_to_quarantine_and_the_rest_is_exact(zoo, layout, mo
     mean, std = standardise(vectors[whole[:7]])
     torch.testing.assert_close(data.mean, mean)
     torch.testing.assert_close(data.std, std)
+
+
+def test_spaces_can_learn_from_fewer_people(zoo, monkeypatch):
+    folder, vectors = zoo
+    flatten_stage(folder, monkeypatch, 0.2, people=5)
+    data = read_weights(folder / "weights")
+    assert data.names("zoo") == ["p0", "p1", "p2", "p4"]      # the fourth of the five is malformed
+    assert torch.equal(data.of("true"), vectors[8:].float())
+    torch.testing.assert_close(data.mean, vectors[[0, 1, 2, 4]].float().mean(0), atol=1e-6, rtol=0)
 
 
 def test_flattening_again_leaves_nothing_of_the_first_time(zoo, layout, monkeypatch):

@@ -90,6 +90,13 @@ def test_a_strong_prior_keeps_z_at_zero(pipe, space, latents, text, settings):
     assert search(1e4) < 0.02 < 0.2 < search(0.0)
 
 
+def test_steps_in_units_of_the_scales(pipe, space, latents, text, settings):
+    settings = settings.model_copy(update={"steps": 1, "prior_weight": 0.0})
+    z, _ = invert(pipe, space, latents, text, settings, 0, "test")
+    unwhitened, _ = invert(pipe, space, latents, text, settings.model_copy(update={"whitened": False}), 0, "test")
+    torch.testing.assert_close(unwhitened * space.scales, z, atol=1e-6, rtol=1e-4)   # Adam's first step is lr each
+
+
 def test_only_the_mask_counts(pipe, layout, draw_weights, params, normal):
     space = PCASpace(3, layout)
     space.mean.copy_(draw_weights(layout, 1)[0])

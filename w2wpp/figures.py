@@ -283,6 +283,47 @@ def ladder(rungs: pd.DataFrame, floor: float, ceiling: float) -> Figure:
     return figure
 
 
+def gains(lines: pd.DataFrame, by: str) -> Figure:
+    """Gains in ID score over PCA, with intervals, one panel per recogniser.
+
+    Args:
+        lines: columns recognizer, variant, seed, gain, gain_low, gain_high and `by`; without gains of PCA over itself.
+        by: "latent_dim" or "people", along a logarithmic axis, or "variant", one below the other.
+    """
+    lines = lines[lines["variant"] != "PCA"]
+    recognizers, variants = sorted(lines["recognizer"].unique(), reverse=True), list(dict.fromkeys(lines["variant"]))
+    figure = _figure(8.4, 0.9 + 0.3 * len(variants) if by == "variant" else 3.2)
+    axes = figure.subplots(1, len(recognizers), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, recognizer in zip(axes, recognizers, strict=True):
+        seen = lines[lines["recognizer"] == recognizer]
+        for number, variant in enumerate(variants):
+            shown = seen[seen["variant"] == variant]
+            error = np.stack([shown["gain"] - shown["gain_low"], shown["gain_high"] - shown["gain"]])
+            color = COLORS["vae"] if variant == "VAE" else GREY
+            style = {"fmt": "o", "color": color, "markersize": 5, "label": variant}
+            if by == "variant":
+                panel.errorbar(shown["gain"], np.full(len(shown), -number), xerr=error, **style)
+            else:
+                places = shown[by] * (1 + 0.05 * (shown["seed"] + 3 * number))    # side by side
+                panel.errorbar(places, shown["gain"], yerr=error, **style)
+        panel.set_title(f"scored by {recognizer}", size=9)
+        if by == "variant":
+            panel.axvline(0, color=INK, linewidth=0.8)
+            panel.set_yticks(-np.arange(len(variants)), variants, fontsize=8)
+            panel.set_xlabel("gain in ID score over PCA (95 % interval)", size=8)
+        else:
+            panel.axhline(0, color=INK, linewidth=0.8)
+            panel.set_xscale("log", base=2)
+            panel.set_xticks(sorted(lines[by].unique()), sorted(lines[by].unique()))
+            panel.minorticks_off()
+            panel.set_xlabel("latent dimension" if by == "latent_dim" else "people in the zoo", size=8)
+        _tidy(panel)
+    if by != "variant":
+        axes[0].set_ylabel("gain in ID score over PCA\n(95 % interval)", size=8)
+        axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
 def png_bytes(figure: Figure, palette: int | None = None) -> bytes:
     """The figure as PNG; equal figures give equal bytes.
 

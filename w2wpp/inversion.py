@@ -18,7 +18,8 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, t
     """Maximum a posteriori z of each person: denoising loss of the photo minus a weighted log N(z; 0, I).
 
     The search starts at z = 0 and looks at the region that `params` name: what surrounds a face is no part of the
-    person (weights2weights masks it, too). Like in `train_loras`, noise and timesteps are shared by all people.
+    person (weights2weights masks it, too). Steps are in z, or, unless `params.whitened`, in units of the space's
+    scales, as those of weights2weights. Like in `train_loras`, noise and timesteps are shared by all people.
 
     Args:
         latents: scaled latents [n, c, h, w] of ONE photo per person.
@@ -34,11 +35,13 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, t
         pixel_weights = (shown / shown.mean((1, 2), keepdim=True).clamp_min(1e-6))[:, None]
     text = text.expand(params.timesteps_per_step, *text.shape)
     rows = latents.expand(params.timesteps_per_step, *latents.shape)
-    z = torch.zeros(len(latents), space.latent_dim, device=latents.device, requires_grad=True)
-    optimizer = torch.optim.Adam([z], params.lr, eps=params.adam_epsilon)
+    unit = 1.0 if params.whitened else space.scales
+    searched = torch.zeros(len(latents), space.latent_dim, device=latents.device, requires_grad=True)
+    optimizer = torch.optim.Adam([searched], params.lr, eps=params.adam_epsilon)
     history = []
     bar = progress(range(params.steps), what)
     for step in bar:
+        z = searched / unit
         losses = denoising_loss(pipe, schedule, space.layout, space.decode(z), rows, text,
                                 params.timestep_shift, step_generator(seed, step), pixel_weights).mean(0)
         optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=5)
@@ -47,7 +50,7 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, latents: Tensor, t
         optimizer.step()
         history.append(losses.detach())
         bar.set_postfix(loss=f"{history[-1].mean().item():.4f}", refresh=False)
-    return z.detach(), torch.stack(history)
+    return (searched / unit).detach(), torch.stack(history)
 
 
 def invert_batch(pipe: StableDiffusionPipeline, space: WeightSpace, params: InvertParams, seed: int, latents: Tensor,

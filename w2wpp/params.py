@@ -181,6 +181,7 @@ class ArcFaceParams(Section):
 
 
 class FlattenParams(Section):
+    people: Annotated[int, Field(ge=4)] | None
     max_quarantined: Share
 
 
@@ -230,6 +231,7 @@ class InvertParams(Section):
     steps: Count
     lr: Annotated[float, Field(gt=0)]
     adam_epsilon: Annotated[float, Field(gt=0)]
+    whitened: bool
     timestep_shift: Shift
     timesteps_per_step: Count
     region: Region

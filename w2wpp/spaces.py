@@ -29,9 +29,11 @@ class WeightSpace(nn.Module):
     Attributes:
         latent_dim: k.
         layout: how its weight vectors are made up; d = layout.dimension.
+        scales: float32 [k], what a step of 1 in each direction is in the space's metric; of a VAE, on its linear path.
     """
 
     kind: str
+    scales: Tensor
 
     def __init__(self, latent_dim: int, layout: WeightLayout):
         super().__init__()
@@ -169,6 +171,10 @@ class VAESpace(WeightSpace):
     def config(self) -> dict:
         return {"latent_dim": self.latent_dim, "metric": self.metric, "basis": self.basis.latent_dim,
                 "width": self.width, "layers": self.layers}
+
+    @property
+    def scales(self) -> Tensor:
+        return self.basis.scales[:self.latent_dim]
 
     def posterior(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """q(z | w): mean and log variance, each [n, k], of whitened coordinates [n, basis]."""
