@@ -157,5 +157,5 @@ def test_a_node_killed_in_the_middle(cluster, zoo_batches, train_work, noted, en
 
 
 def test_a_batch_that_is_lost_too_often(zoo_batches, engine, tmp_path):
-    with pytest.raises(InputError, match=r"^params\.yaml: engine\.retries: 1, and still .*Run again: finished batches"):
-        finish(zoo_batches(tmp_path)[:1], partial(_die), "LoRAs", engine.model_copy(update={"retries": 1}))
+    with pytest.raises(InputError, match=r"^params\.yaml: engine\.retries: 0, and still .*Run again: finished batches"):
+        finish(zoo_batches(tmp_path)[:1], partial(_die), "LoRAs", engine.model_copy(update={"retries": 0}))
