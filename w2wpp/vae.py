@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from w2wpp.errors import InputError
 from w2wpp.params import KLParams, VAEParams
@@ -86,19 +87,18 @@ def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpa
     Raises:
         InputError: there are more processes than rows in a batch.
     """
-    train, device, processes = coordinates["train"], accelerator.device, accelerator.num_processes
+    train, processes = coordinates["train"], accelerator.num_processes
     if processes > min(params.batch, len(train)):
         raise InputError("params.yaml", "vae.batch", f"{min(params.batch, len(train))} rows for {processes} processes",
                          "Start fewer processes, or raise it where there are people enough")
     torch.manual_seed(params.seed)
     space = VAESpace(params.latent_dim, basis.layout, params.metric, basis.latent_dim, params.width, params.layers)
     space.basis.load_state_dict(basis.state_dict(), assign=True)
-    space.to(device)
+    space.to(accelerator.device)
     # A clone, as matrix products of memory that a file is mapped to, which starts anywhere, may round otherwise.
-    validation = coordinates["validation"].clone().to(device)
+    validation = coordinates["validation"].clone().to(accelerator.device)
     networks = nn.ModuleDict({"encoder": space.encoder, "decoder": space.decoder})
-    trained = list(networks.parameters())
-    optimizer = torch.optim.AdamW(trained, params.lr, weight_decay=params.weight_decay)
+    optimizer = torch.optim.AdamW(networks.parameters(), params.lr, weight_decay=params.weight_decay)
     space.encoder, space.decoder, optimizer = accelerator.prepare(space.encoder, space.decoder, optimizer)
     history, best, best_loss, best_epoch = [], None, float("inf"), 0
     if checkpoint.exists():
@@ -107,33 +107,13 @@ def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpa
         optimizer.load_state_dict(state["optimizer"])
         history, best, best_loss, best_epoch = (state[key] for key in ("history", "best", "best_loss", "best_epoch"))
 
-    batches, kept_at = max(1, len(train) // params.batch), time.monotonic()
+    kept_at = time.monotonic()
     bar = progress(range(len(history), params.epochs), "vae", initial=len(history), total=params.epochs,
                    disable=not accelerator.is_main_process)
     for epoch in bar:
         if epoch - best_epoch > params.patience:
             break
-        weight = kl_weight(epoch, params.epochs, params.kl)
-        generator = step_generator(params.seed, epoch)
-        sums = torch.zeros(2, device=device)
-        for rows in torch.randperm(len(train), generator=generator).tensor_split(batches):
-            noise = torch.randn(len(rows), params.latent_dim, generator=generator)
-            own, noise = (each.tensor_split(processes)[accelerator.process_index] for each in (rows, noise))
-            target = train[own].to(device)
-            mean, log_variance = space.posterior(target)
-            z = mean + (0.5 * log_variance).exp() * noise.to(device)
-            error = reconstruction_error(space, space.decode_coordinates(z), target)
-            kl = kl_per_unit(mean, log_variance).sum()
-            optimizer.param_groups[0]["lr"] = cosine_rate(epoch, params.epochs, params.lr, warmup=5)
-            optimizer.zero_grad()
-            # The processes' gradients are averaged, each counting alike, but one may have a row more than another.
-            share = len(own) * processes / len(rows)
-            accelerator.backward(share * (error + weight * kl / params.latent_dim))
-            accelerator.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            sums += torch.stack([error.detach(), kl.detach()]) * len(own) / len(train)
-        sums = accelerator.reduce(sums, "sum")
-        row = {"epoch": epoch, "kl_weight": weight, "train_error": sums[0].item(), "train_kl": sums[1].item(),
+        row = {"epoch": epoch, **_train_epoch(space, train, optimizer, epoch, params, accelerator),
                **_validate(space, validation, coordinates["beyond"])}
         # All go on with the main process's numbers, lest rounding make one of them stop before the others.
         row = broadcast_object_list([row])[0]
@@ -155,6 +135,32 @@ def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpa
     for row in history:
         row["kept"] = int(row["epoch"] == best_epoch)
     return space.cpu().requires_grad_(False).eval(), history
+
+
+def _train_epoch(space: VAESpace, train: Tensor, optimizer: Optimizer, epoch: int, params: VAEParams,
+                 accelerator: Accelerator) -> dict[str, float]:
+    """One epoch on coordinates [n, basis], of which this process takes its share of every batch."""
+    weight, processes = kl_weight(epoch, params.epochs, params.kl), accelerator.num_processes
+    group, generator = optimizer.param_groups[0], step_generator(params.seed, epoch)
+    group["lr"] = cosine_rate(epoch, params.epochs, params.lr, warmup=5)
+    sums = torch.zeros(2, device=accelerator.device)
+    for rows in torch.randperm(len(train), generator=generator).tensor_split(max(1, len(train) // params.batch)):
+        noise = torch.randn(len(rows), params.latent_dim, generator=generator)
+        own, noise = (each.tensor_split(processes)[accelerator.process_index] for each in (rows, noise))
+        target = train[own].to(accelerator.device)
+        mean, log_variance = space.posterior(target)
+        z = mean + (0.5 * log_variance).exp() * noise.to(accelerator.device)
+        error = reconstruction_error(space, space.decode_coordinates(z), target)
+        kl = kl_per_unit(mean, log_variance).sum()
+        # The processes' gradients are averaged, each counting alike, but one may have a row more than another.
+        share = len(own) * processes / len(rows)
+        optimizer.zero_grad()
+        accelerator.backward(share * (error + weight * kl / params.latent_dim))
+        accelerator.clip_grad_norm_(group["params"], 1.0)
+        optimizer.step()
+        sums += torch.stack([error.detach(), kl.detach()]) * len(own) / len(train)
+    error, kl = accelerator.reduce(sums, "sum").tolist()
+    return {"kl_weight": weight, "train_error": error, "train_kl": kl}
 
 
 @torch.no_grad()
