@@ -1,8 +1,16 @@
-"""Train the w2w++ VAE on the zoo people's weights, with KL annealing and early stopping on the validation people."""
+"""Train the w2w++ VAE on the zoo people's weights, with KL annealing and early stopping on the validation people.
+
+`accelerate launch --multi_gpu` runs it on several GPUs.
+"""
 
 from argparse import Namespace
+from datetime import timedelta
+from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor
 
 from w2wpp.denoising import generate
 from w2wpp.dreambooth import IDENTITY_PROMPT
@@ -11,13 +19,16 @@ from w2wpp.people import CLASS_PROMPT
 from w2wpp.pipeline import load_pipeline
 from w2wpp.predictions import fit_prediction_pca, noisy_inputs
 from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.spaces import PCASpace, PredictionPCASpace, check_latent_dim
-from w2wpp.storage import folder_hash, scratch_folder, write_json
-from w2wpp.vae import train_vae
+from w2wpp.spaces import PCASpace, PredictionPCASpace, check_latent_dim, load_space
+from w2wpp.storage import folder_hash, read_pack, scratch_folder, write_json, write_pack
+from w2wpp.vae import basis_coordinates, train_vae
 from w2wpp.weights import BLOCK_ROWS, Weights, read_weights
 
+# The others wait while the main process asks the UNet about people, for hours with a large model.
+PATIENCE = timedelta(days=7)
 
-def fit_basis(args: Namespace, data: Weights) -> PCASpace | PredictionPCASpace:
+
+def fit_basis(args: Namespace, data: Weights, scratch: Path) -> PCASpace | PredictionPCASpace:
     """The linear space whose coordinates the VAE works on."""
     params, seed = args.params.vae, args.params.seed
     if params.metric == "weights":
@@ -27,10 +38,20 @@ def fit_basis(args: Namespace, data: Weights) -> PCASpace | PredictionPCASpace:
     pictures = generate(pipe, data.layout, unadapted, [CLASS_PROMPT], params.metric_inputs, how, "class images")[0, 0]
     inputs = noisy_inputs(pipe, pictures, IDENTITY_PROMPT, params.metric_shift, params.metric_region, seed)
     components = max(params.latent_dim, params.metric_components)
-    scratch = scratch_folder(args.scratch, seed=seed, generate=how.model_dump(), base=folder_hash(args.base),
-                             weights=folder_hash(args.weights), inputs=params.metric_inputs, shift=params.metric_shift,
-                             region=params.metric_region, people=params.metric_people)
     return fit_prediction_pca(pipe, data.zoo, data.mean, inputs, params.metric_people, components, scratch)
+
+
+def basis_and_coordinates(args: Namespace, data: Weights, scratch: Path
+                          ) -> tuple[PCASpace | PredictionPCASpace, dict[str, Tensor]]:
+    """The linear space and everyone's coordinates in it, read from a subfolder of `scratch` if they are there."""
+    params = args.params.vae
+    folder = scratch_folder(scratch, metric=params.metric, latent=params.latent_dim, basis=params.metric_components)
+    basis_file, coordinates_file = folder / "basis.safetensors", folder / "coordinates.safetensors"
+    if not basis_file.exists():
+        basis, zoo = fit_basis(args, data, scratch), data.zoo.blocks(BLOCK_ROWS)
+        write_pack(coordinates_file, basis_coordinates(zoo, data.of("true", "validation"), basis))
+        basis.save(basis_file)      # last: where it is, the coordinates are
+    return load_space(basis_file), read_pack(coordinates_file)[0]
 
 
 def main() -> None:
@@ -40,12 +61,25 @@ def main() -> None:
     data = read_weights(args.weights)
     check_latent_dim("vae.latent_dim", params.latent_dim, len(data.zoo), data.layout.dimension)
 
-    basis = fit_basis(args, data)
-    space, history = train_vae(data.zoo.blocks(BLOCK_ROWS), data.of("true", "validation"), basis, params)
+    accelerator = Accelerator(cpu=device().type == "cpu", mixed_precision="no",
+                              kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    scratch = scratch_folder(args.scratch, seed=args.params.seed, generate=args.params.generate.model_dump(),
+                             base=folder_hash(args.base), weights=folder_hash(args.weights),
+                             inputs=params.metric_inputs, shift=params.metric_shift, region=params.metric_region,
+                             people=params.metric_people)
+    with accelerator.main_process_first():
+        basis, coordinates = basis_and_coordinates(args, data, scratch)
+    # Another number of processes rounds otherwise, and so does not go on from what this one left.
+    training = scratch_folder(scratch, vae=params.model_dump(), processes=accelerator.num_processes,
+                              device=accelerator.device.type)
+    space, history = train_vae(coordinates, basis, params, training / "checkpoint.pt", accelerator)
 
-    space.save(args.out / "space.safetensors")
-    kept = next(row for row in history if row["kept"])
-    write_json(args.out / "training.json", {"settings": params.model_dump(), "kept": kept, "history": history})
+    if accelerator.is_main_process:
+        space.save(args.out / "space.safetensors")
+        kept = next(row for row in history if row["kept"])
+        write_json(args.out / "training.json", {"settings": params.model_dump(), "kept": kept, "history": history})
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
