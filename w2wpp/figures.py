@@ -290,7 +290,7 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
         lines: columns recognizer, variant, seed, gain, gain_low, gain_high and `by`; without gains of PCA over itself.
         by: "latent_dim" or "people", along a logarithmic axis, or "variant", one below the other.
     """
-    lines = lines[lines["variant"] != "PCA"]
+    lines = lines[lines["variant"] != "PCA"].sort_values("gain", ascending=by != "variant", kind="stable")
     recognizers, variants = sorted(lines["recognizer"].unique(), reverse=True), list(dict.fromkeys(lines["variant"]))
     figure = _figure(8.4, 0.9 + 0.3 * len(variants) if by == "variant" else 3.2)
     axes = figure.subplots(1, len(recognizers), sharex=True, sharey=True, squeeze=False)[0]
@@ -311,6 +311,7 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
             panel.axvline(0, color=INK, linewidth=0.8)
             panel.set_yticks(-np.arange(len(variants)), variants, fontsize=8)
             panel.set_xlabel("gain in ID score over PCA (95 % interval)", size=8)
+            panel.locator_params(axis="x", nbins=5)
         else:
             panel.axhline(0, color=INK, linewidth=0.8)
             panel.set_xscale("log", base=2)
@@ -320,7 +321,8 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
         _tidy(panel)
     if by != "variant":
         axes[0].set_ylabel("gain in ID score over PCA\n(95 % interval)", size=8)
-        axes[0].legend(frameon=False, fontsize=8)
+        if len(variants) > 1:
+            axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
