@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from trees import leaves
 
 from w2wpp.adapters import export_lora
 from w2wpp.denoising import generate
@@ -56,13 +57,6 @@ class Clone:
 
     def ran(self, output: str) -> set[str]:
         return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-
-
-def leaves(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, each in tree.items():
-        flat |= leaves(each, f"{prefix}{key}.") if isinstance(each, dict) else {prefix + key: each}
-    return flat
 
 
 @pytest.fixture(scope="module")

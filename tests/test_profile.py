@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from trees import leaves
 
 from w2wpp.errors import InputError
 from w2wpp.params import load_params
@@ -12,13 +13,6 @@ from w2wpp.profile import apply_profile
 
 ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "profiles/sd15.yaml"
-
-
-def leaves(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, each in tree.items():
-        flat |= leaves(each, f"{prefix}{key}.") if isinstance(each, dict) else {prefix + key: each}
-    return flat
 
 
 def test_profile_keeps_comments_and_all_other_settings(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from trees import leaves
 
 from w2wpp.errors import InputError
 from w2wpp.evaluation import draw_zoo
@@ -56,13 +57,6 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
                 patch.setattr(sys, "argv", [f"{stage}.py", *(["--space", space] if space else [])])
                 runpy.run_path(str(ROOT / f"stages/{stage}.py"), run_name="__main__")
     return folder
-
-
-def leaves(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, each in tree.items():
-        flat |= leaves(each, f"{prefix}{key}.") if isinstance(each, dict) else {prefix + key: each}
-    return flat
 
 
 def test_every_stage_runs_and_measures(world):
