@@ -40,8 +40,10 @@ RECOGNIZERS = {"dlib": ("dlib", "references"),
                "arcface": (f"insightface:{ROOT / 'data/arcface/arcface.onnx'}", "second_opinion")}
 KEYS = ["variant", "latent_dim", "seed", "people"]
 AXES = {"dimensions": "latent_dim", "rungs": "variant", "people": "people"}
-W2W_SEARCH = {"invert.whitened": False, "invert.lr": 0.1, "invert.adam_epsilon": 1e-8, "invert.steps": 400,
-              "invert.prior_weight": 0.0, "invert.region": [0.0, 0.0, 1.0, 1.0]}
+FROM_THE_MEAN = {"photo_encoder.photos": 0}
+NO_SEARCH = {"invert.steps": 1, "invert.lr": 1e-9}
+W2W_SEARCH = FROM_THE_MEAN | {"invert.whitened": False, "invert.lr": 0.1, "invert.adam_epsilon": 1e-8,
+                              "invert.steps": 400, "invert.prior_weight": 0.0, "invert.region": [0.0, 0.0, 1.0, 1.0]}
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.variant.replace(' ', '-')}-{self.latent_dim}-{self.seed}-{self.people}"
+        return f"{self.variant.replace(',', '').replace(' ', '-')}-{self.latent_dim}-{self.seed}-{self.people}"
 
 
 def pca_and_vae(latent_dim: int, **how) -> list[Row]:
@@ -72,14 +74,17 @@ def pca_and_vae(latent_dim: int, **how) -> list[Row]:
 
 def rungs(latent_dim: int) -> list[Row]:
     """What each part adds, from the recipe of weights2weights to the VAE."""
-    untrained = {"vae.layers": 0, "vae.epochs": 1, "vae.lr": 1e-9}
     return [*pca_and_vae(latent_dim),
-            Row("vae", "function-weighted PCA", latent_dim, changes=untrained),
+            Row("vae", "function-weighted PCA", latent_dim, changes={"vae.epochs": 1}),
             Row("vae", "linear VAE", latent_dim, changes={"vae.layers": 0}),
             Row("vae", "VAE without KL", latent_dim, changes={"vae.kl.weight": 0.0}),
             Row("vae", "VAE of weights", latent_dim, changes={"vae.metric": "weights"}),
             Row("vae", "VAE in half the steps", latent_dim, changes={"invert.steps": 25}),
             Row("pca", "PCA in half the steps", latent_dim, changes={"invert.steps": 25}),
+            Row("vae", "VAE, no search", latent_dim, changes=NO_SEARCH),
+            Row("pca", "PCA, no search", latent_dim, changes=NO_SEARCH),
+            Row("vae", "VAE, searched from the mean", latent_dim, changes=FROM_THE_MEAN),
+            Row("pca", "PCA, searched from the mean", latent_dim, changes=FROM_THE_MEAN),
             Row("pca", "PCA, searched as in w2w", latent_dim, changes=W2W_SEARCH)]
 
 
@@ -115,8 +120,11 @@ def fit_and_invert(row: Row, folder: Path) -> torch.Tensor:
         for stage in (["stages/flatten.py", "--out", str(folder / "weights")],
                       [f"stages/{row.space}.py", "--weights", str(folder / "weights"),
                        "--out", str(folder / row.space)],
+                      ["stages/photo_encoder.py", "--space", row.space, "--spaces", str(folder),
+                       "--weights", str(folder / "weights"), "--out", str(folder / "encoders")],
                       ["stages/invert.py", "--space", row.space, "--spaces", str(folder),
-                       "--out", str(folder / "found"), "--out_timing", str(folder / "timing")]):
+                       "--encoders", str(folder / "encoders"), "--out", str(folder / "found"),
+                       "--out_timing", str(folder / "timing")]):
             subprocess.run([sys.executable, *stage, "--params", str(folder / "params.yaml")], cwd=ROOT, check=True)
         z = read_pack(folder / "found" / row.space / "latents.safetensors")[0]["z"]
         space, params = load_space(folder / row.space / "space.safetensors"), load_params(folder / "params.yaml")

@@ -1,4 +1,4 @@
-"""Invert ONE photo of each held-out person: optimise the latent alone, all people batched."""
+"""Invert ONE photo of each held-out person: optimise the latent alone, from what a photo encoder makes of it."""
 
 from functools import partial
 
@@ -10,6 +10,7 @@ from w2wpp.dreambooth import photo_prompts
 from w2wpp.faces import face_masks, load_face_finder
 from w2wpp.inversion import invert_batch
 from w2wpp.params import require_photos
+from w2wpp.photo_encoder import PhotoEncoder
 from w2wpp.pipeline import check_photo_size, encode_images, load_pipeline
 from w2wpp.populations import read_portraits
 from w2wpp.runtime import device, run_stage, stage_arguments
@@ -19,14 +20,15 @@ from w2wpp.storage import file_hash, folder_hash, scratch_folder, write_json, wr
 
 def main() -> None:
     args = stage_arguments(__doc__, space=True, shard=True, base="data/base", portraits="data/portraits",
-                           spaces="data/spaces", out="data/inversions", out_timing="data/timing",
-                           scratch=".scratch/invert")
+                           spaces="data/spaces", encoders="data/photo_encoders", out="data/inversions",
+                           out_timing="data/timing", scratch=".scratch/invert")
     require_photos(args.params)
     params, out, shard = args.params.invert, args.out / args.space, Shard.parse(args.shard)
     dtype = args.params.generate.dtype
     pipe = load_pipeline(args.base, device(), dtype)
     space_file = args.spaces / args.space / "space.safetensors"
-    space = load_space(space_file).to(device())
+    encoder_file = args.encoders / f"{args.space}.safetensors"
+    space, photo_encoder = load_space(space_file).to(device()), PhotoEncoder.load(encoder_file)
     people = read_portraits(args.portraits)
     check_photo_size(pipe, people.images)
     photos, rows = people.images[:, 0], people.manifest[people.manifest["photo"] == 0]
@@ -47,11 +49,11 @@ def main() -> None:
         mask = face_masks(photos, load_face_finder(args.params.faces), latents.shape[-1])
 
     scratch = scratch_folder(args.scratch, **made_from, seed=args.params.seed, invert=params.model_dump(),
-                             space=file_hash(space_file), faces=args.params.faces)
+                             space=file_hash(space_file), encoder=file_hash(encoder_file), faces=args.params.faces)
 
     def inputs(first: int, count: int) -> tuple:
         some = slice(first, first + count)
-        return (latents[some], text[some], None if mask is None else mask[some],
+        return (photo_encoder(latents[some]), latents[some], text[some], None if mask is None else mask[some],
                 f"inversion into {args.space} {some.stop}/{len(latents)}")
 
     batches = batches_of(len(latents), params.people_at_once, scratch, inputs)

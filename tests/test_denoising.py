@@ -5,6 +5,7 @@ import torch
 
 from w2wpp.denoising import denoising_loss, draw_timesteps, generate, region_weights, training_schedule
 from w2wpp.inversion import invert
+from w2wpp.photo_encoder import LatentPrior
 from w2wpp.pipeline import IDENTITY_TOKEN, encode_images, encode_prompts, load_pipeline
 from w2wpp.spaces import PCASpace
 
@@ -116,7 +117,8 @@ def test_bfloat16_is_near_float32(pipe, make_pipe, layout, draw_weights, params,
     for each in (pipe, half):
         text = encode_prompts(each, [IDENTITY_TOKEN]).expand(2, -1, -1)
         pictures = generate(each, layout, weights, ["a photo of sks person"], 2, how, "test")
-        results.append((invert(each, space, latents, text, settings, 0, "test")[1], pictures.float(),
+        prior = LatentPrior(torch.zeros(2, 3), torch.ones(3))
+        results.append((invert(each, space, prior, latents, text, settings, 0, "test")[1], pictures.float(),
                         encode_images(each, pictures[0, 0])))
     assert results[1][0].dtype == results[1][2].dtype == torch.float32
     torch.testing.assert_close(results[1][0], results[0][0], rtol=0.05, atol=0)

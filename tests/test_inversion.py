@@ -8,6 +8,7 @@ from w2wpp.denoising import denoising_loss, region_weights, training_schedule
 from w2wpp.dreambooth import IDENTITY_PROMPT, train_loras
 from w2wpp.inversion import invert
 from w2wpp.params import InvertParams
+from w2wpp.photo_encoder import LatentPrior
 from w2wpp.pipeline import encode_prompts
 from w2wpp.spaces import PCASpace
 
@@ -21,6 +22,15 @@ def space(layout, draw_weights) -> PCASpace:
     space.components.copy_(torch.linalg.qr(directions.T).Q.T)
     space.scales.fill_(4.0)
     return space
+
+
+def standard_prior(people: int, latent_dim: int) -> LatentPrior:
+    return LatentPrior(torch.zeros(people, latent_dim), torch.ones(latent_dim))
+
+
+@pytest.fixture
+def prior() -> LatentPrior:
+    return standard_prior(3, 6)
 
 
 @pytest.fixture
@@ -38,25 +48,26 @@ def text(pipe):
     return encode_prompts(pipe, [IDENTITY_PROMPT, f"{IDENTITY_PROMPT}, smiling", f"{IDENTITY_PROMPT}, frowning"])
 
 
-def test_two_steps(pipe, space, latents, text, settings):
+def test_two_steps(pipe, space, prior, latents, text, settings):
     before = {key: value.clone() for key, value in space.state_dict().items()}
-    z, losses = invert(pipe, space, latents, text, settings, 0, "test")
+    z, losses = invert(pipe, space, prior, latents, text, settings, 0, "test")
     assert z.shape == (3, 6)
     assert losses.shape == (2, 3)
     assert not z.requires_grad
     assert (z.abs().amax(1) > 1e-2).all()
-    again, losses_again = invert(pipe, space, latents, text, settings, 0, "test")
+    again, losses_again = invert(pipe, space, prior, latents, text, settings, 0, "test")
     assert torch.equal(z, again)
     assert torch.equal(losses, losses_again)
     assert all(torch.equal(value, before[key]) for key, value in space.state_dict().items())
 
 
-def test_a_person_does_not_depend_on_the_others(pipe, space, latents, text, settings):
+def test_a_person_does_not_depend_on_the_others(pipe, space, prior, latents, text, settings):
     settings = settings.model_copy(update={"steps": 6})
-    together, losses = invert(pipe, space, latents, text, settings, 0, "test")
+    together, losses = invert(pipe, space, prior, latents, text, settings, 0, "test")
     assert (together[0] - together[1]).abs().max() > 1e-2
     for people in ([0], [1], [2, 0]):
-        z, some = invert(pipe, space, latents[people], text[people], settings, 0, "test")
+        z, some = invert(pipe, space, LatentPrior(prior.mean[people], prior.spread), latents[people], text[people],
+                         settings, 0, "test")
         torch.testing.assert_close(z, together[people], atol=1e-4, rtol=0)
         torch.testing.assert_close(some, losses[:, people], atol=1e-5, rtol=0)
 
@@ -76,25 +87,38 @@ def test_inversion_finds_the_trained_lora(pipe, params, layout, latents, text, s
     space.mean.copy_(initial_weights(layout, 0))
     space.components.copy_(trained - space.mean)
     settings = settings.model_copy(update={"steps": 30, "lr": 0.1, "prior_weight": 0.0})
-    z, _ = invert(pipe, space, latents[:1], text[:1], settings, 0, "test")
+    z, _ = invert(pipe, space, standard_prior(1, 1), latents[:1], text[:1], settings, 0, "test")
     assert z.item() > 0.5
     start = denoising_error(pipe, space, torch.zeros(1, 1), latents[:1])
     assert denoising_error(pipe, space, z, latents[:1]).item() < 0.95 * start.item()
 
 
-def test_a_strong_prior_keeps_z_at_zero(pipe, space, latents, text, settings):
+def test_a_strong_prior_keeps_z_at_zero(pipe, space, prior, latents, text, settings):
     def search(weight):
-        return invert(pipe, space, latents, text, settings.model_copy(update={"steps": 20, "prior_weight": weight}),
-                      0, "test")[0].abs().max().item()
+        how = settings.model_copy(update={"steps": 20, "prior_weight": weight})
+        return invert(pipe, space, prior, latents, text, how, 0, "test")[0].abs().max().item()
 
     assert search(1e4) < 0.02 < 0.2 < search(0.0)
 
 
-def test_steps_in_units_of_the_scales(pipe, space, latents, text, settings):
+def test_steps_in_units_of_the_scales(pipe, space, prior, latents, text, settings):
     settings = settings.model_copy(update={"steps": 1, "prior_weight": 0.0})
-    z, _ = invert(pipe, space, latents, text, settings, 0, "test")
-    unwhitened, _ = invert(pipe, space, latents, text, settings.model_copy(update={"whitened": False}), 0, "test")
+    z, _ = invert(pipe, space, prior, latents, text, settings, 0, "test")
+    unwhitened, _ = invert(pipe, space, prior, latents, text, settings.model_copy(update={"whitened": False}), 0,
+                           "test")
     torch.testing.assert_close(unwhitened * space.scales, z, atol=1e-6, rtol=1e-4)   # Adam's first step is lr each
+
+
+def test_the_search_goes_from_the_mean_of_the_prior_as_far_as_its_spread(pipe, space, latents, text, settings, normal):
+    settings = settings.model_copy(update={"steps": 1, "prior_weight": 0.0})
+    prior = LatentPrior(normal(3, 6), torch.tensor([0.01, 0.1, 0.2, 0.4, 0.8, 1.0]))
+    z, _ = invert(pipe, space, prior, latents, text, settings, 0, "test")
+    torch.testing.assert_close((z - prior.mean).abs(), 0.1 * prior.spread.expand(3, -1), atol=1e-6, rtol=1e-3)
+    z, _ = invert(pipe, space, prior, latents, text, settings.model_copy(update={"whitened": False}), 0, "test")
+    torch.testing.assert_close((z - prior.mean).abs(), (0.1 / space.scales).expand(3, -1), atol=1e-6, rtol=1e-3)
+    z, _ = invert(pipe, space, prior, latents, text, settings.model_copy(update={"steps": 20, "prior_weight": 1e4}), 0,
+                  "test")
+    assert (z - prior.mean).abs().max() < 0.02
 
 
 def test_only_the_mask_counts(pipe, layout, draw_weights, params, normal):
@@ -105,7 +129,7 @@ def test_only_the_mask_counts(pipe, layout, draw_weights, params, normal):
     latents, text = normal(2, 4, 4, 4), encode_prompts(pipe, [IDENTITY_PROMPT]).expand(2, -1, -1)
 
     def search(latents, mask=None):
-        return invert(pipe, space, latents, text, settings, 0, "test", mask)
+        return invert(pipe, space, standard_prior(2, 3), latents, text, settings, 0, "test", mask)
 
     everything, losses = search(latents)
     torch.testing.assert_close(search(latents, torch.ones(2, 4, 4)), (everything, losses))

@@ -36,6 +36,7 @@ TINY = {
     "vae": {"latent_dim": 4, "metric_inputs": 2, "metric_components": 5, "width": 16, "epochs": 5},
     "sample": {"people": 3, "seeds": 1},
     "interpolate": {"pairs": 2, "steps": 3},
+    "photo_encoder": {"photos": 2},
     "invert": {"steps": 2, "timesteps_per_step": 1, "people_at_once": 4},
     "generate": {"inference_steps": 4},
     "evaluate": {"seeds": 2, "class_samples": 8, "prompted_people": 2, "prompted_samples": 2, "bootstrap": 100},
@@ -182,12 +183,15 @@ def test_same_seed_gives_same_bytes(clone):
     for run in ("a", "b"):
         clone.run("python", "stages/vae.py", "--out", f"again/{run}/spaces/vae")
         invert = ["python", "stages/invert.py", "--space", "vae", "--spaces", f"again/{run}/spaces",
-                  "--out", f"again/{run}/inversions", "--out_timing", f"again/{run}/timing",
-                  "--scratch", f"again/{run}/scratch"]
+                  "--encoders", f"again/{run}/photo_encoders", "--out", f"again/{run}/inversions",
+                  "--out_timing", f"again/{run}/timing", "--scratch", f"again/{run}/scratch"]
+        clone.run("python", "stages/photo_encoder.py", "--space", "vae", "--spaces", f"again/{run}/spaces",
+                  "--out", f"again/{run}/photo_encoders", "--scratch", f"again/{run}/scratch")
         if run == "b":
             clone.run(*invert, "--shard", "2/2")
         clone.run(*invert)
-    for file in ("spaces/vae/space.safetensors", "inversions/vae/latents.safetensors"):
+    for file in ("spaces/vae/space.safetensors", "photo_encoders/vae.safetensors",
+                 "inversions/vae/latents.safetensors"):
         once, twice = ((clone.folder / "again" / run / file).read_bytes() for run in ("a", "b"))
         assert once == twice
         assert once == (clone.folder / "data" / file).read_bytes()
@@ -196,8 +200,8 @@ def test_same_seed_gives_same_bytes(clone):
 
 def test_latent_dim_experiment_reruns_only_what_depends_on_it(clone):
     ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "vae.latent_dim=3"))
-    depending = {"vae", "sample@vae", "interpolate@vae", "invert@vae", "evaluate@vae", "second_opinion", "compare",
-                 "report"}
+    depending = {"vae", "sample@vae", "interpolate@vae", "photo_encoder@vae", "invert@vae", "evaluate@vae",
+                 "second_opinion", "compare", "report"}
     assert ran == {"settings", *depending}
     assert clone.metrics("vae")["latent_dim"] == 3
     assert clone.metrics("pca")["latent_dim"] == 4

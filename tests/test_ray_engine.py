@@ -16,6 +16,7 @@ from w2wpp.batches import Batch, Work, batches_of, finish, joined
 from w2wpp.errors import InputError
 from w2wpp.inversion import invert_batch
 from w2wpp.params import EngineParams
+from w2wpp.photo_encoder import LatentPrior
 from w2wpp.spaces import PCASpace
 
 # Nobody else may use the cluster, and no token of the user's be looked for. Ray reads this when it is imported.
@@ -91,11 +92,13 @@ def test_inversion(pipe, layout, draw_weights, normal, params, engine, tmp_path)
     space.mean.copy_(draw_weights(layout, 1)[0])
     space.components.copy_(torch.linalg.qr(draw_weights(layout, 3).T).Q.T)
     latents, text = normal(4, 4, 4, 4), normal(4, 40, 16)
+    guess, spread = normal(4, 3), torch.full((3,), 0.5)
     work = partial(invert_batch, pipe, space, params.invert.model_copy(update={"steps": 3}), 0)
     found = []
     for name, where in (("here", None), ("there", engine)):
         batches = batches_of(4, 2, tmp_path / name, lambda first, count: (
-            latents[first:first + count], text[first:first + count], None, "test"))
+            LatentPrior(guess[first:first + count], spread), latents[first:first + count],
+            text[first:first + count], None, "test"))
         finish(batches, work, "inversion", where)
         found.append(joined(batches))
     assert torch.equal(found[0]["z"], found[1]["z"])

@@ -35,6 +35,9 @@ TINY = ("base.revision=null", "collect.source=folder", "collect.path=loras", "co
         "evaluate.class_samples=6", "evaluate.bootstrap=100", "evaluate.clip=clip", "evaluate.clip_revision=x")
 
 
+BY_SPACE = ("sample", "interpolate", "photo_encoder", "invert", "evaluate")
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, write_networks) -> Path:
     """A folder in which all stages of the profile have run, on 14 LoRAs and six people with four photos."""
@@ -52,8 +55,8 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
         patch.setenv("INSIGHTFACE_HOME", str(folder))
         apply_profile(PROFILE, "params.yaml", [*TINY, f"base.model={sd15_base}"])
         for stage in ("settings", "base", "portraits", "collect", "flatten", "pca", "vae", "sample", "interpolate",
-                      "invert", "references", "evaluate", "second_opinion", "compare", "report"):
-            for space in ("pca", "vae") if stage in ("sample", "interpolate", "invert", "evaluate") else [None]:
+                      "photo_encoder", "invert", "references", "evaluate", "second_opinion", "compare", "report"):
+            for space in ("pca", "vae") if stage in BY_SPACE else [None]:
                 patch.setattr(sys, "argv", [f"{stage}.py", *(["--space", space] if space else [])])
                 runpy.run_path(str(ROOT / f"stages/{stage}.py"), run_name="__main__")
     return folder

@@ -121,10 +121,20 @@ def test_training_beats_pca_of_the_same_size_on_curved_data(train, validation, b
 
 
 def test_without_hidden_layers_it_is_linear(train, validation, basis, settings, normal, fit):
-    space, _ = fit(train, validation, basis, settings.model_copy(update={"layers": 0, "lr": 0.03}))
+    kl = settings.kl.model_copy(update={"weight": 3.0})         # or the linear space it starts from would be kept
+    settings = settings.model_copy(update={"layers": 0, "lr": 0.03, "epochs": 12, "kl": kl})
+    space, _ = fit(train, validation, basis, settings)
     one, other = normal(6, 2), normal(6, 2)
     torch.testing.assert_close(space.decode((one + other) / 2), (space.decode(one) + space.decode(other)) / 2)
     assert space.decoder[-1].weight.any()
+
+
+def test_the_linear_space_is_kept_where_training_makes_nothing_better(train, validation, basis, settings, normal, fit):
+    space, history = fit(train, validation, basis, settings.model_copy(update={"lr": 1.0, "epochs": 4}))
+    assert [row["epoch"] for row in history if row["kept"]] == [0]
+    assert history[-1]["validation_error"] > history[0]["validation_error"]
+    z = normal(5, 2)
+    torch.testing.assert_close(space.decode(z), basis.truncated(2).decode(z))
 
 
 @pytest.mark.parametrize("weight", [1e-2, 3.0])

@@ -227,6 +227,11 @@ class InterpolateParams(Section):
     prompt: Prompt
 
 
+class PhotoEncoderParams(Section):
+    photos: Annotated[int, Field(ge=0)]
+    ridge: Annotated[float, Field(gt=0)]
+
+
 class InvertParams(Section):
     steps: Count
     lr: Annotated[float, Field(gt=0)]
@@ -282,6 +287,7 @@ class Params(Section):
     vae: VAEParams
     sample: SampleParams
     interpolate: InterpolateParams
+    photo_encoder: PhotoEncoderParams
     invert: InvertParams
     generate: GenerateParams
     evaluate: EvaluateParams

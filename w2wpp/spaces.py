@@ -183,9 +183,7 @@ class VAESpace(WeightSpace):
 
     def decode_coordinates(self, z: Tensor) -> Tensor:
         """Latents [n, k] to whitened coordinates [n, basis]."""
-        linear = nn.functional.pad(z, (0, self.basis.latent_dim - self.latent_dim))
-        # The perceptron speaks in units of the components' scales relative to the first, so that errors count alike.
-        return linear + self.decoder(z) * (self.basis.scales[0] / self.basis.scales)
+        return nn.functional.pad(z, (0, self.basis.latent_dim - self.latent_dim)) + self.decoder(z)
 
     def encode(self, weights: Tensor) -> Tensor:
         """Weight vectors [n, d] to the means of q(z | w) [n, k]."""

@@ -82,7 +82,7 @@ def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpa
     Returns:
         The space, float32 on the CPU, and one row per epoch: kl_weight, and of both splits the relative reconstruction
         error and the KL in nats; of the validation people also the number of collapsed units (below 0.01 nats). The
-        same on all processes.
+        first row is before training. The same on all processes.
 
     Raises:
         InputError: there are more processes than rows in a batch.
@@ -142,7 +142,8 @@ def _train_epoch(space: VAESpace, train: Tensor, optimizer: Optimizer, epoch: in
     """One epoch on coordinates [n, basis], of which this process takes its share of every batch."""
     weight, processes = kl_weight(epoch, params.epochs, params.kl), accelerator.num_processes
     group, generator = optimizer.param_groups[0], step_generator(params.seed, epoch)
-    group["lr"] = cosine_rate(epoch, params.epochs, params.lr, warmup=5)
+    # The first epoch is of the untrained space, which is the linear one: it is kept if training makes nothing better.
+    group["lr"] = cosine_rate(epoch - 1, params.epochs, params.lr, warmup=5) if epoch else 0.0
     sums = torch.zeros(2, device=accelerator.device)
     for rows in torch.randperm(len(train), generator=generator).tensor_split(max(1, len(train) // params.batch)):
         noise = torch.randn(len(rows), params.latent_dim, generator=generator)

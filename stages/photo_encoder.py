@@ -1,0 +1,65 @@
+"""Learn from photos of zoo people what one photo tells of a person's latent: where the search of `invert` starts.
+
+Photos and their mirror images are the leading ones that LoRAs were trained on; of a zoo without photos, pictures that
+the LoRAs draw. With photo_encoder.photos 0 nothing is learned, and every search starts at the mean.
+"""
+
+from argparse import Namespace
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from w2wpp.batches import in_resumable_batches
+from w2wpp.evaluation import draw_zoo
+from w2wpp.photo_encoder import fit_photo_encoder, uninformed
+from w2wpp.pipeline import encode_images, load_pipeline
+from w2wpp.populations import draw_resumably, person_names, sample_people
+from w2wpp.runtime import device, run_stage, stage_arguments
+from w2wpp.spaces import load_space
+from w2wpp.storage import folder_hash, scratch_folder
+from w2wpp.weights import Weights, read_weights
+
+PEOPLE_AT_ONCE = 32
+
+
+def zoo_photos(args: Namespace, pipe: StableDiffusionPipeline, data: Weights) -> tuple[Tensor, list[int]]:
+    """Photos uint8 [n, photos, h, w, 3] of zoo people, and their rows in the zoo."""
+    params, photos = args.params, args.params.photo_encoder.photos
+    if params.collect.source != "zoo":
+        pictures, rows = draw_zoo(pipe, data, params.evaluate.class_samples, params)
+        return pictures.images, rows
+    names, size = person_names("zoo", params.collect.people), params.portraits.size
+    scratch = scratch_folder(args.scratch, seed=params.seed, size=size, photos=photos)
+    drawn = draw_resumably(sample_people(params.seed, "zoo", len(names), photos), size, scratch, params.engine)
+    people = data.names("zoo")
+    return drawn[[names.index(name) for name in people]], list(range(len(people)))
+
+
+def main() -> None:
+    args = stage_arguments(__doc__, space=True, base="data/base", weights="data/weights", spaces="data/spaces",
+                           out="data/photo_encoders", scratch=".scratch/photo_encoder")
+    pipe, data = load_pipeline(args.base, device(), args.params.generate.dtype), read_weights(args.weights)
+    space = load_space(args.spaces / args.space / "space.safetensors")
+    if not args.params.photo_encoder.photos:
+        size = pipe.unet.config.sample_size
+        encoder = uninformed(pipe.unet.config.in_channels * size * size, space.latent_dim)
+    else:
+        photos, rows = zoo_photos(args, pipe, data)
+        scratch = scratch_folder(args.scratch, photos=args.params.model_dump(include={"seed", "photo_encoder"}),
+                                 base=folder_hash(args.base), weights=folder_hash(args.weights))
+
+        def encode(first: int, count: int) -> dict[str, Tensor]:
+            some = photos[first:first + count]
+            both = torch.cat([some, some.flip(3)], 1)
+            return {"latents": encode_images(pipe, both.flatten(0, 1)).float().unflatten(0, both.shape[:2])}
+
+        latents = in_resumable_batches(len(photos), PEOPLE_AT_ONCE, scratch, encode)["latents"]
+        z = torch.cat([space.encode(data.zoo.rows(rows[first:first + PEOPLE_AT_ONCE]).float())
+                       for first in range(0, len(rows), PEOPLE_AT_ONCE)])
+        encoder = fit_photo_encoder(latents, z, args.params.photo_encoder.ridge)
+    encoder.save(args.out / f"{args.space}.safetensors")
+
+
+if __name__ == "__main__":
+    run_stage(main)
