@@ -17,6 +17,7 @@ from w2wpp.errors import InputError
 from w2wpp.evaluation import draw_zoo
 from w2wpp.hub import find_model
 from w2wpp.params import LoraParams, Params, load_params
+from w2wpp.photo_encoder import PhotoEncoder
 from w2wpp.pipeline import REFERENCE, check_photo_size, load_pipeline
 from w2wpp.preflight import check_sources
 from w2wpp.pretrained import refer_to_model
@@ -30,7 +31,8 @@ TINY = ("base.revision=null", "collect.source=folder", "collect.path=loras", "co
         "flatten.max_quarantined=0.5", "portraits.photo_size=64", "portraits.validation=2", "portraits.test=3",
         "portraits.score_photos=2", "recognizer=insightface:tiny", "second_recognizer=insightface:other",
         "faces=insightface:tiny", "pca.latent_dim=3", "vae.latent_dim=3", "vae.width=8", "vae.epochs=2",
-        "sample.people=2", "sample.seeds=1", "interpolate.pairs=2", "interpolate.steps=3", "invert.steps=6",
+        "sample.people=2", "sample.seeds=1", "interpolate.pairs=2", "interpolate.steps=3", "photo_encoder.photos=1",
+        "invert.steps=6",
         "invert.lr=1.0", "generate.inference_steps=2", "generate.batch=5", "evaluate.seeds=2",
         "evaluate.class_samples=6", "evaluate.bootstrap=100", "evaluate.clip=clip", "evaluate.clip_revision=x")
 
@@ -104,6 +106,17 @@ def test_inversions_are_of_each_person_and_load_elsewhere(world, sd15_base):
     pipe.load_lora_weights(str(world / f"data/inversions/vae/loras/{meta['people'][0]}.safetensors"))
     assert len(pipe.get_active_adapters()) == 1
     assert len(list((world / ".scratch/invert/encoded").iterdir())) == 1    # by both spaces
+
+
+def test_the_search_starts_at_what_pictures_of_the_zoo_tell(world):
+    people = read_csv(world / "data/weights/people.csv")["role"].eq("zoo").sum()
+    for space in ("pca", "vae"):
+        encoder = PhotoEncoder.load(world / f"data/photo_encoders/{space}.safetensors")
+        assert encoder.matrix.shape == (4 * 8 * 8, 3)
+        assert ((encoder.spread > 0.2) & (encoder.spread <= 1)).all()
+    latents = list((world / ".scratch/photo_encoder").glob("*/*.safetensors"))
+    assert len(latents) == 1                                                # by both spaces
+    assert read_pack(latents[0])[0]["latents"].shape == (min(people, 6), 2, 4, 8, 8)
 
 
 def test_report_tells_what_it_leaves_out(world):
