@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -104,6 +105,16 @@ def test_second_recogniser_scores_the_same_people(clone):
     assert {"true", "one-photo", "nearest", "pca_inversion", "vae_inversion"} <= second.keys()
     assert comparison["second_opinion"]["people"] == comparison["people"]
     assert comparison["second_opinion"]["gain"] != comparison["gain"]
+
+
+def test_comparison_has_the_gains_of_the_sweep(clone):
+    sweep = pd.read_csv(clone.folder / "docs/sweep-dimensions.csv").query("variant == 'VAE' and seed == 0")
+    comparison = clone.metrics("comparison")
+    for recognizer, tree in (("dlib", comparison), ("arcface", comparison["second_opinion"])):
+        rows = sweep[sweep["recognizer"] == recognizer].set_index("latent_dim")
+        assert {16, 64, 128, 256} <= set(rows.index)
+        assert tree["gain_at"] == {f"k{k}": {"mean": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}
+                                   for k, row in rows.iterrows()}
 
 
 def test_references_tell_of_prompts_and_of_chance(clone):
