@@ -46,7 +46,7 @@ def main() -> None:
         encoder = uninformed(pipe.unet.config.in_channels * size * size, space.latent_dim)
     else:
         photos, rows = zoo_photos(args, pipe, data)
-        scratch = scratch_folder(args.scratch, photos=args.params.model_dump(include={"seed", "photo_encoder"}),
+        scratch = scratch_folder(args.scratch, seed=args.params.seed, photos=args.params.photo_encoder.photos,
                                  base=folder_hash(args.base), weights=folder_hash(args.weights))
 
         def encode(first: int, count: int) -> dict[str, Tensor]:
