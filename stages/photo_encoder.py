@@ -18,6 +18,7 @@ from w2wpp.populations import draw_resumably, person_names, sample_people
 from w2wpp.runtime import device, run_stage, stage_arguments
 from w2wpp.spaces import load_space
 from w2wpp.storage import folder_hash, scratch_folder
+from w2wpp.training import chunks
 from w2wpp.weights import Weights, read_weights
 
 PEOPLE_AT_ONCE = 32
@@ -55,8 +56,8 @@ def main() -> None:
             return {"latents": encode_images(pipe, both.flatten(0, 1)).float().unflatten(0, both.shape[:2])}
 
         latents = in_resumable_batches(len(photos), PEOPLE_AT_ONCE, scratch, encode)["latents"]
-        z = torch.cat([space.encode(data.zoo.rows(rows[first:first + PEOPLE_AT_ONCE]).float())
-                       for first in range(0, len(rows), PEOPLE_AT_ONCE)])
+        z = torch.cat([space.encode(data.zoo.rows(rows[first:first + count]).float())
+                       for first, count in chunks(len(rows), PEOPLE_AT_ONCE)])
         encoder = fit_photo_encoder(latents, z, args.params.photo_encoder.ridge)
     encoder.save(args.out / f"{args.space}.safetensors")
 
