@@ -3,7 +3,8 @@
 Every row fits a space with the settings of params.yaml but for the row's own, inverts one photo of each held-out person
 into it, draws the people, and lets two recognisers score the pictures, person by person against the PCA row that it
 names. Needs the outputs of `dvc repro`; resumes at the last finished row; two to three minutes a row on two cores.
-Writes docs/sweep-<group>.csv and .png; rows of an earlier run that are not asked for again stay in the CSV.
+Writes docs/sweep-<group>.csv and .png, and docs/sweep.md about all groups; rows of an earlier run that are not asked
+for again stay in the CSV.
 """
 
 import argparse
@@ -39,7 +40,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RECOGNIZERS = {"dlib": ("dlib", "references"),
                "arcface": (f"insightface:{ROOT / 'data/arcface/arcface.onnx'}", "second_opinion")}
 KEYS = ["variant", "latent_dim", "seed", "people"]
-AXES = {"dimensions": "latent_dim", "rungs": "variant", "people": "people"}
+AXES = {"dimensions": "latent_dim", "people": "people", "rungs": "variant"}
+TITLES = {"dimensions": "By latent dimension", "people": "By number of zoo people, at 64 dimensions",
+          "rungs": "What each part of space and search adds, at 64 dimensions"}
+HEADS = {"latent_dim": "latent dimension, space", "people": "zoo people, space", "variant": "space and search"}
 FROM_THE_MEAN = {"photo_encoder.photos": 0}
 NO_SEARCH = {"invert.steps": 1, "invert.lr": 1e-9}
 W2W_SEARCH = FROM_THE_MEAN | {"invert.whitened": False, "invert.lr": 0.1, "invert.adam_epsilon": 1e-8,
@@ -59,7 +63,7 @@ class Row:
     variant: str
     latent_dim: int
     seed: int = 0
-    people: int = 1024
+    people: int = 2000
     changes: dict = field(default_factory=dict, hash=False)
     against: str = "PCA"
 
@@ -89,10 +93,10 @@ def rungs(latent_dim: int) -> list[Row]:
 
 
 GROUPS = {
-    "dimensions": [*(row for k in (16, 64, 128, 256, 512, 1023) for row in pca_and_vae(k)),
+    "dimensions": [*(row for k in (16, 64, 128, 256, 512, 1023, 1999) for row in pca_and_vae(k)),
                    *(Row("vae", "VAE", 64, seed) for seed in (1, 2))],
     "rungs": rungs(64),
-    "people": [row for people in (128, 256, 512, 1024) for row in pca_and_vae(64, people=people)],
+    "people": [row for people in (128, 256, 512, 1024, 2000) for row in pca_and_vae(64, people=people)],
 }
 
 
@@ -152,6 +156,34 @@ def compared(scores: dict[Row, dict[str, pd.Series]], bootstrap: int) -> pd.Data
     return pd.DataFrame(out).round(4)
 
 
+def table(lines: pd.DataFrame, by: str) -> str:
+    """Markdown of a group's lines: score and gain of every row, by recogniser."""
+    first, second = (lines[lines["recognizer"] == name].set_index(KEYS) for name in RECOGNIZERS)
+    out = [f"| {HEADS[by]} | dlib | gain, dlib | ArcFace | gain, ArcFace |", "|---|---:|---:|---:|---:|"]
+    for key, one in first.sort_values("gain" if by == "variant" else [by, "variant", "seed"]).iterrows():
+        row = dict(zip(KEYS, key, strict=True))
+        named = row["variant"] + (f", training seed {row['seed']}" if row["seed"] else "")
+        cells = [named if by == "variant" else f"{row[by]}, {named}"]
+        for seen in (one, second.loc[key]):
+            cells += [f"{seen['id_score']:.3f}", "" if row["variant"] == "PCA" else
+                      f"{seen['gain']:+.3f} ({seen['gain_low']:+.3f} to {seen['gain_high']:+.3f})"]
+        out.append(f"| {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def page(folder: Path) -> str:
+    """Markdown about all groups that have a CSV in `folder`."""
+    out = ["# Gains over PCA on test people", "",
+           "One photo of each test person; paired gain in ID score over PCA of the same latent dimension and zoo, with",
+           "its 95 % interval over people. `python benchmarks/sweep.py` writes this page;",
+           "[experiments.md](experiments.md) says what it means.", ""]
+    for group, title in TITLES.items():
+        path = folder / f"sweep-{group}.csv"
+        if path.exists():
+            out += [f"## {title}", "", f"![{title}]({path.stem}.png)", "", table(read_csv(path), AXES[group]), ""]
+    return "\n".join(out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("group", choices=GROUPS, help="what is compared")
@@ -181,6 +213,7 @@ def main() -> None:
         print(lines.tail(len(galleries)).to_string(header=False, index=False), flush=True)
     png = png_bytes(gains(read_csv(path), AXES[args.group]))
     write_atomically(path.with_suffix(".png"), lambda temporary: temporary.write_bytes(png))
+    write_atomically(ROOT / "docs/sweep.md", lambda temporary: temporary.write_text(page(ROOT / "docs")))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def main() -> None:
     names = data.names("zoo")
     kept = [zoo.names.index(names[row]) for row in rows]  # those whose LoRA was not refused
     nearest = nearest_zoo_person(photo, Embeddings(gallery.zoo.vectors[kept], gallery.zoo.found[kept]), gallery.mean)
-    rungs = {"mean": data.mean.expand(len(held_out.names), -1),
+    rungs = {"mean": data.mean[None],
              "nearest": data.zoo.rows([rows[number] for number in nearest]).float()}
     told = {"people": len(data.zoo), "dimension": data.layout.dimension}
     if shares := variance_shares(data):
@@ -97,12 +97,12 @@ def main() -> None:
         rungs |= {"one-photo": data.of("one-photo"), "true": data.of("true")}
         probe = load_probe(args.probe / "probe.safetensors", args.params.portraits.size)
         obeyed = base["prompt_accuracy"] = obedience(probe, FACTORS, lambda prompts: generate(
-            pipe, data.layout, base_weights, prompts, params.prompted_samples, how, "prompts to the base model")[0],
-            "a")
+            pipe, data.layout, base_weights, prompts, params.prompted_samples, how.prompted,
+            "prompts to the base model")[0], "a")
         asked = rungs["true"][np.flatnonzero(test)[:params.prompted_people]]
         accuracy = told["prompt_accuracy"] = obedience(probe, PHOTO_FACTORS, lambda prompts: generate(
-            pipe, data.layout, asked, prompts, params.seeds, how, "prompts to true LoRAs").transpose(0, 1).flatten(
-            1, 2), IDENTITY_TOKEN)
+            pipe, data.layout, asked, prompts, params.seeds, how.prompted,
+            "prompts to true LoRAs").transpose(0, 1).flatten(1, 2), IDENTITY_TOKEN)
         told["prompt_accuracy_relative"] = {name: share / max(obeyed[name], 0.01) for name, share in accuracy.items()}
 
     pictures, summaries, scores = score_rungs(pipe, data.layout, rungs, gallery, recognizer, args.params)

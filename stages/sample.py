@@ -17,8 +17,8 @@ def main() -> None:
 
     z = space.sample(params.people, step_generator(args.params.seed, 0))
     weights = space.decode(z)
-    pictures = generate(pipe, space.layout, weights, params.prompts, params.seeds, args.params.generate,
-                        f"samples from {args.space}")
+    pictures = generate(pipe, space.layout, weights, params.prompts, params.seeds,
+                        args.params.generate.prompted, f"samples from {args.space}")
 
     export_lora(out / "sample-0.safetensors", weights[0], space.layout)
     write_pack(out / "pictures.safetensors", {"z": z, "pictures": pictures}, {"prompts": params.prompts})

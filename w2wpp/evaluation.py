@@ -164,14 +164,14 @@ def score_rungs(pipe: StableDiffusionPipeline, layout: WeightLayout, rungs: dict
     """Draw the models of each rung, one per held-out person, and score the pictures.
 
     Args:
-        rungs: weight vectors [n, d] of each rung, in the order of the gallery's people.
+        rungs: weight vectors of each rung, [n, d] in the order of the gallery's people or [1, d] of one model for all.
 
     Returns:
         Pictures uint8 [n, seeds, h, w, 3] per rung, and what `score_pictures` says of them.
     """
     how = params.evaluate
     pictures = {rung: generate(pipe, layout, weights, [how.prompt], how.seeds, params.generate, f"{rung} LoRAs")[:, 0]
-                for rung, weights in rungs.items()}
+                .expand(len(gallery.people), -1, -1, -1, -1) for rung, weights in rungs.items()}
     return pictures, *score_pictures(pictures, gallery, recognizer, how.bootstrap)
 
 

@@ -250,9 +250,15 @@ class InvertParams(Section):
 class GenerateParams(Section):
     inference_steps: Count
     guidance: Annotated[float, Field(ge=1)]
+    prompted_guidance: Annotated[float, Field(ge=1)]
     negative_prompt: str
     batch: Count
     dtype: Literal["float32", "bfloat16"]
+
+    @property
+    def prompted(self) -> "GenerateParams":
+        """The same for prompts that ask for more than a person."""
+        return self.model_copy(update={"guidance": self.prompted_guidance})
 
 
 class EvaluateParams(Section):
