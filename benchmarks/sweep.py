@@ -76,11 +76,15 @@ def pca_and_vae(latent_dim: int, **how) -> list[Row]:
     return [Row("pca", "PCA", latent_dim, **how), Row("vae", "VAE", latent_dim, **how)]
 
 
+def linear(latent_dim: int) -> list[Row]:
+    """What the VAE is without nonlinearity."""
+    return [Row("vae", "function-weighted PCA", latent_dim, changes={"vae.epochs": 1}),
+            Row("vae", "linear VAE", latent_dim, changes={"vae.layers": 0})]
+
+
 def rungs(latent_dim: int) -> list[Row]:
     """What each part adds, from the recipe of weights2weights to the VAE."""
-    return [*pca_and_vae(latent_dim),
-            Row("vae", "function-weighted PCA", latent_dim, changes={"vae.epochs": 1}),
-            Row("vae", "linear VAE", latent_dim, changes={"vae.layers": 0}),
+    return [*pca_and_vae(latent_dim), *linear(latent_dim),
             Row("vae", "VAE without KL", latent_dim, changes={"vae.kl.weight": 0.0}),
             Row("vae", "VAE of weights", latent_dim, changes={"vae.metric": "weights"}),
             Row("vae", "VAE in half the steps", latent_dim, changes={"invert.steps": 25}),
@@ -94,7 +98,7 @@ def rungs(latent_dim: int) -> list[Row]:
 
 GROUPS = {
     "dimensions": [*(row for k in (16, 64, 128, 256, 512, 1023, 1999) for row in pca_and_vae(k)),
-                   *(Row("vae", "VAE", 64, seed) for seed in (1, 2))],
+                   *(Row("vae", "VAE", k, seed) for k in (16, 64) for seed in (1, 2)), *linear(16)],
     "rungs": rungs(64),
     "people": [row for people in (128, 256, 512, 1024, 2000) for row in pca_and_vae(64, people=people)],
 }

@@ -26,24 +26,6 @@ def reconstruction_error(space: WeightSpace, data: Weights) -> float:
     return (error.sum() / spread.sum()).item()
 
 
-def sampling_scores(pictures: Embeddings, gallery: Gallery) -> dict[str, float]:
-    """Faces found in pictures [people, pictures], diversity and novelty.
-
-    Diversity is the mean pairwise recogniser distance between people, novelty 1 - the mean similarity to the nearest
-    zoo person; both are 0 if fewer than two people have a face.
-    """
-    seen = pictures.found.any(1)
-    scores = {"face_found": float(pictures.found.mean()), "diversity": 0.0, "novelty": 0.0}
-    if seen.sum() < 2:
-        return scores
-    people = zip(pictures.vectors[seen], pictures.found[seen], strict=True)
-    means = np.stack([vectors[found].mean(0) for vectors, found in people])
-    zoo = scoring.center(gallery.zoo.vectors[gallery.zoo.found], gallery.mean)
-    nearest = (scoring.center(means, gallery.mean) @ zoo.T).max(1)
-    return scores | {"diversity": scoring.mean_pairwise_distance(means, gallery.mean),
-                     "novelty": float(1 - nearest.mean())}
-
-
 def interpolation_scores(strips: Embeddings, gallery: Gallery) -> dict[str, float]:
     """Faces found on strips [pairs, steps], and the mean evenness of the strips on which it can be judged."""
     evenness = [scoring.evenness(scoring.center(vectors, gallery.mean), found)
@@ -72,12 +54,14 @@ def main() -> None:
     scores["rung"] = f"{name} " + scores["rung"]
 
     samples, drawn = read_pack(args.samples / name / "pictures.safetensors")
+    seen = embed_all(recognizer, samples["pictures"])
     strips = read_pack(args.interpolations / name / "pictures.safetensors")[0]["pictures"]
 
     metrics = {
         "latent_dim": space.latent_dim,
         "reconstruction": {"rel_mse": reconstruction_error(space, data)},
-        "sampling": sampling_scores(embed_all(recognizer, samples["pictures"].flatten(1, 2)), gallery),
+        "sampling": {"face_found": float(seen.found.mean())} | scoring.diversity_and_novelty(
+            seen.vectors[:, 0], seen.found[:, 0], gallery.zoo.vectors[gallery.zoo.found], gallery.mean),
         "interpolation": interpolation_scores(embed_all(recognizer, strips), gallery),
         "inversion": summaries["inversion"] | read_json(args.timing / f"{name}.json")}
     if "reconstruction" in summaries:

@@ -67,9 +67,10 @@ def main() -> None:
     real = embed_all(recognizer, held_out.images[:, -keep:])
     gallery = build_gallery(held_out, real, embed_all(recognizer, zoo.images[:, 0]), recognizer.name)
     gallery.save(args.out / "gallery.safetensors")
-    test = gallery.rows("test")
+    test, faces = gallery.rows("test"), gallery.zoo.vectors[gallery.zoo.found]
     world = {"face_found": float(real.found.mean()), "id_floor": gallery.floor, "id_ceiling": gallery.ceiling,
-             "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean)}
+             "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean),
+             **scoring.diversity_and_novelty(real.vectors[test], real.found[test], faces, gallery.mean)}
 
     originals = held_out.images.flatten(0, 1)[:500]
     psnr = psnr_db(reconstruct(pipe, originals), to_pixels(originals))
@@ -78,7 +79,7 @@ def main() -> None:
                        "class samples")[0, 0]
     drawn = embed_all(recognizer, samples)
     base = {"codec_psnr_db": psnr, "face_found": float(drawn.found.mean())}
-    fakes, faces = drawn.vectors[drawn.found], gallery.zoo.vectors[gallery.zoo.found]
+    fakes = drawn.vectors[drawn.found]
     equal = min(len(fakes), len(faces) // 2)  # the distance depends on the sizes of the sets
     if equal >= 2:
         base["embedding_frechet"] = scoring.frechet_distance(fakes[:equal], faces[:equal])

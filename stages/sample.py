@@ -1,5 +1,7 @@
 """Sample people who never existed: z ~ N(0, I), decoded to LoRAs, shown with several prompts and seeds each."""
 
+import torch
+
 from w2wpp.adapters import export_lora
 from w2wpp.denoising import generate
 from w2wpp.pipeline import load_pipeline
@@ -12,13 +14,16 @@ from w2wpp.training import step_generator
 def main() -> None:
     args = stage_arguments(__doc__, space=True, base="data/base", spaces="data/spaces", out="data/samples")
     params, out = args.params.sample, args.out / args.space
-    pipe = load_pipeline(args.base, device(), args.params.generate.dtype)
+    how, what, (plain, *asking) = args.params.generate, f"samples from {args.space}", params.prompts
+    pipe = load_pipeline(args.base, device(), how.dtype)
     space = load_space(args.spaces / args.space / "space.safetensors")
 
     z = space.sample(params.people, step_generator(args.params.seed, 0))
     weights = space.decode(z)
-    pictures = generate(pipe, space.layout, weights, params.prompts, params.seeds,
-                        args.params.generate.prompted, f"samples from {args.space}")
+    pictures = generate(pipe, space.layout, weights, [plain], params.seeds, how, what)
+    if asking:
+        asked = generate(pipe, space.layout, weights, asking, params.seeds, how.prompted, what)
+        pictures = torch.cat([pictures, asked], 1)
 
     export_lora(out / "sample-0.safetensors", weights[0], space.layout)
     write_pack(out / "pictures.safetensors", {"z": z, "pictures": pictures}, {"prompts": params.prompts})

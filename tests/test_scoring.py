@@ -186,6 +186,14 @@ def test_frechet_distance_matches_the_matrix_square_root(count):
         scoring.frechet_distance(x[:1], y)
 
 
+def test_diversity_and_novelty_are_of_the_mean_of_each_persons_faces():
+    vectors = np.array([[X, X], [Y, -Y], [X, X]])
+    found = np.array([[True, True], [True, False], [False, False]])
+    scores = scoring.diversity_and_novelty(vectors, found, np.array([X, -Y]), ZERO)
+    assert scores == {"diversity": pytest.approx(1), "novelty": pytest.approx((0 + 1) / 2)}
+    assert scoring.diversity_and_novelty(vectors[:1], found[:1], np.array([X]), ZERO) == {"diversity": 0, "novelty": 0}
+
+
 def test_mean_pairwise_distance():
     assert scoring.mean_pairwise_distance(np.array([X, X, X]), ZERO) == pytest.approx(0)
     assert scoring.mean_pairwise_distance(np.array([X, Y, -X]), ZERO) == pytest.approx((1 + 2 + 1) / 3)

@@ -300,7 +300,8 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
             shown = seen[seen["variant"] == variant]
             error = np.stack([shown["gain"] - shown["gain_low"], shown["gain_high"] - shown["gain"]])
             color = COLORS["vae"] if variant == "VAE" else GREY
-            style = {"fmt": "o", "color": color, "markersize": 5, "label": variant}
+            marker = "o" if by == "variant" else "os^Dv"[number % 5]
+            style = {"fmt": marker, "color": color, "markersize": 5, "label": variant}
             if by == "variant":
                 panel.errorbar(shown["gain"], np.full(len(shown), -number), xerr=error, **style)
             else:

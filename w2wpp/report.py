@@ -85,6 +85,8 @@ def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
 FACTS = (
     ("world.face_found", "real photos on which the recogniser finds a face", 3),
     ("world.verification_auc", "same person or not, told from two real photos (AUC)", 3),
+    ("world.diversity", "difference between test people", 3),
+    ("world.novelty", "distance of test people from the zoo", 3),
     ("base.codec_psnr_db", "codec on held-out people (dB)", 1),
     ("base.face_found", "class-prompt samples with a face", 3),
     ("base.embedding_frechet", "Fréchet distance of class samples to real photos, in the recogniser's space", 3),

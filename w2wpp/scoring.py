@@ -225,6 +225,27 @@ def mean_pairwise_distance(vectors: np.ndarray, reference_mean: np.ndarray) -> f
     return float(np.clip(1 - mean_cosine, 0, 2))
 
 
+def diversity_and_novelty(vectors: np.ndarray, found: np.ndarray, zoo: np.ndarray, reference_mean: np.ndarray
+                          ) -> dict[str, float]:
+    """How much people differ from each other, and how much each from the zoo person who is most like them.
+
+    Args:
+        vectors: [n, g, e] embeddings of g pictures of each person with ``found`` [n, g] bool, averaged by person.
+        zoo: [z, e] embeddings of the zoo people, faces only.
+        reference_mean: [e].
+
+    Returns:
+        "diversity": mean of 1 - centred cosine over all pairs; "novelty": mean of 1 - the largest centred cosine with a
+        zoo person; both in [0, 2], and 0 if fewer than two people have a face.
+    """
+    people = [each[face].mean(0) for each, face in zip(vectors, found, strict=True) if face.any()]
+    if len(people) < 2:
+        return {"diversity": 0.0, "novelty": 0.0}
+    nearest = (center(np.stack(people), reference_mean) @ center(zoo, reference_mean).T).max(1)
+    return {"diversity": mean_pairwise_distance(np.stack(people), reference_mean),
+            "novelty": float(np.clip(1 - nearest, 0, 2).mean())}
+
+
 def evenness(path_embeddings: np.ndarray, found: np.ndarray) -> float:
     """How evenly identity changes along an interpolation: mean step / largest step, 1 when all steps are equal.
 
