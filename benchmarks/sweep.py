@@ -1,10 +1,10 @@
 """Compare spaces on the test people: at several latent dimensions, with what each part of the VAE adds, by zoo size.
 
 Every row fits a space with the settings of params.yaml but for the row's own, inverts one photo of each held-out person
-into it, draws the people, and lets two recognisers score the pictures, person by person against the PCA row that it
-names. Needs the outputs of `dvc repro`; resumes at the last finished row; two to three minutes a row on two cores.
-Writes docs/sweep-<group>.csv and .png, and docs/sweep.md about all groups; rows of an earlier run that are not asked
-for again stay in the CSV.
+into it, draws the people, and lets two recognisers score the pictures, person by person against PCA, and against
+function-weighted PCA, which is what the VAE is without nonlinearity. Needs the outputs of `dvc repro`; resumes at the
+last finished row; two to three minutes a row on two cores. Writes docs/sweep-<group>.csv and .png, and docs/sweep.md
+about all groups; rows of an earlier run that are not asked for again stay in the CSV.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import yaml
 from w2wpp import scoring
 from w2wpp.denoising import generate
 from w2wpp.evaluation import Gallery, embed_all
-from w2wpp.figures import gains, png_bytes
+from w2wpp.figures import SWEEPS, gains, png_bytes
 from w2wpp.params import load_params
 from w2wpp.pipeline import load_pipeline
 from w2wpp.recognizers import load_recognizer
@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECOGNIZERS = {"dlib": ("dlib", "references"),
                "arcface": (f"insightface:{ROOT / 'data/arcface/arcface.onnx'}", "second_opinion")}
 KEYS = ["variant", "latent_dim", "seed", "people"]
-AXES = {"dimensions": "latent_dim", "people": "people", "rungs": "variant"}
+OVER = {"gain": "PCA", "nonlinear": "function-weighted PCA"}
 TITLES = {"dimensions": "By latent dimension", "people": "By number of zoo people, at 64 dimensions",
           "rungs": "What each part of space and search adds, at 64 dimensions"}
 HEADS = {"latent_dim": "latent dimension, space", "people": "zoo people, space", "variant": "space and search"}
@@ -56,7 +56,6 @@ class Row:
 
     Attributes:
         people: of the zoo, that the space learns from.
-        against: the variant that the gain is over, at the same latent dimension and number of people.
     """
 
     space: str
@@ -65,26 +64,23 @@ class Row:
     seed: int = 0
     people: int = 2000
     changes: dict = field(default_factory=dict, hash=False)
-    against: str = "PCA"
 
     @property
     def name(self) -> str:
         return f"{self.variant.replace(',', '').replace(' ', '-')}-{self.latent_dim}-{self.seed}-{self.people}"
 
 
-def pca_and_vae(latent_dim: int, **how) -> list[Row]:
-    return [Row("pca", "PCA", latent_dim, **how), Row("vae", "VAE", latent_dim, **how)]
-
-
-def linear(latent_dim: int) -> list[Row]:
-    """What the VAE is without nonlinearity."""
-    return [Row("vae", "function-weighted PCA", latent_dim, changes={"vae.epochs": 1}),
-            Row("vae", "linear VAE", latent_dim, changes={"vae.layers": 0})]
+def spaces(latent_dim: int, **how) -> list[Row]:
+    """PCA, the VAE, and what the VAE is before training: the space of the same metric without nonlinearity."""
+    return [Row("pca", "PCA", latent_dim, **how),
+            Row("vae", "function-weighted PCA", latent_dim, changes={"vae.epochs": 1}, **how),
+            Row("vae", "VAE", latent_dim, **how)]
 
 
 def rungs(latent_dim: int) -> list[Row]:
     """What each part adds, from the recipe of weights2weights to the VAE."""
-    return [*pca_and_vae(latent_dim), *linear(latent_dim),
+    return [*spaces(latent_dim),
+            Row("vae", "linear VAE", latent_dim, changes={"vae.layers": 0}),
             Row("vae", "VAE without KL", latent_dim, changes={"vae.kl.weight": 0.0}),
             Row("vae", "VAE of weights", latent_dim, changes={"vae.metric": "weights"}),
             Row("vae", "VAE in half the steps", latent_dim, changes={"invert.steps": 25}),
@@ -97,10 +93,10 @@ def rungs(latent_dim: int) -> list[Row]:
 
 
 GROUPS = {
-    "dimensions": [*(row for k in (16, 64, 128, 256, 512, 1023, 1999) for row in pca_and_vae(k)),
-                   *(Row("vae", "VAE", k, seed) for k in (16, 64) for seed in (1, 2)), *linear(16)],
+    "dimensions": [*(row for k in (8, 16, 32, 64, 128, 256, 512, 1999) for row in spaces(k)),
+                   *(Row("vae", "VAE", k, seed) for k in (16, 64, 128, 256) for seed in (1, 2))],
     "rungs": rungs(64),
-    "people": [row for people in (128, 256, 512, 1024, 2000) for row in pca_and_vae(64, people=people)],
+    "people": [row for people in (128, 256, 512, 1024, 2000) for row in spaces(64, people=people)],
 }
 
 
@@ -142,49 +138,61 @@ def fit_and_invert(row: Row, folder: Path) -> torch.Tensor:
 
 
 def compared(scores: dict[Row, dict[str, pd.Series]], bootstrap: int) -> pd.DataFrame:
-    """One line per row and recogniser: ID score on the test people, and paired gain, each with its 95 % interval.
+    """One line per row and recogniser: ID score on the test people, and paired gains, each with its 95 % interval.
 
     Args:
-        scores: by row and recogniser, the ID scores by person. A row whose PCA row is not there yet is left out.
+        scores: by row and recogniser, the ID scores by person. Gains are over the rows that `OVER` names, of the same
+            latent dimension and number of people, and not a number where these are not there yet.
     """
     out = []
     for row, by_recognizer in scores.items():
-        base = next((other for other in scores if (other.variant, other.latent_dim, other.people) ==
-                     (row.against, row.latent_dim, row.people)), None)
-        for recognizer, score in by_recognizer.items() if base else ():
-            mean, low, high = scoring.bootstrap_mean(score.to_numpy(), n=bootstrap)
-            over = scores[base][recognizer][score.index].to_numpy()
-            gain, gain_low, gain_high = scoring.paired_gain(score.to_numpy(), over, n=bootstrap)
-            out.append({"recognizer": recognizer, **{key: getattr(row, key) for key in KEYS}, "id_score": mean,
-                        "low": low, "high": high, "gain": gain, "gain_low": gain_low, "gain_high": gain_high})
+        for recognizer, score in by_recognizer.items():
+            line = {"recognizer": recognizer, **{key: getattr(row, key) for key in KEYS}}
+            line |= named("id_score", scoring.bootstrap_mean(score.to_numpy(), n=bootstrap))
+            for what, variant in OVER.items():
+                for base in scores:
+                    if (base.variant, base.latent_dim, base.people) == (variant, row.latent_dim, row.people):
+                        over = scores[base][recognizer][score.index].to_numpy()
+                        line |= named(what, scoring.paired_gain(score.to_numpy(), over, n=bootstrap))
+            out.append(line)
     return pd.DataFrame(out).round(4)
 
 
+def named(what: str, estimate: tuple[float, float, float]) -> dict[str, float]:
+    """Columns of a mean and its interval."""
+    return dict(zip((what, f"{what}_low", f"{what}_high"), estimate, strict=True))
+
+
 def table(lines: pd.DataFrame, by: str) -> str:
-    """Markdown of a group's lines: score and gain of every row, by recogniser."""
+    """Markdown of a group's lines: score, gain and what of it nonlinearity adds, of every row, by recogniser."""
     first, second = (lines[lines["recognizer"] == name].set_index(KEYS) for name in RECOGNIZERS)
-    out = [f"| {HEADS[by]} | dlib | gain, dlib | ArcFace | gain, ArcFace |", "|---|---:|---:|---:|---:|"]
+    out = [f"| {HEADS[by]} | dlib | gain, dlib | by nonlinearity | ArcFace | gain, ArcFace | by nonlinearity |",
+           "|---|---:|---:|---:|---:|---:|---:|"]
     for key, one in first.sort_values("gain" if by == "variant" else [by, "variant", "seed"]).iterrows():
         row = dict(zip(KEYS, key, strict=True))
-        named = row["variant"] + (f", training seed {row['seed']}" if row["seed"] else "")
-        cells = [named if by == "variant" else f"{row[by]}, {named}"]
+        titled = row["variant"] + (f", training seed {row['seed']}" if row["seed"] else "")
+        cells = [titled if by == "variant" else f"{row[by]}, {titled}"]
         for seen in (one, second.loc[key]):
-            cells += [f"{seen['id_score']:.3f}", "" if row["variant"] == "PCA" else
-                      f"{seen['gain']:+.3f} ({seen['gain_low']:+.3f} to {seen['gain_high']:+.3f})"]
+            cells += [f"{seen['id_score']:.3f}", "" if row["variant"] == OVER["gain"] else interval(seen, "gain"),
+                      interval(seen, "nonlinear") if row["variant"] == "VAE" else ""]
         out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out)
+
+
+def interval(line: pd.Series, what: str) -> str:
+    return f"{line[what]:+.3f} ({line[f'{what}_low']:+.3f} to {line[f'{what}_high']:+.3f})"
 
 
 def page(folder: Path) -> str:
     """Markdown about all groups that have a CSV in `folder`."""
     out = ["# Gains over PCA on test people", "",
            "One photo of each test person; paired gain in ID score over PCA of the same latent dimension and zoo, with",
-           "its 95 % interval over people. `python benchmarks/sweep.py` writes this page;",
-           "[experiments.md](experiments.md) says what it means.", ""]
+           "its 95 % interval over people, and that over function-weighted PCA: the part of it that nonlinearity adds.",
+           "`python benchmarks/sweep.py` writes this page; [experiments.md](experiments.md) says what it means.", ""]
     for group, title in TITLES.items():
         path = folder / f"sweep-{group}.csv"
         if path.exists():
-            out += [f"## {title}", "", f"![{title}]({path.stem}.png)", "", table(read_csv(path), AXES[group]), ""]
+            out += [f"## {title}", "", f"![{title}]({path.stem}.png)", "", table(read_csv(path), SWEEPS[group]), ""]
     return "\n".join(out)
 
 
@@ -215,7 +223,7 @@ def main() -> None:
         all_lines = pd.concat([earlier, lines]).drop_duplicates(["recognizer", *KEYS], keep="last")
         write_csv(path, all_lines.sort_values(["recognizer", *KEYS]))
         print(lines.tail(len(galleries)).to_string(header=False, index=False), flush=True)
-    png = png_bytes(gains(read_csv(path), AXES[args.group]))
+    png = png_bytes(gains(read_csv(path), SWEEPS[args.group]))
     write_atomically(path.with_suffix(".png"), lambda temporary: temporary.write_bytes(png))
     write_atomically(ROOT / "docs/sweep.md", lambda temporary: temporary.write_text(page(ROOT / "docs")))
 

@@ -19,7 +19,6 @@ from w2wpp.weights import read_weights
 
 SPACES = ("pca", "vae")
 BESIDE = {"true": "true LoRA, several photos", "one-photo": "DreamBooth, one photo"}   # inversions, on sheets
-SWEEPS = {"dimensions": "latent_dim", "people": "people", "rungs": "variant"}     # by benchmarks/sweep.py
 PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES, TRUE_LORAS = 56, 10, 6, 12, 32, 16
 
 
@@ -104,7 +103,7 @@ def main() -> None:
                                   metrics["world"]["id_ceiling"])
 
     if rendered:
-        for sweep, by in SWEEPS.items():
+        for sweep, by in fig.SWEEPS.items():
             lines = read_csv(args.sweeps / f"sweep-{sweep}.csv", ["recognizer", "variant", by, "gain"])
             figures[f"sweep_{sweep}"] = fig.gains(lines, by)
 

@@ -127,6 +127,18 @@ def test_untrained_vae_is_pca(toy_layout, normal, latent_dim):
     torch.testing.assert_close(vae.encode(others), pca.encode(others), atol=1e-3, rtol=1e-3)
 
 
+def test_perceptrons_see_coordinates_times_the_root_of_their_scales(toy_layout, normal):
+    vae = VAESpace(3, toy_layout, "weights", basis=6, width=16, layers=1)
+    vae.basis.scales.copy_(torch.tensor([9.0, 4.0, 4.0, 1.0, 1.0, 0.0]))
+    vae.encoder, vae.decoder = torch.nn.Identity(), torch.nn.ZeroPad1d((0, 3))
+    coordinates, root = normal(5, 6), torch.tensor([1, 2 / 3, 2 / 3, 1 / 3, 1 / 3, 0])
+    mean, log_variance = vae.posterior(coordinates)
+    torch.testing.assert_close(mean, (coordinates * (1 + root))[:, :3])
+    torch.testing.assert_close(log_variance, (coordinates * root)[:, 3:])
+    z = coordinates[:, :3]
+    torch.testing.assert_close(vae.decode_coordinates(z)[:, :3], z * (1 + root[:3]))
+
+
 def test_file_round_trip(space, tmp_path, normal):
     for number in range(4):
         space.save(tmp_path / str(number))

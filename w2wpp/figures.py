@@ -20,6 +20,7 @@ COLORS = {"pca": "#0072B2", "vae": "#D55E00"}
 GREY, INK = "#6f6f6f", "#222222"
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442", "#999999")
 LABELS = {"pca": "PCA (w2w)", "vae": "VAE (w2w++)"}
+SWEEPS = {"dimensions": "latent_dim", "people": "people", "rungs": "variant"}   # what each of them varies
 RUNGS = {"mean": "mean LoRA of the zoo", "nearest": "LoRA of the most similar zoo person",
          "one-photo": "DreamBooth from one photo", "true": "true LoRA (several photos)",
          "pca inversion": "PCA, inverted from one photo", "vae inversion": "VAE, inverted from one photo",

@@ -138,10 +138,10 @@ BASES = {"weights": PCASpace, "predictions": PredictionPCASpace}
 
 
 def _mlp(fan_in: int, width: int, layers: int, fan_out: int) -> nn.Sequential:
-    """Linear-SiLU blocks with layer norm, or none of them, and a last linear layer that starts at zero."""
+    """Linear-GELU blocks, or none of them, and a last linear layer that starts at zero."""
     parts: list[nn.Module] = []
     for layer in range(layers):
-        parts += [nn.Linear(fan_in if layer == 0 else width, width), nn.LayerNorm(width), nn.SiLU()]
+        parts += [nn.Linear(fan_in if layer == 0 else width, width), nn.GELU()]
     last = nn.Linear(width if layers else fan_in, fan_out)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -155,6 +155,8 @@ class VAESpace(WeightSpace):
     (`metric` weights), or many of its predictions' (`metric` predictions). Encoder and decoder are a fixed linear path,
     which is that linear space at latent dimension k, plus a multilayer perceptron that starts at zero: untrained, the
     VAE is the linear space, and training adds what a linear map misses. Without hidden layers all of it stays linear.
+    The perceptrons look at each coordinate times the square root of its scale, so that they follow first the directions
+    in which people differ most.
     """
 
     kind = "vae"
@@ -178,12 +180,17 @@ class VAESpace(WeightSpace):
 
     def posterior(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """q(z | w): mean and log variance, each [n, k], of whitened coordinates [n, basis]."""
-        shift, log_variance = self.encoder(coordinates).chunk(2, 1)
+        shift, log_variance = self.encoder(self._emphasised(coordinates)).chunk(2, 1)
         return coordinates[:, :self.latent_dim] + shift, log_variance.clamp(-12, 4)
 
     def decode_coordinates(self, z: Tensor) -> Tensor:
         """Latents [n, k] to whitened coordinates [n, basis]."""
-        return nn.functional.pad(z, (0, self.basis.latent_dim - self.latent_dim)) + self.decoder(z)
+        linear = nn.functional.pad(z, (0, self.basis.latent_dim - self.latent_dim))
+        return linear + self.decoder(self._emphasised(z))
+
+    def _emphasised(self, coordinates: Tensor) -> Tensor:
+        """The leading coordinates [n, *], weighted for the perceptrons."""
+        return coordinates * (self.basis.scales[:coordinates.shape[1]] / self.basis.scales[0]).sqrt()
 
     def encode(self, weights: Tensor) -> Tensor:
         """Weight vectors [n, d] to the means of q(z | w) [n, k]."""

@@ -100,12 +100,12 @@ def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpa
     networks = nn.ModuleDict({"encoder": space.encoder, "decoder": space.decoder})
     optimizer = torch.optim.AdamW(networks.parameters(), params.lr, weight_decay=params.weight_decay)
     space.encoder, space.decoder, optimizer = accelerator.prepare(space.encoder, space.decoder, optimizer)
-    history, best, best_loss, best_epoch = [], None, float("inf"), 0
+    history, best, best_error, best_epoch = [], None, float("inf"), 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         networks.load_state_dict(state["networks"])
         optimizer.load_state_dict(state["optimizer"])
-        history, best, best_loss, best_epoch = (state[key] for key in ("history", "best", "best_loss", "best_epoch"))
+        history, best, best_error, best_epoch = (state[key] for key in ("history", "best", "best_error", "best_epoch"))
 
     kept_at = time.monotonic()
     bar = progress(range(len(history), params.epochs), "vae", initial=len(history), total=params.epochs,
@@ -118,15 +118,14 @@ def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpa
         # All go on with the main process's numbers, lest rounding make one of them stop before the others.
         row = broadcast_object_list([row])[0]
         history.append(row)
-        # Judged with the final KL weight, or annealing itself would look like progress or its opposite.
-        loss = row["validation_error"] + params.kl.weight * row["validation_kl"] / params.latent_dim
-        if loss < best_loss:
-            best_loss, best_epoch = loss, epoch
+        # Judged without the KL term, which a narrower posterior raises while the means, all that is used, get better.
+        if row["validation_error"] < best_error:
+            best_error, best_epoch = row["validation_error"], epoch
             best = {key: value.clone() for key, value in networks.state_dict().items()}
         bar.set_postfix(train=f"{row['train_error']:.4f}", validation=f"{row['validation_error']:.4f}", refresh=False)
         if accelerator.is_main_process and time.monotonic() - kept_at >= CHECKPOINT_SECONDS:
             state = {"networks": networks.state_dict(), "optimizer": optimizer.state_dict(), "history": history,
-                     "best": best, "best_loss": best_loss, "best_epoch": best_epoch}
+                     "best": best, "best_error": best_error, "best_epoch": best_epoch}
             write_atomically(checkpoint, partial(torch.save, state))
             kept_at = time.monotonic()
 
