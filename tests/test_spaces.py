@@ -57,6 +57,8 @@ def space(request, toy_layout, normal) -> WeightSpace:
     with torch.no_grad():
         for parameter in space.parameters():
             parameter.add_(0.3 * normal(*parameter.shape))
+    space.latent_mean.copy_(normal(5))
+    space.latent_std.copy_(normal(5).abs() + 0.5)
     return space.requires_grad_(False).eval()
 
 
@@ -137,6 +139,22 @@ def test_perceptrons_see_coordinates_times_the_root_of_their_scales(toy_layout, 
     torch.testing.assert_close(log_variance, (coordinates * root)[:, 3:])
     z = coordinates[:, :3]
     torch.testing.assert_close(vae.decode_coordinates(z)[:, :3], z * (1 + root[:3]))
+
+
+@pytest.mark.parametrize("space", ["vae of weights", "vae of predictions"], indirect=True)
+def test_standardised_latents_have_mean_0_and_variance_1_and_decode_as_before(space, normal):
+    coordinates = 2 * normal(600, 11) + 1
+    latents, log_variance = space.posterior(coordinates)
+    decoded, steps = space.decode_coordinates(latents), space.scales / space.latent_std
+    for _ in range(2):                                          # the second time there is nothing left to do
+        space.standardise(coordinates.split(250))
+        again, again_log_variance = space.posterior(coordinates)
+        torch.testing.assert_close(again.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+        torch.testing.assert_close(again.std(0), torch.ones(5), atol=1e-4, rtol=0)
+        torch.testing.assert_close(again, (latents - latents.mean(0)) / latents.std(0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(again_log_variance, log_variance - 2 * latents.std(0).log(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(space.decode_coordinates(again), decoded, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(space.scales, steps * space.latent_std)
 
 
 def test_file_round_trip(space, tmp_path, normal):

@@ -1,6 +1,7 @@
 """Latent spaces over weight vectors: linear ones, as that of weights2weights, and the VAE of w2w++; one interface."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -157,6 +158,10 @@ class VAESpace(WeightSpace):
     VAE is the linear space, and training adds what a linear map misses. Without hidden layers all of it stays linear.
     The perceptrons look at each coordinate times the square root of its scale, so that they follow first the directions
     in which people differ most.
+
+    A small weight of the KL term lets latents outgrow N(0, I) in training, and people sampled from it would all be near
+    the mean. `standardise` makes the diagonal Gaussian that fits the training people's latents the prior, by giving
+    latents other units, in which it is N(0, I).
     """
 
     kind = "vae"
@@ -167,6 +172,8 @@ class VAESpace(WeightSpace):
         self.basis = BASES[metric](basis, layout)
         self.encoder = _mlp(basis, width, layers, 2 * latent_dim)
         self.decoder = _mlp(latent_dim, width, layers, basis)
+        self.register_buffer("latent_mean", torch.zeros(latent_dim))
+        self.register_buffer("latent_std", torch.ones(latent_dim))
         # The posterior starts narrow: at the prior's width its noise would hide all that the linear path preserves.
         nn.init.constant_(self.encoder[-1].bias[latent_dim:], -4.0)
 
@@ -176,15 +183,27 @@ class VAESpace(WeightSpace):
 
     @property
     def scales(self) -> Tensor:
-        return self.basis.scales[:self.latent_dim]
+        return self.basis.scales[:self.latent_dim] * self.latent_std
+
+    def standardise(self, coordinates: Iterable[Tensor]) -> None:
+        """Give latents the units in which these people's have mean 0 and variance 1; nothing else changes.
+
+        Args:
+            coordinates: of two people or more, whitened, in blocks [*, basis].
+        """
+        latents = torch.cat([self.posterior(block)[0] for block in coordinates])
+        self.latent_mean += latents.mean(0) * self.latent_std
+        self.latent_std *= latents.std(0).clamp_min(1e-6)
 
     def posterior(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """q(z | w): mean and log variance, each [n, k], of whitened coordinates [n, basis]."""
         shift, log_variance = self.encoder(self._emphasised(coordinates)).chunk(2, 1)
-        return coordinates[:, :self.latent_dim] + shift, log_variance.clamp(-12, 4)
+        mean = coordinates[:, :self.latent_dim] + shift
+        return (mean - self.latent_mean) / self.latent_std, log_variance.clamp(-12, 4) - 2 * self.latent_std.log()
 
     def decode_coordinates(self, z: Tensor) -> Tensor:
         """Latents [n, k] to whitened coordinates [n, basis]."""
+        z = self.latent_mean + self.latent_std * z
         linear = nn.functional.pad(z, (0, self.basis.latent_dim - self.latent_dim))
         return linear + self.decoder(self._emphasised(z))
 

@@ -17,6 +17,7 @@ from w2wpp.runtime import progress
 from w2wpp.spaces import PCASpace, PredictionPCASpace, VAESpace
 from w2wpp.storage import write_atomically
 from w2wpp.training import cosine_rate, step_generator
+from w2wpp.weights import BLOCK_ROWS
 
 COLLAPSED_BELOW_NATS = 0.01
 CHECKPOINT_SECONDS = 30.0
@@ -80,9 +81,10 @@ def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpa
         accelerator: without mixed precision.
 
     Returns:
-        The space, float32 on the CPU, and one row per epoch: kl_weight, and of both splits the relative reconstruction
-        error and the KL in nats; of the validation people also the number of collapsed units (below 0.01 nats). The
-        first row is before training. The same on all processes.
+        The space, float32 on the CPU, standardised for the training people, and one row per epoch: kl_weight, and of
+        both splits the relative reconstruction error and the KL in nats, of the latents as they are in training; of the
+        validation people also the number of collapsed units (below 0.01 nats). The first row is before training. The
+        same on all processes.
 
     Raises:
         InputError: there are more processes than rows in a batch.
@@ -95,8 +97,7 @@ def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpa
     space = VAESpace(params.latent_dim, basis.layout, params.metric, basis.latent_dim, params.width, params.layers)
     space.basis.load_state_dict(basis.state_dict(), assign=True)
     space.to(accelerator.device)
-    # A clone, as matrix products of memory that a file is mapped to, which starts anywhere, may round otherwise.
-    validation = coordinates["validation"].clone().to(accelerator.device)
+    validation = _unmapped(coordinates["validation"]).to(accelerator.device)
     networks = nn.ModuleDict({"encoder": space.encoder, "decoder": space.decoder})
     optimizer = torch.optim.AdamW(networks.parameters(), params.lr, weight_decay=params.weight_decay)
     space.encoder, space.decoder, optimizer = accelerator.prepare(space.encoder, space.decoder, optimizer)
@@ -133,7 +134,14 @@ def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpa
     space.encoder, space.decoder = networks["encoder"], networks["decoder"]
     for row in history:
         row["kept"] = int(row["epoch"] == best_epoch)
-    return space.cpu().requires_grad_(False).eval(), history
+    space.cpu().requires_grad_(False).eval()
+    space.standardise(_unmapped(block) for block in train.split(BLOCK_ROWS))
+    return space, history
+
+
+def _unmapped(tensor: Tensor) -> Tensor:
+    # Matrix products of memory that a file is mapped to, which starts anywhere, may round otherwise.
+    return tensor.clone()
 
 
 def _train_epoch(space: VAESpace, train: Tensor, optimizer: Optimizer, epoch: int, params: VAEParams,
