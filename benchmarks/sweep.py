@@ -180,6 +180,9 @@ def table(lines: pd.DataFrame, by: str) -> str:
 
 
 def interval(line: pd.Series, what: str) -> str:
+    """Markdown of a gain and its interval; nothing where the row that it is over was not measured."""
+    if pd.isna(line[what]):
+        return ""
     return f"{line[what]:+.3f} ({line[f'{what}_low']:+.3f} to {line[f'{what}_high']:+.3f})"
 
 
@@ -192,7 +195,7 @@ def page(folder: Path) -> str:
     for group, title in TITLES.items():
         path = folder / f"sweep-{group}.csv"
         if path.exists():
-            out += [f"## {title}", "", f"![{title}]({path.stem}.png)", "", table(read_csv(path), SWEEPS[group]), ""]
+            out += [f"## {title}", "", f"![{title}]({path.stem}.png)", "", table(pd.read_csv(path), SWEEPS[group]), ""]
     return "\n".join(out)
 
 
@@ -208,7 +211,7 @@ def main() -> None:
     scratch = scratch_folder(args.scratch, params=params.model_dump(), base=folder_hash(ROOT / "data/base"),
                              zoo=folder_hash(ROOT / "data/zoo"))
     path, scores = ROOT / f"docs/sweep-{args.group}.csv", {}
-    earlier = read_csv(path) if path.exists() else pd.DataFrame()
+    earlier = pd.read_csv(path) if path.exists() else pd.DataFrame()
     for row in GROUPS[args.group]:
         if args.latent_dim and row.latent_dim not in args.latent_dim:
             continue
@@ -223,7 +226,7 @@ def main() -> None:
         all_lines = pd.concat([earlier, lines]).drop_duplicates(["recognizer", *KEYS], keep="last")
         write_csv(path, all_lines.sort_values(["recognizer", *KEYS]))
         print(lines.tail(len(galleries)).to_string(header=False, index=False), flush=True)
-    png = png_bytes(gains(read_csv(path), SWEEPS[args.group]))
+    png = png_bytes(gains(pd.read_csv(path), SWEEPS[args.group]))
     write_atomically(path.with_suffix(".png"), lambda temporary: temporary.write_bytes(png))
     write_atomically(ROOT / "docs/sweep.md", lambda temporary: temporary.write_text(page(ROOT / "docs")))
 
