@@ -293,6 +293,7 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
     """
     lines = lines[lines["variant"] != "PCA"].sort_values("gain", ascending=by != "variant", kind="stable")
     recognizers, variants = sorted(lines["recognizer"].unique(), reverse=True), list(dict.fromkeys(lines["variant"]))
+    variants = variants if by == "variant" else sorted(variants)
     figure = _figure(8.4, 0.9 + 0.3 * len(variants) if by == "variant" else 3.2)
     axes = figure.subplots(1, len(recognizers), sharex=True, sharey=True, squeeze=False)[0]
     for panel, recognizer in zip(axes, recognizers, strict=True):
@@ -324,7 +325,9 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
     if by != "variant":
         axes[0].set_ylabel("gain in ID score over PCA\n(95 % interval)", size=8)
         if len(variants) > 1:
-            axes[0].legend(frameon=False, fontsize=8)
+            low, high = axes[0].get_ylim()
+            axes[0].set_ylim(low, high + 0.15 * (high - low))      # room for the legend, which else hides intervals
+            axes[0].legend(frameon=False, fontsize=8, loc="upper left", ncols=len(variants))
     return figure
 
 
