@@ -291,9 +291,9 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
         lines: columns recognizer, variant, seed, gain, gain_low, gain_high and `by`; without gains of PCA over itself.
         by: "latent_dim" or "people", along a logarithmic axis, or "variant", one below the other.
     """
-    lines = lines[lines["variant"] != "PCA"].sort_values("gain", ascending=by != "variant", kind="stable")
+    first = {"by": "gain", "ascending": False} if by == "variant" else {"by": "variant"}
+    lines = lines[lines["variant"] != "PCA"].sort_values(**first, kind="stable")
     recognizers, variants = sorted(lines["recognizer"].unique(), reverse=True), list(dict.fromkeys(lines["variant"]))
-    variants = variants if by == "variant" else sorted(variants)
     figure = _figure(8.4, 0.9 + 0.3 * len(variants) if by == "variant" else 3.2)
     axes = figure.subplots(1, len(recognizers), sharex=True, sharey=True, squeeze=False)[0]
     for panel, recognizer in zip(axes, recognizers, strict=True):
