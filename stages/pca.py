@@ -1,10 +1,15 @@
-"""Fit the w2w baseline: z-score every weight, then principal component analysis of the zoo people."""
+"""Fit the w2w baseline: z-score every weight, then principal component analysis of the zoo people.
+
+Of all components, those are kept that people differ in most, or, by pca.within_person_ridge, those combinations of them
+that people differ in most compared to LoRAs of one person.
+"""
 
 from w2wpp.pca import fit_components
 from w2wpp.runtime import run_stage, stage_arguments
 from w2wpp.spaces import check_latent_dim
 from w2wpp.storage import write_json
 from w2wpp.weights import read_weights
+from w2wpp.within_person import within_person_space
 
 
 def main() -> None:
@@ -13,10 +18,13 @@ def main() -> None:
     check_latent_dim("pca.latent_dim", latent_dim, len(data.zoo), data.layout.dimension)
 
     full, shares = fit_components(data.zoo, data.mean, data.std, latent_dim, args.params.seed)
-    space = full.truncated(latent_dim)
+    ridge = args.params.pca.within_person_ridge
+    space = within_person_space(full, *data.pairs(), ridge, latent_dim) if ridge else full.truncated(latent_dim)
 
     space.save(args.out / "space.safetensors")
-    write_json(args.out / "explained_variance.json", {"shares": shares.tolist()})
+    variance = full.scales[0].square() / shares[0]
+    kept = (space.synthesis / data.std).square().sum() / variance
+    write_json(args.out / "explained_variance.json", {"shares": shares.tolist(), "kept": kept.item()})
 
 
 if __name__ == "__main__":

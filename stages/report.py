@@ -42,7 +42,7 @@ def main() -> None:
     known = [rung for rung in fig.RUNGS if rung in made]
     scores = read_csv(args.comparison / "scores.csv", ["person", "split", *known]).set_index("person")
     training = read_json(args.spaces / "vae" / "training.json")
-    shares = read_json(args.spaces / "pca" / "explained_variance.json")["shares"]
+    variance = read_json(args.spaces / "pca" / "explained_variance.json")
 
     def column(title: str, people: list[str], rung: str, count: int) -> Column:
         """Pictures of people by one rung of the ladder, their scores below."""
@@ -96,7 +96,8 @@ def main() -> None:
     if rendered:
         figures["latent_space"] = latent_figure(args.spaces, read_weights(args.weights), zoo, held_out)
     figures["kl_curves"] = fig.kl_curves(pd.DataFrame(training["history"]))
-    figures["explained_variance"] = fig.explained_variance(np.array(shares), metrics["pca"]["latent_dim"])
+    figures["explained_variance"] = fig.explained_variance(np.array(variance["shares"]), metrics["pca"]["latent_dim"],
+                                                           variance["kept"])
     figures["inversion_loss"] = fig.inversion_loss(
         {space: read_pack(args.inversions / space / "latents.safetensors")[0]["losses"].numpy() for space in SPACES})
     figures["ladder"] = fig.ladder(rungs[rungs["split"] == "test"], metrics["world"]["id_floor"],
@@ -113,7 +114,7 @@ def main() -> None:
         pngs, rendered=rendered, verdict=verdict, sentence=sentence,
         measures=report.measure_rows({s: metrics[s] for s in SPACES}),
         facts=report.world_rows(metrics), metrics=metrics, params=args.params, training=training, labels=LABELS,
-        kept_variance=sum(shares[:metrics["pca"]["latent_dim"]]),
+        kept_variance=variance["kept"],
         shown={"inversion": min(SHOWN, len(gain)), "test": len(test)})
     for name, png in pngs.items():
         write_atomically(args.out / "figures" / f"{name}.png", lambda path, png=png: path.write_bytes(png))

@@ -19,16 +19,17 @@ from w2wpp.people import CLASS_PROMPT
 from w2wpp.pipeline import load_pipeline
 from w2wpp.predictions import fit_prediction_pca, noisy_inputs
 from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.spaces import PCASpace, PredictionPCASpace, check_latent_dim, load_space
+from w2wpp.spaces import LinearSpace, PCASpace, check_latent_dim, load_space
 from w2wpp.storage import folder_hash, read_pack, scratch_folder, write_json, write_pack
 from w2wpp.vae import basis_coordinates, train_vae
 from w2wpp.weights import BLOCK_ROWS, Weights, read_weights
+from w2wpp.within_person import within_person_space
 
 # The others wait while the main process asks the UNet about people, for hours with a large model.
 PATIENCE = timedelta(days=7)
 
 
-def fit_basis(args: Namespace, data: Weights, scratch: Path) -> PCASpace | PredictionPCASpace:
+def fit_basis(args: Namespace, data: Weights, scratch: Path) -> LinearSpace | PCASpace:
     """The linear space whose coordinates the VAE works on."""
     params, seed = args.params.vae, args.params.seed
     if params.metric == "weights":
@@ -37,18 +38,23 @@ def fit_basis(args: Namespace, data: Weights, scratch: Path) -> PCASpace | Predi
     unadapted = torch.zeros(1, data.layout.dimension)
     pictures = generate(pipe, data.layout, unadapted, [CLASS_PROMPT], params.metric_inputs, how, "class images")[0, 0]
     inputs = noisy_inputs(pipe, pictures, IDENTITY_PROMPT, params.metric_shift, params.metric_region, seed)
-    components = max(params.latent_dim, params.metric_components)
+    # Directions beyond the latents are what the decoder can tell from them, and what they are chosen among.
+    twice = min(2 * params.latent_dim, params.metric_people - 1, len(data.zoo) - 1)
+    components = max(params.metric_components, params.latent_dim, twice)
     return fit_prediction_pca(pipe, data.zoo, data.mean, inputs, params.metric_people, components, scratch)
 
 
 def basis_and_coordinates(args: Namespace, data: Weights, scratch: Path
-                          ) -> tuple[PCASpace | PredictionPCASpace, dict[str, Tensor]]:
+                          ) -> tuple[LinearSpace | PCASpace, dict[str, Tensor]]:
     """The linear space and everyone's coordinates in it, read from a subfolder of `scratch` if they are there."""
     params = args.params.vae
-    folder = scratch_folder(scratch, metric=params.metric, latent=params.latent_dim, basis=params.metric_components)
+    folder = scratch_folder(scratch, metric=params.metric, latent=params.latent_dim, basis=params.metric_components,
+                            ridge=params.within_person_ridge)
     basis_file, coordinates_file = folder / "basis.safetensors", folder / "coordinates.safetensors"
     if not basis_file.exists():
         basis, zoo = fit_basis(args, data, scratch), data.zoo.blocks(BLOCK_ROWS)
+        if params.within_person_ridge:
+            basis = within_person_space(basis, *data.pairs(), params.within_person_ridge, basis.latent_dim)
         write_pack(coordinates_file, basis_coordinates(zoo, data.of("true", "validation"), basis))
         basis.save(basis_file)      # last: where it is, the coordinates are
     return load_space(basis_file), read_pack(coordinates_file)[0]

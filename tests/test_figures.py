@@ -49,7 +49,7 @@ def losses() -> Figure:
 
 
 ALL = [sheet, latent_figure, curves, ladder, losses, lambda: figures.contact_sheet(pictures(5), 2),
-       lambda: figures.explained_variance(np.array([0.5, 0.3, 0.2]), 2)]
+       lambda: figures.explained_variance(np.array([0.5, 0.3, 0.2]), 2, 0.7)]
 
 
 @pytest.mark.parametrize("draw", ALL)
@@ -88,7 +88,7 @@ def test_latent_space_has_a_panel_per_space_and_factor():
 def test_axes_name_quantities_and_units():
     assert [axes.get_ylabel().split("\n")[0] for axes in curves().axes] == [
         "reconstruction error", "KL to the prior (nats)", "weight of the KL term", "collapsed latent units"]
-    assert "%" in figures.explained_variance(np.array([0.6, 0.4]), 1).axes[0].get_ylabel()
+    assert "%" in figures.explained_variance(np.array([0.6, 0.4]), 1, 0.6).axes[0].get_ylabel()
     assert "step" in losses().axes[0].get_xlabel()
 
 

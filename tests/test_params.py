@@ -118,6 +118,11 @@ def test_too_few_portraits(write):
     assert "collect.photos + portraits.score_photos" in error.reason
 
 
+def test_what_loras_of_one_person_differ_by_takes_people_who_have_two(write):
+    error = refusal(write("collect.repeated", 1))
+    assert "pca.within_person_ridge" in str(error) and "null" in str(error)
+
+
 def test_more_repeated_than_people(write, params):
     error = refusal(write("collect.repeated", params.collect.people + 1))
     assert error.key == "collect"

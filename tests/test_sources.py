@@ -29,11 +29,11 @@ ROOT = Path(__file__).parents[1]
 SD15 = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768,
         "layers_per_block": 2, "attention_head_dim": 8}
 TINY = {"seed": 0, "lora": {"rank": 1, "alpha": 27, "targets": ["to_q", "to_v"], "blocks": []},
-        "pca": {"latent_dim": 3}, "flatten": {"max_quarantined": 0.5},
+        "pca": {"latent_dim": 3, "within_person_ridge": None}, "flatten": {"max_quarantined": 0.5},
         "generate": {"inference_steps": 1, "guidance": 2.0},
         "sample": {"people": 2, "seeds": 1, "prompts": ["a photo of sks person"]},
-        "vae": {"latent_dim": 3, "metric_inputs": 2, "metric_components": 4, "width": 8, "layers": 1, "epochs": 2,
-                "batch": 8},
+        "vae": {"latent_dim": 3, "metric_inputs": 2, "metric_components": 4, "within_person_ridge": None, "width": 8,
+                "layers": 1, "epochs": 2, "batch": 8},
         "interpolate": {"pairs": 8, "steps": 3}}
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from w2wpp.errors import InputError
 from w2wpp.layout import Adapted, WeightLayout
 from w2wpp.pca import fit_pca, standardise
-from w2wpp.spaces import PCASpace, PredictionPCASpace, VAESpace, WeightSpace, check_latent_dim, load_space
+from w2wpp.spaces import LinearSpace, PCASpace, VAESpace, WeightSpace, check_latent_dim, load_space
 from w2wpp.storage import read_pack, write_pack
 
 FEW, MANY = 12, 80                                                        # fewer and more people than the 30 weights
@@ -36,23 +36,23 @@ def full(weights, toy_layout) -> PCASpace:
     return fit(weights, min(len(weights) - 1, 30), toy_layout)
 
 
-def randomised(space: PredictionPCASpace, normal) -> PredictionPCASpace:
+def randomised(space: LinearSpace, normal) -> LinearSpace:
     for name, tensor in space.named_buffers():
         tensor.copy_(normal(*tensor.shape).abs() + 0.1 if name == "scales" else normal(*tensor.shape))
     return space
 
 
-@pytest.fixture(params=["pca", "prediction-pca", "vae of weights", "vae of predictions"])
+@pytest.fixture(params=["pca", "linear", "vae of pca", "vae of linear"])
 def space(request, toy_layout, normal) -> WeightSpace:
     """A space of 5 dimensions with nothing left at zero."""
     pca = fit(people(FEW), 11, toy_layout)
     if request.param == "pca":
         return pca.truncated(5)
-    if request.param == "prediction-pca":
-        return randomised(PredictionPCASpace(5, toy_layout), normal)
-    metric = request.param.removeprefix("vae of ")
-    space = VAESpace(5, toy_layout, metric, basis=11, width=16, layers=2)
-    basis = pca if metric == "weights" else randomised(PredictionPCASpace(11, toy_layout), normal)
+    if request.param == "linear":
+        return randomised(LinearSpace(5, toy_layout), normal)
+    kind = request.param.removeprefix("vae of ")
+    space = VAESpace(5, toy_layout, kind, basis=11, width=16, layers=2)
+    basis = pca if kind == "pca" else randomised(LinearSpace(11, toy_layout), normal)
     space.basis.load_state_dict(basis.state_dict())
     with torch.no_grad():
         for parameter in space.parameters():
@@ -122,7 +122,7 @@ def test_truncated_pca_is_the_smaller_pca(weights, full, toy_layout, normal):
 def test_untrained_vae_is_pca(toy_layout, normal, latent_dim):
     weights = people(FEW)
     pca = fit(weights, latent_dim, toy_layout)
-    vae = VAESpace(latent_dim, toy_layout, "weights", basis=11, width=16, layers=2)
+    vae = VAESpace(latent_dim, toy_layout, "pca", basis=11, width=16, layers=2)
     vae.basis.load_state_dict(fit(weights, 11, toy_layout).state_dict())
     z, others = normal(6, latent_dim), people(7, seed=3)
     torch.testing.assert_close(vae.decode(z), pca.decode(z), atol=1e-4, rtol=1e-4)
@@ -130,7 +130,7 @@ def test_untrained_vae_is_pca(toy_layout, normal, latent_dim):
 
 
 def test_perceptrons_see_coordinates_times_the_root_of_their_scales(toy_layout, normal):
-    vae = VAESpace(3, toy_layout, "weights", basis=6, width=16, layers=1)
+    vae = VAESpace(3, toy_layout, "pca", basis=6, width=16, layers=1)
     vae.basis.scales.copy_(torch.tensor([9.0, 4.0, 4.0, 1.0, 1.0, 0.0]))
     vae.encoder, vae.decoder = torch.nn.Identity(), torch.nn.ZeroPad1d((0, 3))
     coordinates, root = normal(5, 6), torch.tensor([1, 2 / 3, 2 / 3, 1 / 3, 1 / 3, 0])
@@ -141,7 +141,7 @@ def test_perceptrons_see_coordinates_times_the_root_of_their_scales(toy_layout, 
     torch.testing.assert_close(vae.decode_coordinates(z)[:, :3], z * (1 + root[:3]))
 
 
-@pytest.mark.parametrize("space", ["vae of weights", "vae of predictions"], indirect=True)
+@pytest.mark.parametrize("space", ["vae of pca", "vae of linear"], indirect=True)
 def test_standardised_latents_have_mean_0_and_variance_1_and_decode_as_before(space, normal):
     coordinates = 2 * normal(600, 11) + 1
     latents, log_variance = space.posterior(coordinates)

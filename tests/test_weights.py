@@ -49,5 +49,14 @@ def test_variance_shares_leave_out_people_with_one_lora_refused(zoo, tmp_path, t
     assert variance_shares(fewer)["within"] == pytest.approx(variance_shares(whole)["within"], abs=0.01)
 
 
+def test_pairs_are_of_the_same_people(zoo):
+    whole = zoo(0.2, 50)
+    shuffled = replace(whole, people=pd.concat([whole.people[:400].iloc[::-1], whole.people[400:]]))
+    first, second = shuffled.pairs()
+    assert torch.equal(first, whole.of("zoo")[350:].flip(0))    # of the row that each name has
+    assert torch.equal(second, whole.of("zoo-again"))
+    assert [len(vectors) for vectors in zoo(0.2, 0).pairs()] == [0, 0]
+
+
 def test_variance_shares_need_second_loras(zoo):
     assert variance_shares(zoo(0.5, 0)) == variance_shares(zoo(0.5, 1)) == {}

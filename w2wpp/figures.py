@@ -212,21 +212,22 @@ def kl_curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def explained_variance(shares: np.ndarray, latent_dim: int) -> Figure:
-    """Cumulative share of the zoo's variance by number of principal components, `latent_dim` of them marked.
+def explained_variance(shares: np.ndarray, latent_dim: int, kept: float) -> Figure:
+    """Cumulative share of the zoo's variance by number of principal components, and what a space has of it.
 
     Args:
         shares: [components] of the variance, falling, summing to about 1.
-        latent_dim: in 1 .. components.
+        latent_dim: of the space.
+        kept: the share of the variance that it has.
     """
     figure = _figure(6.4, 3.4)
     axes = figure.subplots()
     total = 100 * np.cumsum(shares)
     axes.plot(np.arange(len(total) + 1), np.concatenate([[0.0], total]), color=COLORS["pca"], linewidth=1.8)
-    kept = total[latent_dim - 1]
+    kept *= 100
     axes.plot([latent_dim, latent_dim, 0], [0, kept, kept], color=GREY, linewidth=1, linestyle=":")
-    axes.annotate(f"{latent_dim} components: {kept:.0f} %", (latent_dim, kept), (6, -12), textcoords="offset points",
-                  size=8, color=INK)
+    axes.annotate(f"the space, {latent_dim} dimensions: {kept:.0f} %", (latent_dim, kept), (6, -12),
+                  textcoords="offset points", size=8, color=INK)
     axes.set(xlim=(0, len(total)), ylim=(0, 103))
     axes.set_xlabel("principal components", size=8)
     axes.set_ylabel("variance of the zoo's LoRAs (%)", size=8)

@@ -18,6 +18,7 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Shift = Annotated[float, Field(ge=0.1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+Ridge = Annotated[float, Field(gt=0)] | None
 Prompt = Annotated[str, Field(min_length=1)]
 
 
@@ -187,6 +188,7 @@ class FlattenParams(Section):
 
 class PCAParams(Section):
     latent_dim: Count
+    within_person_ridge: Ridge
 
 
 class KLParams(Section):
@@ -205,6 +207,7 @@ class VAEParams(Section):
     metric_region: Region
     metric_people: Annotated[int, Field(ge=2)]
     metric_components: Count
+    within_person_ridge: Ridge
     width: Count
     layers: Annotated[int, Field(ge=0)]
     epochs: Count
@@ -304,6 +307,14 @@ class Params(Section):
         if rendered and self.collect.photos + self.portraits.score_photos > self.portraits.photos:
             raise ValueError("portraits.photos must be at least collect.photos + portraits.score_photos, as no photo "
                              "that a LoRA was trained on may be scored against")
+        return self
+
+    @model_validator(mode="after")
+    def _people_are_repeated(self) -> "Params":
+        for space in ("pca", "vae"):
+            if getattr(self, space).within_person_ridge and (self.collect.source != "zoo" or self.collect.repeated < 2):
+                raise ValueError(f"{space}.within_person_ridge must be null where fewer than two zoo people have two "
+                                 "LoRAs, as those of collect.repeated have in a zoo that is trained here")
         return self
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from w2wpp.layout import WeightLayout
 from w2wpp.pipeline import encode_images, encode_prompts
 from w2wpp.runtime import progress
 from w2wpp.shards import Shards
-from w2wpp.spaces import PredictionPCASpace
+from w2wpp.spaces import LinearSpace
 from w2wpp.weights import BLOCK_ROWS
 
 MODELS_AT_ONCE = 64
@@ -113,7 +113,7 @@ def prediction_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, we
 
 
 def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor, inputs: NoisyInputs, people: int,
-                       components: int, scratch: Path) -> PredictionPCASpace:
+                       components: int, scratch: Path) -> LinearSpace:
     """The space of the `components` directions in which the zoo's predictions differ most.
 
     The directions are the principal ones of some zoo people's predictions. Their gradients at the mean LoRA turn any
@@ -148,7 +148,7 @@ def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor,
         first += len(block)
     # Each component's sign is fixed (its largest entry is positive), so that equal data give equal spaces.
     signs = synthesis.gather(1, synthesis.abs().argmax(1, keepdim=True)).sign()
-    space = PredictionPCASpace(components, zoo.layout)
+    space = LinearSpace(components, zoo.layout)
     space.mean.copy_(mean)
     space.scales.copy_(scales)
     space.analysis.copy_(signs * (rotation @ gradients) / scales[:, None])

@@ -86,6 +86,16 @@ class PCASpace(WeightSpace):
     def config(self) -> dict:
         return {"latent_dim": self.latent_dim}
 
+    @property
+    def analysis(self) -> Tensor:
+        """What `LinearSpace` calls so, [k, d]."""
+        return self.components / self.scales[:, None] / self.std
+
+    @property
+    def synthesis(self) -> Tensor:
+        """What `LinearSpace` calls so, [k, d]."""
+        return self.components * self.scales[:, None] * self.std
+
     def encode(self, weights: Tensor) -> Tensor:
         return ((weights - self.mean) / self.std) @ self.components.T / self.scales
 
@@ -104,15 +114,15 @@ class PCASpace(WeightSpace):
         return ((weights - self.decode(self.encode(weights))) / self.std).square().sum(1)
 
 
-class PredictionPCASpace(WeightSpace):
-    """The linear space of the directions in which LoRAs change the UNet's predictions most, in whitened coordinates.
+class LinearSpace(WeightSpace):
+    """Coordinates that are linear in the weights, and the weights that people with these coordinates have on average.
 
-    encode(w) = analysis @ (w - mean) is, to first order, how the predictions differ along these directions, and
-    decode(z) = mean + z @ synthesis the weights that people with these coordinates have on average; see
-    `w2wpp.predictions`. `scales` are the standard deviations of the predictions along the directions.
+    encode(w) = analysis @ (w - mean), such that the zoo people's coordinates are white, and decode(z) = mean + z @
+    synthesis. Of `w2wpp.predictions`, `scales` are the standard deviations of predictions along the directions; of
+    `w2wpp.within_person` those of people in units of what LoRAs of one person differ by.
     """
 
-    kind = "prediction-pca"
+    kind = "linear"
 
     def __init__(self, latent_dim: int, layout: WeightLayout):
         super().__init__(latent_dim, layout)
@@ -131,11 +141,11 @@ class PredictionPCASpace(WeightSpace):
         return self.mean + z @ self.synthesis
 
     def unexplained(self, weights: Tensor) -> Tensor:
-        """Zeros [n]: predictions along other directions are not looked at."""
+        """Zeros [n]: what the coordinates do not tell is not looked at."""
         return torch.zeros(len(weights))
 
 
-BASES = {"weights": PCASpace, "predictions": PredictionPCASpace}
+BASES = {space.kind: space for space in (PCASpace, LinearSpace)}
 
 
 def _mlp(fan_in: int, width: int, layers: int, fan_out: int) -> nn.Sequential:
@@ -152,10 +162,10 @@ def _mlp(fan_in: int, width: int, layers: int, fan_out: int) -> nn.Sequential:
 class VAESpace(WeightSpace):
     """The nonlinear space of w2w++: a variational autoencoder (Kingma and Welling 2014, arXiv 1312.6114) over weights.
 
-    It works on the whitened coordinates of a larger linear space: all of the training data's principal components
-    (`metric` weights), or many of its predictions' (`metric` predictions). Encoder and decoder are a fixed linear path,
-    which is that linear space at latent dimension k, plus a multilayer perceptron that starts at zero: untrained, the
-    VAE is the linear space, and training adds what a linear map misses. Without hidden layers all of it stays linear.
+    It works on the whitened coordinates of a larger linear space, its basis, such as all principal components of the
+    training data or many of its predictions'. Encoder and decoder are a fixed linear path, which is that linear space
+    at latent dimension k, plus a multilayer perceptron that starts at zero: untrained, the VAE is the linear space, and
+    training adds what a linear map misses. Without hidden layers all of it stays linear.
     The perceptrons look at each coordinate times the square root of its scale, so that they follow first the directions
     in which people differ most.
 
@@ -166,10 +176,10 @@ class VAESpace(WeightSpace):
 
     kind = "vae"
 
-    def __init__(self, latent_dim: int, layout: WeightLayout, metric: str, basis: int, width: int, layers: int):
+    def __init__(self, latent_dim: int, layout: WeightLayout, basis_kind: str, basis: int, width: int, layers: int):
         super().__init__(latent_dim, layout)
-        self.metric, self.width, self.layers = metric, width, layers
-        self.basis = BASES[metric](basis, layout)
+        self.width, self.layers = width, layers
+        self.basis = BASES[basis_kind](basis, layout)
         self.encoder = _mlp(basis, width, layers, 2 * latent_dim)
         self.decoder = _mlp(latent_dim, width, layers, basis)
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
@@ -178,7 +188,7 @@ class VAESpace(WeightSpace):
         nn.init.constant_(self.encoder[-1].bias[latent_dim:], -4.0)
 
     def config(self) -> dict:
-        return {"latent_dim": self.latent_dim, "metric": self.metric, "basis": self.basis.latent_dim,
+        return {"latent_dim": self.latent_dim, "basis_kind": self.basis.kind, "basis": self.basis.latent_dim,
                 "width": self.width, "layers": self.layers}
 
     @property
@@ -219,7 +229,7 @@ class VAESpace(WeightSpace):
         return self.basis.decode(self.decode_coordinates(z))
 
 
-SPACES: dict[str, type[WeightSpace]] = {space.kind: space for space in (PCASpace, PredictionPCASpace, VAESpace)}
+SPACES: dict[str, type[WeightSpace]] = {space.kind: space for space in (PCASpace, LinearSpace, VAESpace)}
 
 
 def load_space(path: str | Path) -> WeightSpace:
@@ -237,5 +247,5 @@ def load_space(path: str | Path) -> WeightSpace:
         space.load_state_dict(tensors)
     except (RuntimeError, TypeError, KeyError) as error:
         raise InputError(str(path), "config", f"the tensors do not fit it ({' '.join(str(error).split())[:200]})",
-                         f"Run `dvc repro -f {meta['kind']}`") from error
+                         "Fit it again: `dvc repro -f pca vae`") from error
     return space.requires_grad_(False).eval()

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from w2wpp.errors import InputError
 from w2wpp.params import KLParams, VAEParams
 from w2wpp.runtime import progress
-from w2wpp.spaces import PCASpace, PredictionPCASpace, VAESpace
+from w2wpp.spaces import LinearSpace, PCASpace, VAESpace
 from w2wpp.storage import write_atomically
 from w2wpp.training import cosine_rate, step_generator
 from w2wpp.weights import BLOCK_ROWS
@@ -42,7 +42,7 @@ def reconstruction_error(space: VAESpace, output: Tensor, target: Tensor) -> Ten
     return ((output - target).square() * variance).sum(1).mean() / variance.sum()
 
 
-def error_beyond(basis: PCASpace | PredictionPCASpace, weights: Tensor) -> Tensor:
+def error_beyond(basis: LinearSpace | PCASpace, weights: Tensor) -> Tensor:
     """The part of `reconstruction_error` that weight vectors [n, d] owe to what `basis` cannot hold (scalar).
 
     It is zero for the people whom the basis was fitted to, and most of the error of others.
@@ -50,7 +50,7 @@ def error_beyond(basis: PCASpace | PredictionPCASpace, weights: Tensor) -> Tenso
     return basis.unexplained(weights).mean() / basis.scales.square().sum()
 
 
-def basis_coordinates(train: Iterable[Tensor], validation: Tensor, basis: PCASpace | PredictionPCASpace
+def basis_coordinates(train: Iterable[Tensor], validation: Tensor, basis: LinearSpace | PCASpace
                       ) -> dict[str, Tensor]:
     """What the VAE is trained on instead of weight vectors.
 
@@ -67,7 +67,7 @@ def basis_coordinates(train: Iterable[Tensor], validation: Tensor, basis: PCASpa
             "validation": basis.encode(validation), "beyond": error_beyond(basis, validation)}
 
 
-def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpace, params: VAEParams,
+def train_vae(coordinates: dict[str, Tensor], basis: LinearSpace | PCASpace, params: VAEParams,
               checkpoint: Path, accelerator: Accelerator) -> tuple[VAESpace, list[dict]]:
     """Train on the training people, keep the epoch that is best on the validation people; resumes from `checkpoint`.
 
@@ -94,7 +94,7 @@ def train_vae(coordinates: dict[str, Tensor], basis: PCASpace | PredictionPCASpa
         raise InputError("params.yaml", "vae.batch", f"{min(params.batch, len(train))} rows for {processes} processes",
                          "Start fewer processes, or raise it where there are people enough")
     torch.manual_seed(params.seed)
-    space = VAESpace(params.latent_dim, basis.layout, params.metric, basis.latent_dim, params.width, params.layers)
+    space = VAESpace(params.latent_dim, basis.layout, basis.kind, basis.latent_dim, params.width, params.layers)
     space.basis.load_state_dict(basis.state_dict(), assign=True)
     space.to(accelerator.device)
     validation = _unmapped(coordinates["validation"]).to(accelerator.device)

@@ -49,6 +49,12 @@ class Weights:
         chosen = self.people["role"] == role
         return self.people["person"][chosen if split is None else chosen & (self.people["split"] == split)].tolist()
 
+    def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """First and second LoRA, float32 [m, d] each, of the m zoo people who have two."""
+        row = {name: number for number, name in enumerate(self.names("zoo"))}
+        second = {name: number for number, name in enumerate(self.names("zoo-again")) if name in row}
+        return self.zoo.rows([row[name] for name in second]).float(), self.of("zoo-again")[list(second.values())]
+
 
 def read_weights(folder: str | Path) -> Weights:
     """Read data/weights; of the vectors, headers alone.
@@ -83,11 +89,9 @@ def variance_shares(data: Weights) -> dict[str, float]:
         share; "between" people: the rest, both as shares of the variance of the first LoRAs; and "shift", the squared
         difference that all share, on the same scale. Empty if fewer than two people have two LoRAs.
     """
-    rows = {role: {name: row for row, name in enumerate(data.names(role))} for role in ("zoo", "zoo-again")}
-    both = [name for name in rows["zoo-again"] if name in rows["zoo"]]
-    if len(both) < 2:
+    first, second = ((vectors - data.mean) / data.std for vectors in data.pairs())
+    if len(first) < 2:
         return {}
-    first, second = ((data.of(role)[[rows[role][name] for name in both]] - data.mean) / data.std for role in rows)
     total = first.var(0).sum()
     difference = second - first
     within = difference.var(0).sum() / 2 / total
