@@ -47,8 +47,9 @@ HEADS = {"latent_dim": "latent dimension, space", "people": "zoo people, space",
 FROM_THE_MEAN = {"photo_encoder.photos": 0}
 NO_SEARCH = {"invert.steps": 1, "invert.lr": 1e-9}
 BY_VARIANCE = {"pca.within_person_ridge": None, "vae.within_person_ridge": None}
-W2W_SEARCH = FROM_THE_MEAN | BY_VARIANCE | {"invert.whitened": False, "invert.lr": 0.1, "invert.adam_epsilon": 1e-8,
-                              "invert.steps": 400, "invert.prior_weight": 0.0, "invert.region": [0.0, 0.0, 1.0, 1.0]}
+W2W_SEARCH = FROM_THE_MEAN | BY_VARIANCE | {
+    "invert.whitened": False, "invert.lr": 0.1, "invert.adam_epsilon": 1e-8, "invert.steps": 400,
+    "invert.prior_weight": 0.0, "invert.region": [0.0, 0.0, 1.0, 1.0]}
 
 
 @dataclass(frozen=True)
