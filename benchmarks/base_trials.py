@@ -6,7 +6,6 @@ meanwhile.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from trials import run_trials
 
 from w2wpp import scoring
 from w2wpp.base_training import caption_tokens, people_factors, train, train_codec, train_denoiser
@@ -28,7 +28,7 @@ from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline, encode_images, load_p
 from w2wpp.populations import draw_resumably, sample_people
 from w2wpp.recognizers import load_recognizer
 from w2wpp.runtime import run_stage
-from w2wpp.storage import file_hash, read_json, write_json
+from w2wpp.storage import file_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 PEOPLE, HELD_OUT, PROBED_STEPS, SAMPLES = 1000, 60, 12, 128
@@ -167,11 +167,8 @@ def main() -> None:
     args = parser.parse_args()
     settings = load_params(ROOT / "params.yaml")
     base, seed, size = settings.base, settings.seed, settings.portraits.size
-    record = Path(__file__).with_suffix(".json")
     setting = {"seconds": args.seconds, "base": base.model_dump(), "size": size, "seed": seed}
     setting["codec"] = file_hash(ROOT / "data/base/vae/diffusion_pytorch_model.safetensors")
-    before = read_json(record) if record.exists() else {}
-    results = before["results"] if before.get("setting") == json.loads(json.dumps(setting)) else {}
 
     people = sample_people(seed, "base", PEOPLE, base.photos)
     images = draw_resumably(people, size, args.scratch / "base").flatten(0, 1)
@@ -184,10 +181,7 @@ def main() -> None:
               for kind in ("linear patch codec", "patch codec, refined", "AutoencoderKL")}
     trials |= {name: partial(try_denoiser, name, settings, changed(base, changes), codec, people, images, real,
                              recognizer, args.seconds) for name, changes in DENOISERS.items()}
-    for name, trial in trials.items():
-        if name not in results:
-            results[name] = trial()
-            write_json(record, {"setting": setting, "results": results})
+    results = run_trials(Path(__file__).with_suffix(".json"), setting, trials)
     (ROOT / "docs").mkdir(exist_ok=True)
     (ROOT / "docs/base_trials.md").write_text(table(results, args.seconds))
 
