@@ -2,7 +2,8 @@
 
 Trains the same people on the shipped base with the settings of params.yaml (fewer steps by default): once per person
 through diffusers' `unet.add_adapter` with a peft `LoraConfig` and torch's Adam, then in batches of growing size. Rounds
-of both are interleaved, so that a busy machine slows both. Writes benchmarks/batched_training.json and .md.
+of both are interleaved, so that a busy machine slows both. How many there would be if all operations were as fast as
+large matrix products is told, too. Writes benchmarks/batched_training.json and .md.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
+from torch.utils.flop_counter import FlopCounterMode
 
 from w2wpp.adapters import initial_weights
 from w2wpp.denoising import prediction_loss, training_schedule
@@ -64,6 +66,17 @@ def train_with_peft(pipe, layout: WeightLayout, start, latents, text, class_late
     return weights, statistics.fmean(tail)
 
 
+def matmul_rate(size: int = 2048, repeats: int = 20) -> float:
+    """Floating-point operations per second of products of large float32 matrices, the fastest of some."""
+    one, other = torch.rand(2, size, size, device=device())
+    fastest = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        (one @ other)[0, 0].item()
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * size**3 / fastest
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="steps per LoRA; 0 for collect.steps")
@@ -85,6 +98,8 @@ def main() -> None:
     text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(*latents.shape[:2], -1, -1)
     class_latents = latents[:, 0]
 
+    with FlopCounterMode(display=False) as counter:
+        train_loras(pipe, layout, start, latents[:1], text[:1], class_latents, params, seed, "operations of one LoRA")
     minutes: dict[int, list[float]] = {0: [], **{size: [] for size in args.together}}
     for _ in progress(range(args.rounds), "rounds"):
         started = time.perf_counter()
@@ -99,7 +114,8 @@ def main() -> None:
     shared = min(args.alone, len(losses))
     result = {
         "dimension": layout.dimension, "steps": params.steps, "rounds": args.rounds, "threads": torch.get_num_threads(),
-        "device": str(device()),
+        "device": str(device()), "operations_per_lora": counter.get_total_flops(),
+        "matmul_operations_per_second": matmul_rate(),
         "final_loss": {"one at a time": statistics.fmean(loss for _, loss in alone[:shared]),
                        "together": losses[:shared].mean().item()},
         "largest_weight_difference": max((weights[i] - alone[i][0]).abs().max().item() for i in range(shared)),
@@ -109,6 +125,10 @@ def main() -> None:
     lines = [f"{result['steps']} steps per LoRA on {result['device']} with {result['threads']} threads; median of "
              f"{args.rounds} rounds.", "", "| LoRAs trained | people per minute | times as fast |", "|---|---:|---:|",
              *(f"| {how} | {rate:.1f} | {rate / slowest:.1f} |" for how, rate in result["people_per_minute"].items())]
+    bound = 60 * result["matmul_operations_per_second"] / result["operations_per_lora"]
+    lines += ["", f"A LoRA takes {result['operations_per_lora'] / 1e9:.1f} billion operations, of which large matrix "
+              f"products do {result['matmul_operations_per_second'] / 1e9:.0f} billion a second here. That rate would "
+              f"give {bound:.0f} LoRAs a minute, {bound / slowest:.1f} times as many as one at a time."]
     (args.out / "batched_training.json").write_text(json.dumps(result, indent=2) + "\n")
     (args.out / "batched_training.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

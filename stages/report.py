@@ -27,11 +27,13 @@ def main() -> None:
                            spaces="data/spaces", samples="data/samples", interpolations="data/interpolations",
                            inversions="data/inversions", references="data/references",
                            evaluations="data/evaluations", comparison="data/comparison", scores="metrics",
-                           sweeps="docs", out="reports")
+                           sweeps="docs", throughput="benchmarks/batched_training.json", out="reports")
     require_photos(args.params)
     rendered, held_out = args.params.portraits.source == "rendered", read_portraits(args.portraits)
     measured = ("world", "base", "zoo", "pca", "vae", "comparison", "second_opinion", *(["probe"] if rendered else []))
     metrics = {name: read_json(args.scores / f"{name}.json") for name in measured}
+    if rendered:
+        metrics["throughput"] = read_json(args.throughput)
     photos, real = held_out.images.numpy(), held_out.images[:, -args.params.portraits.score_photos:].numpy()
     gallery = read_pack(args.references / "gallery.safetensors")[1]
     made = {rung: pictures.numpy() for rung, pictures in read_pack(args.references / "pictures.safetensors")[0].items()}

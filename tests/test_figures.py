@@ -128,8 +128,11 @@ ABOVE, BELOW, ACROSS, NONE = (0.01, 0.05), (-0.05, -0.01), (-0.02, 0.04), (0.0, 
 
 
 @pytest.mark.parametrize(("first", "second", "verdict"), [
-    (ABOVE, ABOVE, "VAE ahead"), (BELOW, BELOW, "PCA ahead"), (ABOVE, ACROSS, "No difference is sure"),
-    (ACROSS, ABOVE, "No difference is sure"), (BELOW, ABOVE, "No difference is sure"),
+    (ABOVE, ABOVE, "VAE ahead"), (BELOW, BELOW, "PCA ahead"),
+    (ABOVE, ACROSS, "VAE ahead according to one recogniser of two"),
+    (ACROSS, ABOVE, "VAE ahead according to one recogniser of two"),
+    (NONE, BELOW, "PCA ahead according to one recogniser of two"),
+    (ACROSS, ACROSS, "No difference is sure"), (BELOW, ABOVE, "No difference is sure"),
     (NONE, NONE, "No difference is sure")])
 def test_headline_follows_both_intervals(first, second, verdict):
     gain, other = ({"low": low, "mean": (low + high) / 2, "high": high} for low, high in (first, second))

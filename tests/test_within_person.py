@@ -98,7 +98,7 @@ def test_a_space_of_it_survives_a_file_and_has_fixed_signs(full, loras, tmp_path
 
 @pytest.mark.parametrize("pairs", [0, 1])
 def test_too_few_pairs_are_refused(full, loras, pairs):
-    with pytest.raises(InputError, match=rf"within_person_ridge: {pairs} of the zoo people have two LoRAs"):
+    with pytest.raises(InputError, match=rf"collect.repeated: {pairs} of the zoo people have two LoRAs"):
         within_person_space(full, loras[0][:pairs], loras[1][:pairs], 1.0, 3)
 
 

@@ -146,11 +146,4 @@ def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor,
     for block in zoo.blocks(BLOCK_ROWS):
         synthesis += z[first:first + len(block)].T @ (block.float() - mean) / (len(zoo) - 1)
         first += len(block)
-    # Each component's sign is fixed (its largest entry is positive), so that equal data give equal spaces.
-    signs = synthesis.gather(1, synthesis.abs().argmax(1, keepdim=True)).sign()
-    space = LinearSpace(components, zoo.layout)
-    space.mean.copy_(mean)
-    space.scales.copy_(scales)
-    space.analysis.copy_(signs * (rotation @ gradients) / scales[:, None])
-    space.synthesis.copy_(signs * synthesis)
-    return space
+    return LinearSpace.fitted(zoo.layout, mean, scales, (rotation @ gradients) / scales[:, None], synthesis)

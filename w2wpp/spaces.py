@@ -131,6 +131,20 @@ class LinearSpace(WeightSpace):
         self.register_buffer("synthesis", torch.zeros(latent_dim, layout.dimension))
         self.register_buffer("scales", torch.ones(latent_dim))
 
+    @classmethod
+    def fitted(cls, layout: WeightLayout, mean: Tensor, scales: Tensor, analysis: Tensor, synthesis: Tensor
+               ) -> "LinearSpace":
+        """The space of these float32 numbers, mean [d], scales [k], analysis and synthesis [k, d].
+
+        Each direction's sign is fixed (its largest entry of the synthesis is positive), so that equal data give equal
+        spaces.
+        """
+        space = cls(len(synthesis), layout)
+        signs = synthesis.gather(1, synthesis.abs().argmax(1, keepdim=True)).sign()
+        space.load_state_dict({"mean": mean, "scales": scales, "analysis": signs * analysis,
+                               "synthesis": signs * synthesis})
+        return space
+
     def config(self) -> dict:
         return {"latent_dim": self.latent_dim}
 

@@ -45,15 +45,10 @@ def within_person_space(space: LinearSpace | PCASpace, first: Tensor, second: Te
         InputError: m is less than two.
     """
     if len(first) < 2:
-        raise InputError("params.yaml", "within_person_ridge", f"{len(first)} of the zoo people have two LoRAs, too "
-                         "few to tell what these differ by", "Set it to null, or raise collect.repeated")
+        raise InputError("params.yaml", "collect.repeated", f"{len(first)} of the zoo people have two LoRAs, too few "
+                         "to tell what these differ by",
+                         "Raise it, or set pca.within_person_ridge and vae.within_person_ridge to null")
     rows, scales = discriminants(space.scales, space.encode(first) - space.encode(second), ridge)
-    found = LinearSpace(latent_dim, space.layout)
-    synthesis = rows[:latent_dim] @ space.synthesis
-    # Each direction's sign is fixed (its largest entry is positive), so that equal data give equal spaces.
-    signs = synthesis.gather(1, synthesis.abs().argmax(1, keepdim=True)).sign()
-    found.mean.copy_(space.mean)
-    found.scales.copy_(scales[:latent_dim])
-    found.synthesis.copy_(signs * synthesis)
-    found.analysis.copy_(signs * rows[:latent_dim] @ space.analysis)
-    return found
+    rows = rows[:latent_dim]
+    return LinearSpace.fitted(space.layout, space.mean, scales[:latent_dim], rows @ space.analysis,
+                              rows @ space.synthesis)
