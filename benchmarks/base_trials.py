@@ -162,7 +162,7 @@ def table(results: dict, seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=240, help="training time of each trial")
+    parser.add_argument("--seconds", type=float, default=120, help="training time of each trial")
     parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/base_trials")
     args = parser.parse_args()
     settings = load_params(ROOT / "params.yaml")
