@@ -182,7 +182,6 @@ def main() -> None:
     trials |= {name: partial(try_denoiser, name, settings, changed(base, changes), codec, people, images, real,
                              recognizer, args.seconds) for name, changes in DENOISERS.items()}
     results = run_trials(Path(__file__).with_suffix(".json"), setting, trials)
-    (ROOT / "docs").mkdir(exist_ok=True)
     (ROOT / "docs/base_trials.md").write_text(table(results, args.seconds))
 
 
