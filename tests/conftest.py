@@ -7,9 +7,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import importlib.util
 import json
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from unittest.mock import patch
 
 import hypothesis
@@ -22,6 +24,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from w2wpp.adapters import initial_weights
@@ -155,6 +158,24 @@ def train_work(pipe, layout, normal, params) -> Callable[..., Work]:
         settings = params.collect.model_copy(update={"steps": steps})
         return partial(train_batch, pipe, layout, start, class_latents, settings)
     return make
+
+
+@pytest.fixture(scope="session")
+def fork() -> Callable[[Callable[[], object]], int]:
+    """fork(function) calls it in a child process, which exits with 0, or 1 if it raised; returns the child's number."""
+    def fork(function: Callable[[], object]) -> int:
+        child = os.fork()
+        if child:
+            return child
+        # Processes share the lock of progress bars: a child killed while it draws one would keep it for good.
+        tqdm.set_lock(RLock())
+        try:
+            function()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return fork
 
 
 @pytest.fixture(scope="session")

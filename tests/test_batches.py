@@ -71,17 +71,10 @@ def test_shards_leave_the_files_of_a_whole_run(whole, zoo_batches, train_work, t
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_shards_and_a_whole_run_at_once(whole, zoo_batches, train_work, tmp_path):
+def test_shards_and_a_whole_run_at_once(whole, zoo_batches, train_work, tmp_path, fork):
     batches = zoo_batches(tmp_path / "shared", 9)
-    children = []
-    for shard in (Shard(1, 2), Shard(2, 2), Shard()):
-        children.append(os.fork())
-        if children[-1] == 0:
-            try:
-                finish(shard.share(batches), train_work())
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
+    children = [fork(lambda shard=shard: finish(shard.share(batches), train_work()))
+                for shard in (Shard(1, 2), Shard(2, 2), Shard())]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert contents(batches) == contents(whole)
     assert sorted(batches[0].path.parent.iterdir()) == [batch.path for batch in batches]

@@ -77,21 +77,18 @@ def test_what_is_no_recipe_are_settings(params):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_killed_at_any_moment_equals_uninterrupted(train, tmp_path):
+def test_killed_at_any_moment_equals_uninterrupted(train, tmp_path, fork):
     started = time.perf_counter()
     train(tmp_path / "whole")
     duration = time.perf_counter() - started
-    moments = random.Random(0)
+    moments, ends = random.Random(0), []
     for _ in range(8):
-        child = os.fork()
-        if child == 0:
-            try:
-                train(tmp_path / "killed")
-            finally:
-                os._exit(0)
+        child = fork(lambda: train(tmp_path / "killed"))
         time.sleep(moments.uniform(0, duration))
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        ends.append(os.waitpid(child, 0)[1])
+    assert signal.SIGKILL in ends
+    assert set(ends) <= {0, signal.SIGKILL}
     assert set(batches(tmp_path / "killed")) <= set(batches(tmp_path / "whole"))
     train(tmp_path / "killed")
     assert batches(tmp_path / "killed") == batches(tmp_path / "whole")
