@@ -24,7 +24,7 @@ sd15: setup
 	dvc repro
 
 test: setup
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: setup
 	ruff check .
