@@ -1,8 +1,7 @@
 """Compare ways to train the base model, each given the same wall-clock time on the same renders.
 
-The number of steps that fit into the time is measured first. Writes docs/base_trials.md and, beside this script,
-base_trials.json, which also keeps finished trials of the same settings from being run again. Nothing else may run
-meanwhile.
+The number of steps that fit into the time is measured first, so nothing else may run meanwhile. Writes base_trials.md
+and base_trials.json, which also keeps finished trials from being run again.
 """
 
 import argparse
@@ -47,8 +46,9 @@ DENOISERS = {
     "Adam without weight decay": {},
     "SGD with momentum": {"denoiser": {"lr": 0.05}},
 }
-OPTIMIZERS = {"Adam without weight decay": partial(torch.optim.Adam, betas=(0.9, 0.99)),
-              "SGD with momentum": partial(torch.optim.SGD, momentum=0.9)}
+# Classes of torch.optim and their arguments, where it is not base_training's AdamW.
+OPTIMIZERS = {"Adam without weight decay": ("Adam", {"betas": (0.9, 0.99)}),
+              "SGD with momentum": ("SGD", {"momentum": 0.9})}
 
 
 def changed(base: BaseParams, changes: dict) -> BaseParams:
@@ -123,7 +123,10 @@ def try_denoiser(name: str, settings, base: BaseParams, codec, people, images, r
     latents = encode_images(pipe, images)[:, None]
     tokens = caption_tokens(pipe, people, base.denoiser, seed)
     factors = people_factors(people).repeat_interleave(base.photos, 0)
-    optimizer = {"optimizer": OPTIMIZERS[name]} if name in OPTIMIZERS else {}
+    optimizer = {}
+    if name in OPTIMIZERS:
+        kind, arguments = OPTIMIZERS[name]
+        optimizer["optimizer"] = partial(getattr(torch.optim, kind), **arguments)
 
     def run(pipe, steps: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -147,8 +150,9 @@ def try_denoiser(name: str, settings, base: BaseParams, codec, people, images, r
 def table(results: dict, seconds: float) -> str:
     """The results as the Markdown page docs/base_trials.md."""
     lines = ["# Trials of the base model", "",
-             f"Every trial had {seconds:.0f} s of training on two cores and the same renders of {PEOPLE} people, and "
-             "nothing else ran.", "`python benchmarks/base_trials.py` repeats them.", "",
+             f"Every trial had {seconds:.0f} s of training with {torch.get_num_threads()} threads and the same renders "
+             f"of {PEOPLE} people. How many steps that is was measured just before; where they cost the same, other "
+             "numbers of steps are the machine's noise. `python benchmarks/base_trials.py` repeats the trials.", "",
              "| codec | steps | held-out people (dB) |", "|---|---:|---:|"]
     lines += [f"| {name} | {r['steps']} | {r['psnr_db']:.1f} |" for name, r in results.items() if "psnr_db" in r]
     lines += ["", f"Fréchet distances are between the embeddings of {SAMPLES} class-prompt samples and real photos.",
@@ -163,12 +167,15 @@ def table(results: dict, seconds: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120, help="training time of each trial")
-    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/base_trials")
+    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/base_trials", help="where renders are kept")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the tables and the record")
     args = parser.parse_args()
     settings = load_params(ROOT / "params.yaml")
     base, seed, size = settings.base, settings.seed, settings.portraits.size
-    setting = {"seconds": args.seconds, "base": base.model_dump(), "size": size, "seed": seed}
-    setting["codec"] = file_hash(ROOT / "data/base/vae/diffusion_pytorch_model.safetensors")
+    setting = {"seconds": args.seconds, "size": size, "people": PEOPLE, "held_out": HELD_OUT, "samples": SAMPLES,
+               "threads": torch.get_num_threads(),
+               "codec": file_hash(ROOT / "data/base/vae/diffusion_pytorch_model.safetensors"),
+               **settings.model_dump(include={"seed", "recognizer", "base", "generate"})}
 
     people = sample_people(seed, "base", PEOPLE, base.photos)
     images = draw_resumably(people, size, args.scratch / "base").flatten(0, 1)
@@ -177,12 +184,14 @@ def main() -> None:
     real = embed_all(recognizer, held_out.flatten(0, 1))
     codec = load_pipeline(ROOT / "data/base").vae
 
-    trials = {kind: partial(try_codec, kind, base, images, held_out.flatten(0, 1), args.seconds, seed)
+    trials = {kind: (None, partial(try_codec, kind, base, images, held_out.flatten(0, 1), args.seconds, seed))
               for kind in ("linear patch codec", "patch codec, refined", "AutoencoderKL")}
-    trials |= {name: partial(try_denoiser, name, settings, changed(base, changes), codec, people, images, real,
-                             recognizer, args.seconds) for name, changes in DENOISERS.items()}
-    results = run_trials(Path(__file__).with_suffix(".json"), setting, trials)
-    (ROOT / "docs/base_trials.md").write_text(table(results, args.seconds))
+    trials |= {name: ((changes, OPTIMIZERS.get(name)),
+                      partial(try_denoiser, name, settings, changed(base, changes), codec, people, images, real,
+                              recognizer, args.seconds)) for name, changes in DENOISERS.items()}
+    results = run_trials(args.out / "base_trials.json", setting, trials)
+    (args.out / "base_trials.md").write_text(table(results, args.seconds))
+
 
 
 if __name__ == "__main__":

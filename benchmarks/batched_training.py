@@ -2,8 +2,9 @@
 
 Trains the same people on the shipped base with the settings of params.yaml (fewer steps by default): once per person
 through diffusers' `unet.add_adapter` with a peft `LoraConfig` and torch's Adam, then in batches of growing size. Rounds
-of both are interleaved, so that a busy machine slows both. How many there would be if all operations were as fast as
-large matrix products is told, too. Writes benchmarks/batched_training.json and .md.
+of both are interleaved, so that a busy machine slows both. How many there would be if all matrix products and
+convolutions were as fast as large matrix products is told, too. Writes batched_training.json and .md, which the stage
+`report` reads: after a new measurement it is stale.
 """
 
 import argparse
@@ -125,9 +126,10 @@ def main() -> None:
     lines = [f"{result['steps']} steps per LoRA on {result['device']} with {result['threads']} threads; median of "
              f"{args.rounds} rounds.", "", "| LoRAs trained | people per minute | times as fast |", "|---|---:|---:|",
              *(f"| {how} | {rate:.1f} | {rate / slowest:.1f} |" for how, rate in result["people_per_minute"].items())]
-    bound = 60 * result["matmul_operations_per_second"] / result["operations_per_lora"]
-    lines += ["", f"A LoRA takes {result['operations_per_lora'] / 1e9:.1f} billion operations, of which large matrix "
-              f"products do {result['matmul_operations_per_second'] / 1e9:.0f} billion a second here. That rate would "
+    rate = result["matmul_operations_per_second"]
+    bound = 60 * rate / result["operations_per_lora"]
+    lines += ["", f"These steps of a LoRA take {result['operations_per_lora'] / 1e9:.1f} billion operations in matrix "
+              f"products and convolutions. Large matrix products do {rate / 1e9:.0f} billion a second here. That would "
               f"give {bound:.0f} LoRAs a minute, {bound / slowest:.1f} times as many as one at a time."]
     (args.out / "batched_training.json").write_text(json.dumps(result, indent=2) + "\n")
     (args.out / "batched_training.md").write_text("\n".join(lines) + "\n")

@@ -1,8 +1,9 @@
 """Compare ways to train a person's LoRA: what of the UNet it adapts, from which start, and what of it is chance.
 
-Every validation person gets two LoRAs by each of `RECIPES`, from different photos and seeds, on the shipped base. Their
+Some validation people get two LoRAs by each of `RECIPES`, from different photos and seeds, on the shipped base. Their
 pictures are scored against further photos. How alike the two LoRAs' deviations from the mean are says how much of them
-is about the person: the rest is what no space of weights can predict. Writes docs/lora_trials.md.
+is about the person: the rest is chance. Writes lora_trials.md and lora_trials.json, which also keeps finished trials
+from being run again.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from trials import run_trials
 
@@ -23,11 +25,11 @@ from w2wpp.evaluation import embed_all
 from w2wpp.layout import WeightLayout
 from w2wpp.params import CollectParams, Params, load_params
 from w2wpp.pipeline import load_pipeline
-from w2wpp.populations import draw, manifest_rows, person_names, sample_people, with_photos
-from w2wpp.recognizers import load_recognizer
+from w2wpp.populations import Person, draw, manifest_rows, person_names, sample_people, with_photos
+from w2wpp.recognizers import Embeddings, Recognizer, load_recognizer
 from w2wpp.runtime import device, run_stage
 from w2wpp.starts import shared_start
-from w2wpp.storage import file_hash, scratch_folder
+from w2wpp.storage import folder_hash, scratch_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -58,22 +60,32 @@ RECIPES = {
 
 
 def agreement(one: Tensor, other: Tensor) -> float:
-    """Mean cosine between two LoRAs of a person, weight vectors [n, d] each, less the mean over all."""
-    mean = torch.cat([one, other]).mean(0)
-    return torch.nn.functional.cosine_similarity(one - mean, other - mean).mean().item()
+    """Mean cosine between the two LoRAs of a person.
+
+    Args:
+        one, other: weight vectors [n, d] of the same n people. Each set's own mean is taken off: a common one would
+            count what all LoRAs of a set share as disagreement, and part of each person as common.
+    """
+    return torch.nn.functional.cosine_similarity(one - one.mean(0), other - other.mean(0)).mean().item()
 
 
-def try_recipe(name: str, shipped: Params, pipe, recognizer, people, images, real, scratch: Path) -> dict:
-    """Scores of one of `RECIPES`, trained on the first photos of the people whose last ones are in `real`."""
-    lora, collect = RECIPES[name]
-    settings = shipped.model_copy(update={"lora": shipped.lora.model_copy(update=lora),
-                                          "collect": shipped.collect.model_copy(update=collect)})
-    params, lora, size, seed = settings.collect, settings.lora, settings.portraits.size, settings.seed
-    count, photos = len(people), params.photos
-    drawn = scratch_folder(scratch, seed=seed, size=size, photos=params.start_photos) / "start"
+def try_recipe(name: str, shipped: Params, pipe: StableDiffusionPipeline, recognizer: Recognizer,
+               people: list[Person], images: Tensor, real: Embeddings, scratch: Path) -> dict:
+    """Scores of one of `RECIPES`.
+
+    Args:
+        people: n people to train LoRAs of.
+        images: uint8 [m, 2 p + q, size, size, 3] of m >= n people, those n first; p photos are trained on at a time.
+        real: embeddings of everybody's last q photos, [m, q]. All m tell what a stranger's score is.
+        scratch: where renders are kept that the start is made from.
+    """
+    changed_lora, changed_collect = RECIPES[name]
+    lora, params = shipped.lora.model_copy(update=changed_lora), shipped.collect.model_copy(update=changed_collect)
+    size, seed, count, photos = shipped.portraits.size, shipped.seed, len(people), params.photos
+    rendered = scratch_folder(scratch, seed=seed, size=size, photos=params.start_photos) / "start"
     layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
-    start = shared_start(pipe, layout, size, params, seed, drawn)
-    class_latents = class_images(pipe, layout, params, settings.generate)
+    start = shared_start(pipe, layout, size, params, seed, rendered)
+    class_latents = class_images(pipe, layout, params, shipped.generate)
     started, loras = time.perf_counter(), []
     for number in (0, 1):
         first = number * photos
@@ -83,7 +95,7 @@ def try_recipe(name: str, shipped: Params, pipe, recognizer, people, images, rea
         loras.append(train_loras(pipe, layout, start, latents, text, class_latents, params, seed + number, name)[0])
     seconds = (time.perf_counter() - started) / 2 / count
 
-    drawn = generate(pipe, layout, loras[0], [IDENTITY_PROMPT], settings.evaluate.seeds, settings.generate, name)
+    drawn = generate(pipe, layout, loras[0], [IDENTITY_PROMPT], shipped.evaluate.seeds, shipped.generate, name)
     seen = embed_all(recognizer, drawn[:, 0])
     mean = real.vectors[real.found].mean(0)
     floor, ceiling = scoring.real_floor_and_ceiling(real.vectors, real.found, mean)
@@ -101,8 +113,8 @@ def table(results: dict, people: int, collect: CollectParams) -> str:
              f"Two LoRAs each of {people} validation people, {collect.photos} photos and, where nothing else is said, "
              f"{collect.steps} steps of {collect.photos_per_step} photos per LoRA, from another seed each. ID scores "
              "are against other photos, where a stranger is 0 and own photos are 1. Agreement is the mean cosine "
-             "between a person's two LoRAs, each less the mean LoRA: what a space of weights could predict of them at "
-             "best. `python benchmarks/lora_trials.py` repeats it.", "",
+             "between a person's two LoRAs, each less the mean LoRA of its seed: 0 if they were all chance. "
+             "`python benchmarks/lora_trials.py` repeats it.", "",
              "| recipe | rank | numbers trained | ID score, normalised | TAR at FAR 1 % | agreement | seconds |",
              "|---|---:|---:|---:|---:|---:|---:|"]
     lines += [f"| {name} | {r['rank']} | {r['trained']:,} | {r['id_score_normalised']:.2f} | {r['tar_at_far1']:.2f} | "
@@ -112,8 +124,9 @@ def table(results: dict, people: int, collect: CollectParams) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--people", type=int, default=16)
-    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/lora_trials")
+    parser.add_argument("--people", type=int, default=16, help="how many validation people")
+    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/lora_trials", help="where renders are kept")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the table and the record")
     args = parser.parse_args()
     shipped = load_params(ROOT / "params.yaml")
     collect, keep = shipped.collect, shipped.portraits.score_photos
@@ -122,12 +135,13 @@ def main() -> None:
     images = draw(people, shipped.portraits.size, "validation people")
     real = embed_all(recognizer, images[:, -keep:])
 
-    setting = {"people": args.people, "lora": shipped.lora.model_dump(), "collect": collect.model_dump(),
-               "seed": shipped.seed, "base": file_hash(ROOT / "data/base/unet/diffusion_pytorch_model.safetensors")}
-    results = run_trials(Path(__file__).with_suffix(".json"), setting,
-                         {name: partial(try_recipe, name, shipped, pipe, recognizer, people[:args.people], images, real,
-                                        args.scratch) for name in RECIPES})
-    (ROOT / "docs/lora_trials.md").write_text(table(results, args.people, collect))
+    setting = {"people": args.people, "base": folder_hash(ROOT / "data/base"), "pictures": shipped.evaluate.seeds,
+               **shipped.model_dump(include={"seed", "recognizer", "lora", "collect", "generate", "portraits"})}
+    trials = {name: (changes, partial(try_recipe, name, shipped, pipe, recognizer, people[:args.people], images, real,
+                                      args.scratch)) for name, changes in RECIPES.items()}
+    results = run_trials(args.out / "lora_trials.json", setting, trials)
+    (args.out / "lora_trials.md").write_text(table(results, args.people, collect))
+
 
 
 if __name__ == "__main__":

@@ -4,22 +4,31 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from w2wpp.errors import InputError
 from w2wpp.storage import read_json, write_json
 
 
-def run_trials(record: Path, setting: dict, trials: dict[str, Callable[[], dict]]) -> dict[str, dict]:
-    """Results by trial, in the order of `trials`; those that `record` has for the same setting are not run again.
+def run_trials(record: Path, setting: dict, trials: dict[str, tuple[object, Callable[[], dict]]]) -> dict[str, dict]:
+    """Results by trial, in the order of `trials`; those that `record` has are not run again.
 
     Args:
         record: JSON file, written after each trial.
         setting: JSON-able, what all results depend on.
-        trials: each gives a JSON-able result.
+        trials: what a trial changes of the setting, JSON-able, and a function that gives its JSON-able result.
+
+    Raises:
+        InputError: `record` is of another setting.
     """
     setting = json.loads(json.dumps(setting))
-    before = read_json(record) if record.exists() else {}
-    results = before["results"] if before.get("setting") == setting else {}
-    for name, trial in trials.items():
-        if name not in results:
-            results[name] = trial()
-            write_json(record, {"setting": setting, "results": results})
-    return {name: results[name] for name in trials}
+    before = read_json(record) if record.exists() else {"setting": setting, "trials": {}}
+    other = [key for key in setting | before["setting"] if setting.get(key) != before["setting"].get(key)]
+    if other:
+        raise InputError(str(record), "setting", f"was made with another {', '.join(other)}",
+                         "Delete it to measure all anew, or set --out to another folder.")
+    done = before["trials"]
+    for name, (changes, trial) in trials.items():
+        changes = json.loads(json.dumps(changes))
+        if name not in done or done[name]["changes"] != changes:
+            done[name] = {"changes": changes, "result": trial()}
+            write_json(record, {"setting": setting, "trials": done})
+    return {name: done[name]["result"] for name in trials}

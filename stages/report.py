@@ -32,8 +32,9 @@ def main() -> None:
     rendered, held_out = args.params.portraits.source == "rendered", read_portraits(args.portraits)
     measured = ("world", "base", "zoo", "pca", "vae", "comparison", "second_opinion", *(["probe"] if rendered else []))
     metrics = {name: read_json(args.scores / f"{name}.json") for name in measured}
-    if rendered:
-        metrics["throughput"] = read_json(args.throughput)
+    throughput = read_json(args.throughput)
+    if throughput["dimension"] == metrics["zoo"]["dimension"]:
+        metrics["throughput"] = throughput
     photos, real = held_out.images.numpy(), held_out.images[:, -args.params.portraits.score_photos:].numpy()
     gallery = read_pack(args.references / "gallery.safetensors")[1]
     made = {rung: pictures.numpy() for rung, pictures in read_pack(args.references / "pictures.safetensors")[0].items()}

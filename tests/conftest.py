@@ -162,8 +162,8 @@ def train_work(pipe, layout, normal, params) -> Callable[..., Work]:
 
 @pytest.fixture(scope="session")
 def fork() -> Callable[[Callable[[], object]], int]:
-    """fork(function) calls it in a child process, which exits with 0, or 1 if it raised; returns the child's number."""
-    def fork(function: Callable[[], object]) -> int:
+    """fork(function) calls it in a child process, which exits with 0, or 1 if it raised; returns its process id."""
+    def start(function: Callable[[], object]) -> int:
         child = os.fork()
         if child:
             return child
@@ -175,7 +175,7 @@ def fork() -> Callable[[Callable[[], object]], int]:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    return fork
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """The report's figures on small made-up inputs, its verdict, and its choices."""
 
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,8 @@ from PIL import Image
 
 from w2wpp import figures, report
 from w2wpp.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def pictures(*lead: int) -> np.ndarray:
@@ -167,3 +171,11 @@ def test_world_rows_show_what_was_measured():
     rows = report.world_rows({"world": {"face_found": 0.98765}, "zoo": {"people": 2000, "variance": {"within": 0.5}}})
     assert [row["value"] for row in rows] == ["0.988", "2,000", "0.500"]
     assert report.world_rows({}) == []
+
+
+def test_world_rows_tell_how_fast_loras_train():
+    throughput = json.loads((ROOT / "benchmarks/batched_training.json").read_text())
+    rows = report.world_rows({"throughput": throughput})
+    speeds = throughput["people_per_minute"]
+    shown = [f"{speeds[how]:,.0f}" for how in ("one at a time", "8 together", "32 together", "64 together")]
+    assert [row["value"] for row in rows] == [str(throughput["steps"]), str(throughput["threads"]), *shown]

@@ -109,8 +109,9 @@ FACTS = (
     ("second_opinion.vae_inversion.id_score_normalised", "VAE inversion, as the second recogniser sees it", 3),
     ("zoo.variance.within", "share of the zoo's variance that is chance: within a person", 3),
     ("zoo.variance.between", "share that is between people", 3),
-    ("throughput.steps", "steps of LoRAs in the measurement of throughput", 0),
-    ("throughput.people_per_minute.one at a time", "such LoRAs trained per minute: one at a time, with peft", 0),
+    ("throughput.steps", "steps per LoRA in benchmarks/batched_training.md, which measures how fast they train", 0),
+    ("throughput.threads", "threads there", 0),
+    ("throughput.people_per_minute.one at a time", "LoRAs trained per minute there: one at a time, with peft", 0),
     *((f"throughput.people_per_minute.{count} together", f"the same, {count} together", 0) for count in (8, 32, 64)),
 )
 

@@ -47,7 +47,8 @@ def within_person_space(space: LinearSpace | PCASpace, first: Tensor, second: Te
     if len(first) < 2:
         raise InputError("params.yaml", "collect.repeated", f"{len(first)} of the zoo people have two LoRAs, too few "
                          "to tell what these differ by",
-                         "Raise it, or set pca.within_person_ridge and vae.within_person_ridge to null")
+                         "Raise it, see which LoRAs data/weights/quarantine.csv and flatten.people leave out, or set "
+                         "pca.within_person_ridge and vae.within_person_ridge to null")
     rows, scales = discriminants(space.scales, space.encode(first) - space.encode(second), ridge)
     rows = rows[:latent_dim]
     return LinearSpace.fitted(space.layout, space.mean, scales[:latent_dim], rows @ space.analysis,
