@@ -108,9 +108,8 @@ GROUPS = {
 
 def settings_of(row: Row) -> dict:
     """params.yaml with the row's changes."""
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
-    changes = {f"{row.space}.latent_dim": row.latent_dim, "vae.seed": row.seed, "flatten.people": row.people,
-               "vae.metric_components": min(settings["vae"]["metric_components"], row.people - 1)}
+    settings = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    changes = {f"{row.space}.latent_dim": row.latent_dim, "vae.seed": row.seed, "flatten.people": row.people}
     for key, value in (changes | row.changes).items():
         *sections, last = key.split(".")
         section = settings

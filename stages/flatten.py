@@ -46,17 +46,19 @@ def main() -> None:
                 write_shard(args.out / "vectors" / f"{role}-{split}", pack_number,
                             torch.stack([vectors[row] for row in some.index]), layout)
     allowed = args.params.flatten.max_quarantined
+    refused = args.out / "quarantine.csv"
+    write_csv(refused, pd.DataFrame(quarantine, columns=columns))
     if len(quarantine) > allowed * total:
         first = quarantine[0]
         raise InputError(first["lora"], first["key"] or None, f"{len(quarantine)} of {total} LoRAs are unusable, "
                          f"the first ({first['person']}): {first['reason']}",
-                         f"More than flatten.max_quarantined = {allowed} of them; mend or collect them again")
+                         f"{refused} lists them. Mend them or collect them again, or raise flatten.max_quarantined, "
+                         f"which is {allowed}")
 
     people = manifest.loc[kept].drop(columns="file")
     groups = people.groupby(["role", "split"], sort=False).ngroup()
     mean, std = standardise_shards(open_shards(args.out / "vectors" / "zoo-zoo"))
     write_csv(args.out / "people.csv", people.iloc[np.argsort(groups.to_numpy(), kind="stable")])
-    write_csv(args.out / "quarantine.csv", pd.DataFrame(quarantine, columns=columns))
     write_pack(args.out / "statistics.safetensors", {"mean": mean, "std": std}, {"layout": layout.to_meta()})
 
 

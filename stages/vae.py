@@ -39,8 +39,8 @@ def fit_basis(args: Namespace, data: Weights, scratch: Path) -> LinearSpace | PC
     pictures = generate(pipe, data.layout, unadapted, [CLASS_PROMPT], params.metric_inputs, how, "class images")[0, 0]
     inputs = noisy_inputs(pipe, pictures, IDENTITY_PROMPT, params.metric_shift, params.metric_region, seed)
     # Directions beyond the latents are what the decoder can tell from them, and what they are chosen among.
-    twice = min(2 * params.latent_dim, params.metric_people - 1, len(data.zoo) - 1)
-    components = max(params.metric_components, params.latent_dim, twice)
+    spanned = min(params.metric_people, len(data.zoo)) - 1
+    components = max(params.latent_dim, min(max(params.metric_components, 2 * params.latent_dim), spanned))
     return fit_prediction_pca(pipe, data.zoo, data.mean, inputs, params.metric_people, components, scratch)
 
 

@@ -45,13 +45,52 @@ def test_committed_params_load(params):
 def test_changed_value_is_read(write):
     assert load_params(write("vae.kl.schedule", "cyclical")).vae.kl.schedule == "cyclical"
     assert load_params(write("collect.lr", 1)).collect.lr == 1.0
+    assert load_params(write("recognizer", "insightface:my/arcface.onnx")).recognizer == "insightface:my/arcface.onnx"
+    assert load_params(write("second_recognizer", "insightface:buffalo_l")).faces == "dlib"
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.0e-3", "0.001", ".001"])
+def test_numbers_may_be_written_as_people_write_them(write, number):
+    file = write("collect.lr", 0.125)
+    file.write_text(file.read_text().replace("0.125", number))
+    assert load_params(file).collect.lr == 1e-3
+
+
+def test_a_key_that_is_there_twice(write):
+    file = write("space", "vae")
+    file.write_text(file.read_text() + "space: pca\n")
+    assert 'duplicate key "space"' in refusal(file).reason
 
 
 def test_mistyped_key_lists_the_known_ones(write):
     error = refusal(write("vae.kl.wieght", 0.1))
     assert error.key == "vae.kl.wieght"
     assert error.reason == "unknown key"
-    assert error.remedy == "Known keys here: schedule, weight, warmup, cycles"
+    assert error.remedy == "Did you mean weight? Known keys here: schedule, weight, warmup, cycles"
+
+
+def test_a_misspelt_key_is_named_and_not_the_missing_one(write):
+    file = write("vae.latent_dim", 64)
+    file.write_text(file.read_text().replace("latent_dim:", "latentdim:"))
+    error = refusal(file)
+    assert error.key.endswith(".latentdim")
+    assert error.remedy.startswith("Did you mean latent_dim?")
+
+
+@pytest.mark.parametrize("key", ["recognizer", "second_recognizer", "faces"])
+@pytest.mark.parametrize("spec", ["dlb", "insightface:", "insightface:models/buffalo_l", "insightface", "", 3])
+def test_unknown_recognisers(write, key, spec):
+    error = refusal(write(key, spec))
+    assert error.key.startswith(key)
+    assert repr(spec) in error.reason
+
+
+def test_faces_are_not_found_by_a_recogniser_alone(write):
+    assert "unknown face finder" in refusal(write("faces", "insightface:arcface.onnx")).reason
+
+
+def test_heads_share_the_hidden_size(write):
+    assert "multiple of base.text.heads" in refusal(write("base.text.heads", 3)).reason
 
 
 def test_empty_region(write):
@@ -71,7 +110,7 @@ def test_unknown_section(write):
     ("engine.kind", "slurm", "'local' or 'ray'"),
     ("engine.gpus_per_task", 2.0, "less than or equal to 1"),
     ("engine.retries", -1, "greater than or equal to 0"),
-    ("collect.lr", "1e-3", "'1e-3'"),                     # what YAML 1.1 makes of an unquoted 1e-3
+    ("collect.lr", "fast", "'fast'"),
     ("collect.steps", 1.5, "1.5"),
     ("collect.steps", True, "True"),
     ("lora", 3, "3"),

@@ -40,7 +40,7 @@ def test_an_empty_profile_changes_no_byte(tmp_path):
 
 
 @pytest.mark.parametrize(("profile", "setting", "words"), [
-    ("vae: {latentdim: 3}", None, r"vae\.latentdim: unknown key. Known keys here: seed, latent_dim"),
+    ("vae: {latentdim: 3}", None, r"vae\.latentdim: unknown key. Did you mean latent_dim\? Known keys here: seed,"),
     ("vae: 3", None, r"vae: a section"),
     ("seed: {x: 3}", None, r"seed: a section"),
     ("vae: {lr: 1e-3x}", None, r"vae\.lr: "),

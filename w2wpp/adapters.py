@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from w2wpp.errors import InputError
 from w2wpp.layout import WeightLayout, unflatten
 from w2wpp.storage import write_atomically
 
@@ -26,9 +27,14 @@ def adapted(unet: nn.Module, layout: WeightLayout, weights: Tensor) -> Iterator[
 
     Raises:
         ValueError: the weights have another dimension than the layout, or a batch is no multiple of n.
+        InputError: the UNet has no such layers.
     """
     count = weights.shape[0]
     modules = dict(unet.named_modules())
+    missing = [layer.module for layer in layout.layers if layer.module not in modules]
+    if missing:
+        raise InputError("base model", missing[0], "the UNet has no such layer, but the weights are of it",
+                         "Use the base model that the LoRAs were trained on")
 
     def hook(down: Tensor, up: Tensor):
         def add(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -114,9 +114,9 @@ class Gallery:
         """Read what `save` wrote.
 
         Raises:
-            InputError: the file is missing or corrupt.
+            InputError: the file is missing or corrupt, or not a gallery.
         """
-        tensors, meta = read_pack(path)
+        tensors, meta = read_pack(path, ("real", "real_found", "mean", "zoo", "zoo_found"))
         arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
         return cls(meta["people"], meta["splits"], Embeddings(arrays["real"], arrays["real_found"]), arrays["mean"],
                    Embeddings(arrays["zoo"], arrays["zoo_found"]), meta["floor"], meta["ceiling"])

@@ -1,10 +1,13 @@
 """params.yaml as typed, range-checked settings; an unknown key is an error, as a mistyped one must not pass unseen."""
 
+import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from w2wpp.errors import InputError
 
@@ -33,8 +36,24 @@ Region = Annotated[tuple[Share, Share, Share, Share], Field(strict=False), After
 
 
 class Section(BaseModel):
-    # Strict, or the string that YAML makes of `1e-3` and the 1 that it is for `true` would pass as numbers.
+    # Strict, or the string "1" and the 1 that `true` is would pass as numbers.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _recognizer(spec: str) -> str:
+    if spec != "dlib" and not re.fullmatch(r"insightface:([^/\\]+|.+\.onnx)", spec):
+        raise ValueError(f"unknown recogniser {spec!r}: it may be dlib, insightface:<pack name> or "
+                         "insightface:<path.onnx>")
+    return spec
+
+
+def _face_finder(spec: str) -> str:
+    if spec.endswith(".onnx") or _recognizer(spec) != spec:
+        raise ValueError(f"unknown face finder {spec!r}: it may be dlib or insightface:<pack name>")
+    return spec
+
+
+Recognizer = Annotated[str, AfterValidator(_recognizer)]
 
 
 class EngineParams(Section):
@@ -76,6 +95,12 @@ class TextParams(Section):
     layers: Count
     heads: Count
     max_tokens: Annotated[int, Field(ge=8, le=77)]
+
+    @model_validator(mode="after")
+    def _heads_share(self) -> "TextParams":
+        if self.hidden % self.heads:
+            raise ValueError("base.text.hidden must be a multiple of base.text.heads")
+        return self
 
 
 class UNetParams(Section):
@@ -277,13 +302,13 @@ class EvaluateParams(Section):
 
 
 class Params(Section):
-    """All of params.yaml. The README's table says what each key does."""
+    """All of params.yaml, whose comments say what each key does."""
 
     seed: Annotated[int, Field(ge=0)]
     space: Literal["pca", "vae"]
-    recognizer: str
-    second_recognizer: str
-    faces: str
+    recognizer: Recognizer
+    second_recognizer: Literal["arcface"] | Recognizer
+    faces: Annotated[str, AfterValidator(_face_finder)]
     engine: EngineParams
     portraits: PortraitsParams
     base: BaseParams
@@ -345,15 +370,17 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 def check_params(text: str, where: str) -> Params:
     """Settings from the text of params.yaml; an InputError, as of `load_params`, names `where` as its file."""
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        # YAML 1.2, as DVC reads it: in 1.1, 1e-3 is text. A key that is there twice is an error.
+        content = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
         raise InputError(where, None, f"not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise InputError(where, None, "not a mapping of sections", "Restore it from the committed params.yaml")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is a missing one, too, and it is the misspelling that the user can see.
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         # What concerns several sections has no place of its own; its message begins with the key to change.
         key = ".".join(str(part) for part in first["loc"]) or str(first["ctx"]["error"]).split()[0]
         raise InputError(where, key, *_explain(first)) from error
@@ -374,7 +401,9 @@ def require_photos(params: Params) -> None:
 
 def _explain(error: dict) -> tuple[str, str]:
     if error["type"] == "extra_forbidden":
-        return "unknown key", f"Known keys here: {', '.join(_siblings(error['loc']))}"
+        known = _siblings(error["loc"])
+        meant = [f"Did you mean {each}? " for each in difflib.get_close_matches(str(error["loc"][-1]), known, 1)]
+        return "unknown key", f"{''.join(meant)}Known keys here: {', '.join(known)}"
     if error["type"] == "missing":
         return "key missing", "Restore it from the committed params.yaml"
     remedy = "Change it in params.yaml or with `dvc exp run -S`"

@@ -53,9 +53,9 @@ class PhotoEncoder:
         """Read what `save` wrote.
 
         Raises:
-            InputError: the file is missing or corrupt.
+            InputError: the file is missing or corrupt, or not a photo encoder.
         """
-        tensors, _ = read_pack(path)
+        tensors, _ = read_pack(path, ("matrix", "offset", "spread"))
         return cls(tensors["matrix"], tensors["offset"], tensors["spread"])
 
 

@@ -131,8 +131,8 @@ def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor,
     """
     asked = min(people, len(zoo))
     if not 1 <= components < asked:
-        raise InputError("params.yaml", "vae.metric_components", f"{components} are more than {asked} people span",
-                         f"Choose 1 .. {asked - 1}, or raise vae.metric_people")
+        raise InputError("params.yaml", "vae.metric_people", f"{asked} people span {asked - 1} directions, not "
+                         f"{components}", "Raise it, or lower vae.latent_dim")
     chosen = torch.linspace(0, len(zoo) - 1, asked).round().long().tolist()
     answers = predictions(pipe, zoo.layout, zoo.rows(chosen).float(), inputs, scratch)
     _, _, directions = torch.linalg.svd((answers - answers.mean(0)).flatten(1), full_matrices=False)

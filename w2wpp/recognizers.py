@@ -33,6 +33,7 @@ ATTEMPTS = ((192, 0.0), (256, 0.25))
 # Dlib's five landmarks in the 112x112 ArcFace frame (insightface's arcface_dst), averaged over faces of both kinds.
 ARCFACE_LANDMARKS = np.array([[79.5, 51.8], [66.2, 51.8], [32.5, 51.8], [45.8, 51.8], [56.0, 79.5]])
 ARCFACE_SIZE, BATCH = 112, 32
+RESTORED = "`git checkout data/arcface` brings back the shipped one"
 PACKS = "https://github.com/deepinsight/insightface/releases/download/v0.7"
 _WORKER: dict[str, Callable] = {}  # filled in forked workers only
 
@@ -278,11 +279,12 @@ def _load_arcface(path: str) -> object:
 
     file = Path(path).expanduser()
     if not file.is_file():
-        raise InputError("recognizer insightface", path, "no such file", "Give the path of an ONNX file, or use dlib")
+        raise InputError("recognizer insightface", path, "no such file", f"Give the path of an ONNX file; {RESTORED}")
     try:
         network = model_zoo.get_model(str(file))
     except Exception as error:  # insightface lets the errors of onnx, onnxruntime and its own asserts through
-        raise InputError("recognizer insightface", path, f"not a readable ONNX network ({error!r})") from error
+        raise InputError("recognizer insightface", path, f"not a readable ONNX network ({error!r})",
+                         f"Give the path of another; {RESTORED}") from error
     if getattr(network, "taskname", None) != "recognition" or network.input_size != (ARCFACE_SIZE, ARCFACE_SIZE):
         raise InputError("recognizer insightface", path, "not an ArcFace-style network with 112x112 input")
     return network

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -87,13 +87,19 @@ def open_pack(path: Path) -> Iterator[tuple[safe_open, dict]]:
                          "Delete it and run `dvc repro`, or `git checkout` it if it is tracked") from error
 
 
-def read_pack(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+def read_pack(path: Path, needed: Sequence[str] = ()) -> tuple[dict[str, torch.Tensor], dict]:
     """Read what `write_pack` wrote: (tensors, meta).
 
+    Args:
+        needed: names of tensors that must be there.
+
     Raises:
-        InputError: the file is missing, is not safetensors, or carries no w2w++ metadata.
+        InputError: the file is missing, is not safetensors, carries no w2w++ metadata, or lacks a needed tensor.
     """
     with open_pack(path) as (pack, meta):
+        for name in needed:
+            if name not in pack.keys():  # noqa: SIM118
+                raise InputError(str(path), name, "no such tensor in this file", "Give the file of another stage")
         return {key: pack.get_tensor(key) for key in pack.keys()}, meta  # noqa: SIM118
 
 
