@@ -196,7 +196,8 @@ def page(folder: Path) -> str:
     out = ["# Gains over PCA on test people", "",
            "One photo of each test person; paired gain in ID score over PCA of the same latent dimension and zoo, with",
            "its 95 % interval over people, and that over function-weighted PCA: the part of it that nonlinearity adds.",
-           "`python benchmarks/sweep.py` writes this page; [experiments.md](experiments.md) says what it means.", ""]
+           "`python benchmarks/sweep.py dimensions` (or `people`, `rungs`) measures it anew;",
+           "[experiments.md](experiments.md) says what it means.", ""]
     for group, title in TITLES.items():
         path = folder / f"sweep-{group}.csv"
         if path.exists():

@@ -9,6 +9,8 @@ from torch.func import functional_call
 
 from w2wpp.adapters import adapted, export_lora, initial_weights
 from w2wpp.denoising import generate
+from w2wpp.errors import InputError
+from w2wpp.layout import Adapted, WeightLayout
 from w2wpp.pipeline import encode_prompts
 
 N = 3
@@ -110,6 +112,10 @@ def test_wrong_sizes(pipe, layout, wide_layout, draw_weights, inputs):
         pipe.unet(*inputs)
     with pytest.raises(ValueError, match=rf"\[n, {layout.dimension}\]"), \
             adapted(pipe.unet, layout, draw_weights(wide_layout, N)):
+        pass
+    elsewhere = WeightLayout((Adapted("mid_block.attentions.7.to_q", 6, 4),), 1, 1.0)
+    with pytest.raises(InputError, match=r"mid_block\.attentions\.7\.to_q: the UNet has no such layer"), \
+            adapted(pipe.unet, elsewhere, draw_weights(elsewhere, N)):
         pass
     assert torch.equal(pipe.unet(*inputs).sample, plain)
 

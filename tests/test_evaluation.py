@@ -9,6 +9,7 @@ import torch
 from w2wpp.errors import InputError
 from w2wpp.evaluation import Gallery, build_gallery, embed_all, rounded
 from w2wpp.recognizers import Embeddings
+from w2wpp.storage import write_pack
 
 
 def everyone_found(vectors: np.ndarray) -> Embeddings:
@@ -67,6 +68,9 @@ def test_save_and_load(gallery, tmp_path):
         gallery.people, gallery.splits, gallery.floor, gallery.ceiling)
     assert np.array_equal(again.real.vectors, gallery.real.vectors)
     assert np.array_equal(again.real.found, gallery.real.found)
+    write_pack(tmp_path / "other.safetensors", {"real": torch.zeros(2)})
+    with pytest.raises(InputError, match=r"other\.safetensors: real_found: no such tensor"):
+        Gallery.load(tmp_path / "other.safetensors")
 
 
 def test_embed_all_keeps_leading_axes():

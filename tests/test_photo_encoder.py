@@ -5,6 +5,7 @@ import torch
 
 from w2wpp.errors import InputError
 from w2wpp.photo_encoder import PhotoEncoder, fit_photo_encoder, uninformed
+from w2wpp.storage import write_pack
 
 
 @pytest.fixture
@@ -54,6 +55,9 @@ def test_round_trip(world, tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(encoder(photo), again(photo), strict=True))
     with pytest.raises(InputError, match=r"vae\.safetensors"):
         PhotoEncoder.load(tmp_path / "vae.safetensors")
+    write_pack(tmp_path / "space.safetensors", {"offset": photo})
+    with pytest.raises(InputError, match=r"space\.safetensors: matrix: no such tensor"):
+        PhotoEncoder.load(tmp_path / "space.safetensors")
 
 
 def test_uninformed(normal):

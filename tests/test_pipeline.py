@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from trees import leaves
 
 from w2wpp.adapters import export_lora
@@ -34,7 +36,7 @@ TINY = {
                 "people_at_once": 3},
     "probe": {"people": 16, "photos": 1, "steps": 5},
     "pca": {"latent_dim": 4},
-    "vae": {"latent_dim": 4, "metric_inputs": 2, "metric_components": 5, "width": 16, "epochs": 5},
+    "vae": {"latent_dim": 4, "metric_inputs": 2, "width": 16, "epochs": 5},
     "sample": {"people": 3, "seeds": 1},
     "interpolate": {"pairs": 2, "steps": 3},
     "photo_encoder": {"photos": 2},
@@ -193,6 +195,13 @@ def test_exported_lora_draws_what_the_batched_path_drew(clone, origin, tmp_path)
     pipe.load_lora_weights(str(file))
     assert (draw() - batched).abs().max() <= 2
     assert (without - batched).abs().max() > 2
+
+
+def test_the_example_of_the_readme_draws_a_person(clone, tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "data").symlink_to(clone.folder / "data")
+    subprocess.run(["python", "-c", example], cwd=tmp_path, check=True)
+    assert Image.open(tmp_path / "person.png").size == (64, 64)
 
 
 def test_same_seed_gives_same_bytes(clone):

@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
+from dvc.utils.hydra import apply_overrides
 
+from w2wpp.params import load_params
 from w2wpp.report import markdown
 
 ROOT = Path(__file__).parents[1]
@@ -19,17 +22,30 @@ def test_readme_shows_the_metrics():
 
 def test_readme_shows_the_gains_by_dimension():
     sweep = pd.read_csv(ROOT / "docs/sweep-dimensions.csv").query("variant == 'VAE' and seed == 0")
-    gains = sweep.pivot(index="latent_dim", columns="recognizer", values=["gain", "nonlinear"])
-    dimensions = [8, 16, 32, 64, 128, 256]
-    shown = [[f"{gains.loc[k, (what, judge)]:+.3f}".replace("+0.000", "0.000") for what in ("gain", "nonlinear")
-              for judge in ("dlib", "arcface")] for k in dimensions]
-    table = "\n".join(f"| {k} | {a} / {b} | {c} / {d} |" for k, (a, b, c, d) in zip(dimensions, shown, strict=True))
+    gains = sweep.pivot(index="latent_dim", columns="recognizer")
+
+    def cell(latent_dim: int, gain: str) -> str:
+        return " / ".join(f"**{mean:+.3f}**" if low > 0 else f"{mean:+.3f}" for mean, low in (
+            gains.loc[latent_dim, [(gain, judge), (f"{gain}_low", judge)]] for judge in ("dlib", "arcface")))
+
+    table = "\n".join(f"| {k} | {cell(k, 'gain')} | {cell(k, 'nonlinear')} |" for k in (8, 16, 32, 64, 128, 256))
     assert table in (ROOT / "README.md").read_text(), f"paste this into README.md:\n{table}"
 
 
 def test_readme_names_every_stage():
     readme = (ROOT / "README.md").read_text()
     assert [stage.stem for stage in (ROOT / "stages").glob("*.py") if f"`{stage.stem}`" not in readme] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/experiments.md", "docs/machines.md"])
+def test_settings_of_commands_are_settings(page, tmp_path):
+    shipped = (ROOT / "params.yaml").read_text()
+    commands = re.findall(r"(?:-S \S+=\S+ ?)+", (ROOT / page).read_text())
+    assert commands
+    for command in commands:
+        (tmp_path / "params.yaml").write_text(shipped)
+        apply_overrides(tmp_path / "params.yaml", re.findall(r"-S ([^\s`]+)", command))
+        assert load_params(tmp_path / "params.yaml") != load_params(ROOT / "params.yaml")
 
 
 def test_latent_dims_that_the_readme_asks_for_fit_the_shipped_zoo():
