@@ -123,7 +123,7 @@ def _check_shapes(found: dict[tuple[str, str], Entry], layout: WeightLayout, whe
         for entry, shape in ((down, (rank, layer.fan_in)), (up, (layer.fan_out, rank))):
             if entry.shape != shape:
                 raise InputError(where, entry.key, f"shape {list(entry.shape)}, expected {list(shape)}",
-                                 "Use a LoRA of the same base model, of linear layers")
+                                 "Use a LoRA of the same base model, of linear layers, with one rank in A and B")
         if alpha and alpha.shape not in ((), (1,)):
             raise InputError(where, alpha.key, f"shape {list(alpha.shape)}, expected one number", "Save one alpha")
         ranks[layer.module] = rank
