@@ -39,8 +39,8 @@ def main() -> None:
     rendered = args.params.portraits.source == "rendered"
     measured = ("world", "base", "zoo", "pca", "vae", "comparison", "second_opinion", *(["probe"] if rendered else []))
     metrics = {name: read_json(args.scores / f"{name}.json") for name in measured}
-    throughput = read_json(args.throughput)
-    if throughput["dimension"] == metrics["zoo"]["dimension"]:
+    throughput = read_json(args.throughput) if rendered else {}
+    if throughput.get("dimension") == metrics["zoo"]["dimension"]:
         metrics["throughput"] = throughput
     training = read_json(args.spaces / "vae" / "training.json")
     variance = read_json(args.spaces / "pca" / "explained_variance.json")

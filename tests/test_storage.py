@@ -171,6 +171,7 @@ def test_scratch_folder_follows_the_recipe(tmp_path):
 
 
 def test_scratch_folder_follows_the_code(tmp_path, monkeypatch):
+    storage._library_code.cache_clear()  # other tests may have loaded more of the library since
     folder = scratch_folder(tmp_path, seed=0)
     changed = tmp_path / "errors.py"
     changed.write_text(Path(errors.__file__).read_text() + "# changed\n")

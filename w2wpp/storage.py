@@ -99,7 +99,8 @@ def read_pack(path: Path, needed: Sequence[str] = ()) -> tuple[dict[str, torch.T
     with open_pack(path) as (pack, meta):
         for name in needed:
             if name not in pack.keys():  # noqa: SIM118
-                raise InputError(str(path), name, "no such tensor in this file", "Give the file of another stage")
+                raise InputError(str(path), name, "no such tensor in this file", "Give the right file; this is of "
+                                 "another stage")
         return {key: pack.get_tensor(key) for key in pack.keys()}, meta  # noqa: SIM118
 
 
