@@ -4,7 +4,6 @@ The number of steps that fit into the time is measured first, so nothing else ma
 and base_trials.json, which also keeps finished trials from being run again.
 """
 
-import argparse
 import tempfile
 import time
 from functools import partial
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from trials import run_trials
+from trials import ROOT, run_trials, trials_parser
 
 from w2wpp import scoring
 from w2wpp.base_training import caption_tokens, people_factors, train, train_codec, train_denoiser
@@ -29,7 +28,6 @@ from w2wpp.recognizers import load_recognizer
 from w2wpp.runtime import run_stage
 from w2wpp.storage import file_hash
 
-ROOT = Path(__file__).resolve().parents[1]
 PEOPLE, HELD_OUT, PROBED_STEPS, SAMPLES = 1000, 60, 12, 128
 # What each trial changes of params.yaml's `base`.
 DENOISERS = {
@@ -165,10 +163,8 @@ def table(results: dict, seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = trials_parser(__doc__, "base_trials")
     parser.add_argument("--seconds", type=float, default=120, help="training time of each trial")
-    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/base_trials", help="where renders are kept")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the tables and the record")
     args = parser.parse_args()
     settings = load_params(ROOT / "params.yaml")
     base, seed, size = settings.base, settings.seed, settings.portraits.size
@@ -191,7 +187,6 @@ def main() -> None:
                               recognizer, args.seconds)) for name, changes in DENOISERS.items()}
     results = run_trials(args.out / "base_trials.json", setting, trials)
     (args.out / "base_trials.md").write_text(table(results, args.seconds))
-
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ is about the person: the rest is chance. Writes lora_trials.md and lora_trials.j
 from being run again.
 """
 
-import argparse
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
-from trials import run_trials
+from trials import ROOT, run_trials, trials_parser
 
 from w2wpp import scoring
 from w2wpp.denoising import generate
@@ -31,7 +30,6 @@ from w2wpp.runtime import device, run_stage
 from w2wpp.starts import shared_start
 from w2wpp.storage import folder_hash, scratch_folder
 
-ROOT = Path(__file__).resolve().parents[1]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 PROJECTIONS, FEED_FORWARD = ["proj_in", "proj_out"], ["ff.net.0.proj", "ff.net.2"]
 EVERYWHERE = ATTENTION + FEED_FORWARD + PROJECTIONS
@@ -123,10 +121,8 @@ def table(results: dict, people: int, collect: CollectParams) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = trials_parser(__doc__, "lora_trials")
     parser.add_argument("--people", type=int, default=16, help="how many validation people")
-    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch/lora_trials", help="where renders are kept")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the table and the record")
     args = parser.parse_args()
     shipped = load_params(ROOT / "params.yaml")
     collect, keep = shipped.collect, shipped.portraits.score_photos
@@ -141,7 +137,6 @@ def main() -> None:
                                       args.scratch)) for name, changes in RECIPES.items()}
     results = run_trials(args.out / "lora_trials.json", setting, trials)
     (args.out / "lora_trials.md").write_text(table(results, args.people, collect))
-
 
 
 if __name__ == "__main__":

@@ -1,11 +1,22 @@
 """Trials that take minutes each, and a record of the finished ones."""
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from w2wpp.errors import InputError
 from w2wpp.storage import read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def trials_parser(description: str, name: str) -> argparse.ArgumentParser:
+    """What the command lines of all trials have: --scratch, by default of this name, and --out."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch" / name, help="where renders are kept")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the page and the record")
+    return parser
 
 
 def run_trials(record: Path, setting: dict, trials: dict[str, tuple[object, Callable[[], dict]]]) -> dict[str, dict]:

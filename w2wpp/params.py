@@ -48,7 +48,7 @@ def _recognizer(spec: str) -> str:
 
 
 def _face_finder(spec: str) -> str:
-    if spec.endswith(".onnx") or _recognizer(spec) != spec:
+    if spec.endswith(".onnx") or not re.fullmatch(r"dlib|insightface:[^/\\]+", spec):
         raise ValueError(f"unknown face finder {spec!r}: it may be dlib or insightface:<pack name>")
     return spec
 

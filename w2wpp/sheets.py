@@ -131,6 +131,6 @@ def latent_figure(folder: Path, data: Weights, zoo: Portraits, held_out: Portrai
     facts = pd.concat([zoo.manifest, held_out.manifest]).drop_duplicates("person").set_index("person")
     names = data.names("zoo") + data.names("true")
     planes = {name: latent_plane(np.concatenate([space.encode(data.of(role)).numpy() for role in ("zoo", "true")]),
-                                     latent_effects(space, data.std)) for name, space in spaces.items()}
+                                 latent_effects(space, data.std)) for name, space in spaces.items()}
     return latent_space(planes, np.array([name not in set(data.names("zoo")) for name in names]),
-                            people_factors(facts.loc[names]))
+                        people_factors(facts.loc[names]))
