@@ -20,7 +20,7 @@ repro: setup
 
 # Stable Diffusion 1.5, docs/sd15.md. SET has further settings, such as SET="portraits.path=my/photos".
 sd15: setup
-	python -m w2wpp.profile profiles/sd15.yaml $(SET)
+	python -m w2wpp.run.profile profiles/sd15.yaml $(SET)
 	dvc repro
 
 test: setup

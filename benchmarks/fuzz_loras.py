@@ -27,10 +27,10 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from w2wpp.canonical import canonicalise
-from w2wpp.errors import InputError
-from w2wpp.foreign import ForeignLora, read_lora
-from w2wpp.layout import Adapted, WeightLayout
+from w2wpp.files.errors import InputError
+from w2wpp.ingest.foreign import ForeignLora, read_lora
+from w2wpp.lora.canonical import canonicalise
+from w2wpp.lora.layout import Adapted, WeightLayout
 
 LAYOUT = WeightLayout((Adapted("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", 4, 6),
                        Adapted("mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0", 3, 2)), 2, 3.0)

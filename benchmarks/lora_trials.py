@@ -17,18 +17,17 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from trials import ROOT, run_trials, trials_parser
 
-from w2wpp import scoring
-from w2wpp.denoising import generate
-from w2wpp.dreambooth import IDENTITY_PROMPT, class_images, prompted_latents, train_loras
-from w2wpp.evaluation import embed_all
-from w2wpp.layout import WeightLayout
-from w2wpp.params import CollectParams, Params, load_params
-from w2wpp.pipeline import load_pipeline
-from w2wpp.populations import Person, draw, manifest_rows, person_names, sample_people, with_photos
-from w2wpp.recognizers import Embeddings, Recognizer, load_recognizer
-from w2wpp.runtime import device, run_stage
-from w2wpp.starts import shared_start
-from w2wpp.storage import folder_hash, scratch_folder
+from w2wpp.compute.runtime import device, run_stage
+from w2wpp.diffusion.denoising import generate
+from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT, class_images, prompted_latents, train_loras
+from w2wpp.diffusion.pipeline import load_pipeline
+from w2wpp.diffusion.starts import shared_start
+from w2wpp.evaluation.gallery import embed_all, scoring
+from w2wpp.faces.recognizers import Embeddings, Recognizer, load_recognizer
+from w2wpp.files.storage import folder_hash, scratch_folder
+from w2wpp.lora.layout import WeightLayout
+from w2wpp.run.params import CollectParams, Params, load_params
+from w2wpp.world.populations import Person, draw, manifest_rows, person_names, sample_people, with_photos
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 PROJECTIONS, FEED_FORWARD = ["proj_in", "proj_out"], ["ff.net.0.proj", "ff.net.2"]

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from w2wpp.adapters import adapted
-from w2wpp.layout import WeightLayout
+from w2wpp.lora.adapters import adapted
+from w2wpp.lora.layout import WeightLayout
 
 GIB = 2**30
 
@@ -61,7 +61,7 @@ def models(dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL, CLI
 
 
 def invert(unet: UNet2DConditionModel, layout: WeightLayout, people: int, latent_dim: int) -> None:
-    """One step of an inversion, as in `w2wpp.inversion.invert`."""
+    """One step of an inversion, as in `w2wpp.inversion.search.invert`."""
     dtype = unet.dtype
     z = torch.zeros(people, latent_dim, requires_grad=True)
     components, std = torch.empty(latent_dim, layout.dimension), torch.empty(layout.dimension)

@@ -18,10 +18,10 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA, IncrementalPCA
 
-from w2wpp.layout import Adapted, WeightLayout
-from w2wpp.shards import Shards, open_shards, write_shards
-from w2wpp.storage import write_atomically, write_json
-from w2wpp.streaming_pca import fit_streaming_pca, standardise_shards
+from w2wpp.files.storage import write_atomically, write_json
+from w2wpp.lora.layout import Adapted, WeightLayout
+from w2wpp.lora.shards import Shards, open_shards, write_shards
+from w2wpp.spaces.fit.streaming_pca import fit_streaming_pca, standardise_shards
 
 POWER_ITERATIONS = (0, 1, 2, 3, 4)
 OVERSAMPLING = 32

@@ -17,16 +17,12 @@ import pandas as pd
 import torch
 import yaml
 
-from w2wpp import scoring
-from w2wpp.denoising import generate
-from w2wpp.evaluation import Gallery, embed_all
-from w2wpp.figures import SWEEPS, gains, png_bytes
-from w2wpp.params import load_params
-from w2wpp.pipeline import load_pipeline
-from w2wpp.recognizers import load_recognizer
-from w2wpp.runtime import device, run_stage
-from w2wpp.spaces import load_space
-from w2wpp.storage import (
+from w2wpp.compute.runtime import device, run_stage
+from w2wpp.diffusion.denoising import generate
+from w2wpp.diffusion.pipeline import load_pipeline
+from w2wpp.evaluation.gallery import Gallery, embed_all, scoring
+from w2wpp.faces.recognizers import load_recognizer
+from w2wpp.files.storage import (
     folder_hash,
     read_csv,
     read_pack,
@@ -35,6 +31,9 @@ from w2wpp.storage import (
     write_csv,
     write_pack,
 )
+from w2wpp.report.figures import SWEEPS, gains, png_bytes
+from w2wpp.run.params import load_params
+from w2wpp.spaces.spaces import load_space
 
 ROOT = Path(__file__).resolve().parents[1]
 RECOGNIZERS = {"dlib": ("dlib", "references"),

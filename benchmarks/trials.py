@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from w2wpp.errors import InputError
-from w2wpp.storage import read_json, write_json
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,11 +2,11 @@
 
 import torch
 
-from w2wpp.arcface import export_onnx, train_arcface
-from w2wpp.populations import draw_resumably, sample_people
-from w2wpp.recognizers import aligned_faces
-from w2wpp.runtime import run_stage, stage_arguments
-from w2wpp.storage import scratch_folder
+from w2wpp.compute.runtime import run_stage, stage_arguments
+from w2wpp.faces.recognizers import aligned_faces
+from w2wpp.files.storage import scratch_folder
+from w2wpp.world.arcface import export_onnx, train_arcface
+from w2wpp.world.populations import draw_resumably, sample_people
 
 
 def main() -> None:

@@ -11,12 +11,12 @@ from argparse import Namespace
 
 import torch
 
-from w2wpp.base_training import caption_tokens, people_factors, refine_decoder, train_codec, train_denoiser
-from w2wpp.people import CAPTION_WORDS
-from w2wpp.pipeline import IDENTITY_TOKEN, build_pipeline, encode_images
-from w2wpp.populations import draw_resumably, sample_people
-from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.storage import scratch_folder
+from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, build_pipeline, encode_images
+from w2wpp.files.storage import scratch_folder
+from w2wpp.world.base_training import caption_tokens, people_factors, refine_decoder, train_codec, train_denoiser
+from w2wpp.world.people import CAPTION_WORDS
+from w2wpp.world.populations import draw_resumably, sample_people
 
 
 def train_base(args: Namespace) -> None:
@@ -53,7 +53,7 @@ def main() -> None:
         train_base(args)
     else:
         # Not loaded before, as a model in training begins anew when code that is loaded changes (see `scratch_folder`).
-        from w2wpp.pretrained import refer_to_model
+        from w2wpp.diffusion.pretrained import refer_to_model
         shutil.rmtree(args.out, ignore_errors=True)
         refer_to_model(args.params.base, args.out)
 

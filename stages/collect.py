@@ -13,17 +13,17 @@ from itertools import chain
 
 import pandas as pd
 
-from w2wpp.batches import Shard, finish, in_resumable_batches, joined
-from w2wpp.dreambooth import class_images
-from w2wpp.errors import InputError
-from w2wpp.layout import WeightLayout
-from w2wpp.packs import write_loras
-from w2wpp.pipeline import load_pipeline
-from w2wpp.populations import draw_batches, photo_batches, write_portraits
-from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.starts import shared_start
-from w2wpp.storage import folder_hash, scratch_folder, write_csv
-from w2wpp.zoo import lora_batches, train_batch, zoo_roles
+from w2wpp.compute.batches import Shard, finish, in_resumable_batches, joined
+from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.diffusion.dreambooth import class_images
+from w2wpp.diffusion.pipeline import load_pipeline
+from w2wpp.diffusion.starts import shared_start
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import folder_hash, scratch_folder, write_csv
+from w2wpp.lora.layout import WeightLayout
+from w2wpp.lora.packs import write_loras
+from w2wpp.world.populations import draw_batches, photo_batches, write_portraits
+from w2wpp.world.zoo import lora_batches, train_batch, zoo_roles
 
 # How many people there are is no part of the recipe, so that a zoo can grow; nor is what other sources alone read.
 NO_RECIPE = {"people", "repeated", "source", "path", "held_out"}
@@ -79,7 +79,7 @@ def main() -> None:
                          "Run without --shard")
     else:
         # Not loaded before, as a zoo in training begins anew when code that is loaded changes (see `scratch_folder`).
-        from w2wpp.sources import SOURCES, read_layout
+        from w2wpp.ingest.sources import SOURCES, read_layout
         SOURCES[source](args.params, read_layout(args.base, args.params.lora), args.out, args.scratch)
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from w2wpp import scoring
-from w2wpp.evaluation import rounded
-from w2wpp.params import require_photos
-from w2wpp.runtime import run_stage, stage_arguments
-from w2wpp.storage import read_csv, read_json, write_csv, write_json
+from w2wpp.compute.runtime import run_stage, stage_arguments
+from w2wpp.evaluation.gallery import rounded, scoring
+from w2wpp.files.storage import read_csv, read_json, write_csv, write_json
+from w2wpp.run.params import require_photos
 
 
 def score_table(files: list[Path]) -> pd.DataFrame:

@@ -3,17 +3,16 @@
 import numpy as np
 import torch
 
-from w2wpp import scoring
-from w2wpp.alignment import PromptAlignment
-from w2wpp.errors import InputError
-from w2wpp.evaluation import Gallery, embed_all, rounded, score_rungs
-from w2wpp.params import require_photos
-from w2wpp.pipeline import load_pipeline
-from w2wpp.recognizers import Embeddings, load_recognizer
-from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.spaces import WeightSpace, load_space
-from w2wpp.storage import read_json, read_pack, write_csv, write_json, write_pack
-from w2wpp.weights import Weights, read_weights
+from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.diffusion.pipeline import load_pipeline
+from w2wpp.evaluation.gallery import Gallery, embed_all, rounded, score_rungs, scoring
+from w2wpp.evaluation.prompt_alignment import PromptAlignment
+from w2wpp.faces.recognizers import Embeddings, load_recognizer
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import read_json, read_pack, write_csv, write_json, write_pack
+from w2wpp.lora.weights import Weights, read_weights
+from w2wpp.run.params import require_photos
+from w2wpp.spaces.spaces import WeightSpace, load_space
 
 
 def reconstruction_error(space: WeightSpace, data: Weights) -> float:

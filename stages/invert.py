@@ -4,18 +4,18 @@ from functools import partial
 
 import torch
 
-from w2wpp.adapters import export_lora
-from w2wpp.batches import Shard, batches_of, finish, in_resumable_batches, joined
-from w2wpp.dreambooth import photo_prompts
-from w2wpp.faces import face_masks, load_face_finder
-from w2wpp.inversion import invert_batch
-from w2wpp.params import require_photos
-from w2wpp.photo_encoder import PhotoEncoder
-from w2wpp.pipeline import check_photo_size, encode_images, load_pipeline
-from w2wpp.populations import read_portraits
-from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.spaces import load_space
-from w2wpp.storage import file_hash, folder_hash, scratch_folder, write_json, write_pack
+from w2wpp.compute.batches import Shard, batches_of, finish, in_resumable_batches, joined
+from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.diffusion.dreambooth import photo_prompts
+from w2wpp.diffusion.pipeline import check_photo_size, encode_images, load_pipeline
+from w2wpp.faces.frames import face_masks, load_face_finder
+from w2wpp.files.storage import file_hash, folder_hash, scratch_folder, write_json, write_pack
+from w2wpp.inversion.photo_encoder import PhotoEncoder
+from w2wpp.inversion.search import invert_batch
+from w2wpp.lora.adapters import export_lora
+from w2wpp.run.params import require_photos
+from w2wpp.spaces.spaces import load_space
+from w2wpp.world.populations import read_portraits
 
 
 def main() -> None:

@@ -4,12 +4,12 @@ Of all components, those are kept that people differ in most, or, by pca.within_
 that people differ in most compared to LoRAs of one person.
 """
 
-from w2wpp.pca import fit_components
-from w2wpp.runtime import run_stage, stage_arguments
-from w2wpp.spaces import check_latent_dim
-from w2wpp.storage import write_json
-from w2wpp.weights import read_weights
-from w2wpp.within_person import within_person_space
+from w2wpp.compute.runtime import run_stage, stage_arguments
+from w2wpp.files.storage import write_json
+from w2wpp.lora.weights import read_weights
+from w2wpp.spaces.fit.pca import fit_components
+from w2wpp.spaces.fit.within_person import within_person_space
+from w2wpp.spaces.spaces import check_latent_dim
 
 
 def main() -> None:

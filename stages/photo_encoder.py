@@ -10,16 +10,16 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from w2wpp.batches import in_resumable_batches
-from w2wpp.evaluation import draw_zoo
-from w2wpp.photo_encoder import fit_photo_encoder, uninformed
-from w2wpp.pipeline import encode_images, load_pipeline
-from w2wpp.populations import draw_resumably, person_names, sample_people
-from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.spaces import load_space
-from w2wpp.storage import folder_hash, scratch_folder
-from w2wpp.training import chunks
-from w2wpp.weights import Weights, read_weights
+from w2wpp.compute.batches import in_resumable_batches
+from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.compute.schedules import chunks
+from w2wpp.diffusion.pipeline import encode_images, load_pipeline
+from w2wpp.evaluation.gallery import draw_zoo
+from w2wpp.files.storage import folder_hash, scratch_folder
+from w2wpp.inversion.photo_encoder import fit_photo_encoder, uninformed
+from w2wpp.lora.weights import Weights, read_weights
+from w2wpp.spaces.spaces import load_space
+from w2wpp.world.populations import draw_resumably, person_names, sample_people
 
 PEOPLE_AT_ONCE = 32
 

@@ -4,11 +4,11 @@ import sys
 
 import pandas as pd
 
-from w2wpp.faces import load_face_finder
-from w2wpp.photos import read_people
-from w2wpp.populations import draw, held_out_people, manifest_rows, write_portraits
-from w2wpp.runtime import run_stage, stage_arguments
-from w2wpp.storage import write_csv
+from w2wpp.compute.runtime import run_stage, stage_arguments
+from w2wpp.faces.frames import load_face_finder
+from w2wpp.faces.photos import read_people
+from w2wpp.files.storage import write_csv
+from w2wpp.world.populations import draw, held_out_people, manifest_rows, write_portraits
 
 
 def main() -> None:

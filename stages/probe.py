@@ -2,11 +2,11 @@
 
 import torch
 
-from w2wpp.evaluation import rounded
-from w2wpp.populations import draw_resumably, sample_people
-from w2wpp.probes import accuracy, labels_of, save_probe, train_probe
-from w2wpp.runtime import run_stage, stage_arguments
-from w2wpp.storage import scratch_folder, write_json
+from w2wpp.compute.runtime import run_stage, stage_arguments
+from w2wpp.evaluation.gallery import rounded
+from w2wpp.files.storage import scratch_folder, write_json
+from w2wpp.world.populations import draw_resumably, sample_people
+from w2wpp.world.probes import accuracy, labels_of, save_probe, train_probe
 
 
 def main() -> None:

@@ -13,20 +13,19 @@ probe says are left out.
 import numpy as np
 import torch
 
-from w2wpp import scoring
 from w2wpp.codec import psnr_db
-from w2wpp.denoising import generate
-from w2wpp.errors import InputError
-from w2wpp.evaluation import build_gallery, draw_zoo, embed_all, rounded, score_rungs
-from w2wpp.params import require_photos
-from w2wpp.people import CLASS_PROMPT
-from w2wpp.pipeline import IDENTITY_TOKEN, check_photo_size, load_pipeline, reconstruct, to_pixels
-from w2wpp.populations import read_portraits, write_portraits
-from w2wpp.probes import FACTORS, PHOTO_FACTORS, load_probe, obedience
-from w2wpp.recognizers import Embeddings, load_recognizer
-from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.storage import write_csv, write_json, write_pack
-from w2wpp.weights import Weights, read_weights, variance_shares
+from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.diffusion.denoising import generate
+from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, check_photo_size, load_pipeline, reconstruct, to_pixels
+from w2wpp.evaluation.gallery import build_gallery, draw_zoo, embed_all, rounded, score_rungs, scoring
+from w2wpp.faces.recognizers import Embeddings, load_recognizer
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import write_csv, write_json, write_pack
+from w2wpp.lora.weights import Weights, read_weights, variance_shares
+from w2wpp.run.params import require_photos
+from w2wpp.world.people import CLASS_PROMPT
+from w2wpp.world.populations import read_portraits, write_portraits
+from w2wpp.world.probes import FACTORS, PHOTO_FACTORS, load_probe, obedience
 
 
 def check_people(data: Weights, names: list[str], rendered: bool, where: str) -> None:

@@ -9,12 +9,12 @@ from argparse import Namespace
 import numpy as np
 import pandas as pd
 
-from w2wpp import figures as fig
-from w2wpp import report
-from w2wpp.params import require_photos
-from w2wpp.populations import read_portraits
-from w2wpp.runtime import run_stage, stage_arguments
-from w2wpp.sheets import (
+from w2wpp.compute.runtime import run_stage, stage_arguments
+from w2wpp.files.storage import read_csv, read_json, read_pack, write_atomically
+from w2wpp.lora.weights import read_weights
+from w2wpp.report import figures as fig
+from w2wpp.report import page as report
+from w2wpp.report.sheets import (
     SHOWN,
     SPACES,
     Sheets,
@@ -25,8 +25,8 @@ from w2wpp.sheets import (
     true_lora_figures,
     world_figures,
 )
-from w2wpp.storage import read_csv, read_json, read_pack, write_atomically
-from w2wpp.weights import read_weights
+from w2wpp.run.params import require_photos
+from w2wpp.world.populations import read_portraits
 
 
 def main() -> None:

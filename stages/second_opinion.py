@@ -5,13 +5,12 @@ By second_recognizer, that is the network of the arcface stage, or one from else
 
 import numpy as np
 
-from w2wpp import scoring
-from w2wpp.evaluation import build_gallery, embed_all, rounded, score_pictures
-from w2wpp.params import require_photos
-from w2wpp.populations import read_portraits
-from w2wpp.recognizers import load_recognizer
-from w2wpp.runtime import run_stage, stage_arguments
-from w2wpp.storage import read_pack, write_csv, write_json
+from w2wpp.compute.runtime import run_stage, stage_arguments
+from w2wpp.evaluation.gallery import build_gallery, embed_all, rounded, score_pictures, scoring
+from w2wpp.faces.recognizers import load_recognizer
+from w2wpp.files.storage import read_pack, write_csv, write_json
+from w2wpp.run.params import require_photos
+from w2wpp.world.populations import read_portraits
 
 REFERENCES = ("nearest", "one-photo", "true")
 

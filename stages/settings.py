@@ -1,13 +1,13 @@
 """Check every key of params.yaml, also those that no stage about to run would read, and the files that they name."""
 
-from w2wpp.runtime import run_stage, stage_arguments
+from w2wpp.compute.runtime import run_stage, stage_arguments
 
 
 def main() -> None:
     params = stage_arguments(__doc__).params
     if params.collect.source != "zoo":
         # Loads most of the library, which the world that is shipped does not need here.
-        from w2wpp.preflight import check_sources
+        from w2wpp.run.preflight import check_sources
         check_sources(params)
 
 

@@ -12,18 +12,18 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from w2wpp.denoising import generate
-from w2wpp.dreambooth import IDENTITY_PROMPT
-from w2wpp.pca import fit_components
-from w2wpp.people import CLASS_PROMPT
-from w2wpp.pipeline import load_pipeline
-from w2wpp.predictions import fit_prediction_pca, noisy_inputs
-from w2wpp.runtime import device, run_stage, stage_arguments
-from w2wpp.spaces import LinearSpace, PCASpace, check_latent_dim, load_space
-from w2wpp.storage import folder_hash, read_pack, scratch_folder, write_json, write_pack
-from w2wpp.vae import basis_coordinates, train_vae
-from w2wpp.weights import BLOCK_ROWS, Weights, read_weights
-from w2wpp.within_person import within_person_space
+from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.diffusion.denoising import generate
+from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT
+from w2wpp.diffusion.pipeline import load_pipeline
+from w2wpp.files.storage import folder_hash, read_pack, scratch_folder, write_json, write_pack
+from w2wpp.lora.weights import BLOCK_ROWS, Weights, read_weights
+from w2wpp.spaces.fit.pca import fit_components
+from w2wpp.spaces.fit.predictions import fit_prediction_pca, noisy_inputs
+from w2wpp.spaces.fit.vae import basis_coordinates, train_vae
+from w2wpp.spaces.fit.within_person import within_person_space
+from w2wpp.spaces.spaces import LinearSpace, PCASpace, check_latent_dim, load_space
+from w2wpp.world.people import CLASS_PROMPT
 
 # The others wait while the main process asks the UNet about people, for hours with a large model.
 PATIENCE = timedelta(days=7)

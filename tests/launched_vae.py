@@ -10,11 +10,11 @@ from unittest.mock import patch
 
 from accelerate import Accelerator
 
-from w2wpp import vae
-from w2wpp.params import VAEParams
-from w2wpp.spaces import load_space
-from w2wpp.storage import read_json, read_pack, write_json
-from w2wpp.training import step_generator
+from w2wpp.compute.schedules import step_generator
+from w2wpp.files.storage import read_json, read_pack, write_json
+from w2wpp.run.params import VAEParams
+from w2wpp.spaces.fit import vae
+from w2wpp.spaces.spaces import load_space
 
 
 def break_at_third_epoch(seed: int, epoch: int):

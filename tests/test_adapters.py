@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from w2wpp.adapters import adapted, export_lora, initial_weights
-from w2wpp.denoising import generate
-from w2wpp.errors import InputError
-from w2wpp.layout import Adapted, WeightLayout
-from w2wpp.pipeline import encode_prompts
+from w2wpp.diffusion.denoising import generate
+from w2wpp.diffusion.pipeline import encode_prompts
+from w2wpp.files.errors import InputError
+from w2wpp.lora.adapters import adapted, export_lora, initial_weights
+from w2wpp.lora.layout import Adapted, WeightLayout
 
 N = 3
 

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from w2wpp.alignment import PromptAlignment
-from w2wpp.errors import InputError
+from w2wpp.evaluation.prompt_alignment import PromptAlignment
+from w2wpp.files.errors import InputError
 
 
 def test_prompt_alignment_is_the_cosine_of_clip(sd15_clip, params, normal):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from w2wpp.arcface import export_onnx, train_arcface
-from w2wpp.recognizers import aligned_faces, load_recognizer
+from w2wpp.faces.recognizers import aligned_faces, load_recognizer
+from w2wpp.world.arcface import export_onnx, train_arcface
 
 
 @pytest.fixture

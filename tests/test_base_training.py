@@ -7,8 +7,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from w2wpp import base_training
-from w2wpp.base_training import (
+from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, build_tokenizer, encode_prompts, load_pipeline
+from w2wpp.files.errors import InputError
+from w2wpp.world import base_training
+from w2wpp.world.base_training import (
     CAPTIONS_PER_PHOTO,
     caption_tokens,
     named,
@@ -17,10 +19,8 @@ from w2wpp.base_training import (
     train_codec,
     train_denoiser,
 )
-from w2wpp.errors import InputError
-from w2wpp.people import CAPTION_WORDS
-from w2wpp.pipeline import IDENTITY_TOKEN, build_tokenizer, encode_prompts, load_pipeline
-from w2wpp.populations import sample_people
+from w2wpp.world.people import CAPTION_WORDS
+from w2wpp.world.populations import sample_people
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from w2wpp.batches import Batch, Shard, batches_of, finish, in_resumable_batches, is_finished, joined
-from w2wpp.errors import InputError
-from w2wpp.storage import write_pack
+from w2wpp.compute.batches import Batch, Shard, batches_of, finish, in_resumable_batches, is_finished, joined
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import write_pack
 
 
 def squares(first: int, length: int) -> dict[str, torch.Tensor]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from w2wpp import zoo
-from w2wpp.batches import finish, joined
+from w2wpp.compute.batches import finish, joined
+from w2wpp.world import zoo
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from w2wpp.denoising import denoising_loss, draw_timesteps, generate, region_weights, training_schedule
-from w2wpp.inversion import invert
-from w2wpp.photo_encoder import LatentPrior
-from w2wpp.pipeline import IDENTITY_TOKEN, encode_images, encode_prompts, load_pipeline
-from w2wpp.spaces import PCASpace
+from w2wpp.diffusion.denoising import denoising_loss, draw_timesteps, generate, region_weights, training_schedule
+from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, encode_images, encode_prompts, load_pipeline
+from w2wpp.inversion.photo_encoder import LatentPrior
+from w2wpp.inversion.search import invert
+from w2wpp.spaces.spaces import PCASpace
 
 PROMPTS = ["a photo of sks person", "a photo of sks person, smiling"]
 

@@ -4,13 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
-from w2wpp.adapters import initial_weights
-from w2wpp.denoising import denoising_loss, training_schedule
-from w2wpp.dreambooth import IDENTITY_PROMPT, photo_prompts, prompted_latents, train_loras
-from w2wpp.errors import InputError
-from w2wpp.params import CollectParams
-from w2wpp.pipeline import encode_images, encode_prompts
-from w2wpp.populations import manifest_rows, sample_people
+from w2wpp.diffusion.denoising import denoising_loss, training_schedule
+from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT, photo_prompts, prompted_latents, train_loras
+from w2wpp.diffusion.pipeline import encode_images, encode_prompts
+from w2wpp.files.errors import InputError
+from w2wpp.lora.adapters import initial_weights
+from w2wpp.run.params import CollectParams
+from w2wpp.world.populations import manifest_rows, sample_people
 
 
 @pytest.fixture

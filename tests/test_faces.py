@@ -8,8 +8,8 @@ import skimage
 import torch
 from PIL import Image
 
-from w2wpp.faces import CENTRE, SQUARE, align, face_masks, load_face_finder
-from w2wpp.recognizers import load_recognizer
+from w2wpp.faces.frames import CENTRE, SQUARE, align, face_masks, load_face_finder
+from w2wpp.faces.recognizers import load_recognizer
 
 
 def astronaut() -> Image.Image:

@@ -11,8 +11,9 @@ from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 from PIL import Image
 
-from w2wpp import figures, report
-from w2wpp.errors import InputError
+from w2wpp.files.errors import InputError
+from w2wpp.report import figures
+from w2wpp.report import page as report
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 import yaml
 
-from w2wpp.adapters import initial_weights
-from w2wpp.errors import InputError
-from w2wpp.packs import write_loras
-from w2wpp.pca import standardise
-from w2wpp.storage import read_pack, write_csv, write_pack
-from w2wpp.weights import read_weights
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import read_pack, write_csv, write_pack
+from w2wpp.lora.adapters import initial_weights
+from w2wpp.lora.packs import write_loras
+from w2wpp.lora.weights import read_weights
+from w2wpp.spaces.fit.pca import standardise
 
 ROOT = Path(__file__).parents[1]
 

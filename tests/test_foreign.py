@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save, save_file
 
-from w2wpp import lora_folder, tensor_files
-from w2wpp.adapters import adapted, export_lora
-from w2wpp.canonical import balance, canonicalise, product_distance, singular_values
-from w2wpp.errors import InputError
-from w2wpp.foreign import MAX_RANK, read_lora
-from w2wpp.layout import Adapted, WeightLayout
-from w2wpp.lora_folder import find_duplicates, scan_folder
-from w2wpp.lora_keys import KeyTable
-from w2wpp.lora_scale import METADATA_KEY
+from w2wpp.files import tensor_files
+from w2wpp.files.errors import InputError
+from w2wpp.ingest import folder as lora_folder
+from w2wpp.ingest.folder import find_duplicates, scan_folder
+from w2wpp.ingest.foreign import MAX_RANK, read_lora
+from w2wpp.ingest.keys import KeyTable
+from w2wpp.ingest.scale import METADATA_KEY
+from w2wpp.lora.adapters import adapted, export_lora
+from w2wpp.lora.canonical import balance, canonicalise, product_distance, singular_values
+from w2wpp.lora.layout import Adapted, WeightLayout
 
 
 def load_fuzz():

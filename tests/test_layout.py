@@ -6,8 +6,8 @@ from diffusers import UNet2DConditionModel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2wpp.errors import InputError
-from w2wpp.layout import Adapted, WeightLayout, flatten, unflatten
+from w2wpp.files.errors import InputError
+from w2wpp.lora.layout import Adapted, WeightLayout, flatten, unflatten
 
 TOY = WeightLayout((Adapted("down_blocks.0.attn1.to_q", 4, 6), Adapted("mid_block.attn1.to_v", 3, 2)), 2, 2.0)
 DTYPES = {torch.float16: (torch.int16, 16), torch.bfloat16: (torch.int16, 16), torch.float32: (torch.int32, 32)}

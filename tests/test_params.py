@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from w2wpp.errors import InputError
-from w2wpp.params import load_params
+from w2wpp.files.errors import InputError
+from w2wpp.run.params import load_params
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from w2wpp.people import (
+from w2wpp.world.people import (
     CAPTION_WORDS,
     CLASS_PROMPT,
     EXPRESSIONS,
@@ -20,7 +20,7 @@ from w2wpp.people import (
     sample_identity,
     sample_nuisance,
 )
-from w2wpp.rendering import Renderer, render_people
+from w2wpp.world.rendering import Renderer, render_people
 
 
 @pytest.fixture(scope="module")

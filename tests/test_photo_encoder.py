@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from w2wpp.errors import InputError
-from w2wpp.photo_encoder import PhotoEncoder, fit_photo_encoder, uninformed
-from w2wpp.storage import write_pack
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import write_pack
+from w2wpp.inversion.photo_encoder import PhotoEncoder, fit_photo_encoder, uninformed
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from w2wpp.errors import InputError
-from w2wpp.faces import align
-from w2wpp.photos import read_people
+from w2wpp.faces.frames import align
+from w2wpp.faces.photos import read_people
+from w2wpp.files.errors import InputError
 
 
 @pytest.fixture

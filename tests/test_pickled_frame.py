@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from make_pickled_tables import TABLES
 
-from w2wpp import pickles, torch_files
-from w2wpp.errors import InputError
-from w2wpp.pickled_frame import NAMES, read_frame
-from w2wpp.pickles import Call, Global, Persistent, read_pickle
+from w2wpp.files.errors import InputError
+from w2wpp.ingest import pickles, torch_files
+from w2wpp.ingest.pickled_frame import NAMES, read_frame
+from w2wpp.ingest.pickles import Call, Global, Persistent, read_pickle
 
 with zipfile.ZipFile(Path(__file__).with_name("pickled_tables.zip")) as archive:
     PICKLES = {name: archive.read(name) for name in archive.namelist()}

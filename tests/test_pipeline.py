@@ -18,14 +18,14 @@ import yaml
 from PIL import Image
 from trees import leaves
 
-from w2wpp.adapters import export_lora
-from w2wpp.denoising import generate
-from w2wpp.dreambooth import IDENTITY_PROMPT
-from w2wpp.params import load_params
-from w2wpp.pipeline import load_pipeline
-from w2wpp.spaces import load_space
-from w2wpp.storage import read_pack
-from w2wpp.weights import read_weights
+from w2wpp.diffusion.denoising import generate
+from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT
+from w2wpp.diffusion.pipeline import load_pipeline
+from w2wpp.files.storage import read_pack
+from w2wpp.lora.adapters import export_lora
+from w2wpp.lora.weights import read_weights
+from w2wpp.run.params import load_params
+from w2wpp.spaces.spaces import load_space
 
 ROOT = Path(__file__).parents[1]
 TINY = {

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from w2wpp.errors import InputError
-from w2wpp.people import identity_from_row
-from w2wpp.populations import (
+from w2wpp.files.errors import InputError
+from w2wpp.world.people import identity_from_row
+from w2wpp.world.populations import (
     GROUPS,
     held_out_people,
     manifest_rows,

@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from w2wpp.adapters import adapted, initial_weights
-from w2wpp.dreambooth import IDENTITY_PROMPT
-from w2wpp.errors import InputError
-from w2wpp.predictions import MODELS_AT_ONCE, fit_prediction_pca, noisy_inputs, prediction_gradients, predictions
-from w2wpp.shards import open_shards, write_shards
+from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT
+from w2wpp.files.errors import InputError
+from w2wpp.lora.adapters import adapted, initial_weights
+from w2wpp.lora.shards import open_shards, write_shards
+from w2wpp.spaces.fit.predictions import (
+    MODELS_AT_ONCE,
+    fit_prediction_pca,
+    noisy_inputs,
+    prediction_gradients,
+    predictions,
+)
 
 INPUTS = 3
 EVERYWHERE = (0.0, 0.0, 1.0, 1.0)

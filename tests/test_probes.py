@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from w2wpp.errors import InputError
-from w2wpp.people import BACKGROUNDS, CAPTION_WORDS, EXPRESSIONS
-from w2wpp.pipeline import IDENTITY_TOKEN
-from w2wpp.populations import sample_people
-from w2wpp.probes import (
+from w2wpp.diffusion.pipeline import IDENTITY_TOKEN
+from w2wpp.files.errors import InputError
+from w2wpp.world.people import BACKGROUNDS, CAPTION_WORDS, EXPRESSIONS
+from w2wpp.world.populations import sample_people
+from w2wpp.world.probes import (
     FACTORS,
     IGNORED,
     PHOTO_FACTORS,

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from trees import leaves
 
-from w2wpp.errors import InputError
-from w2wpp.params import load_params
-from w2wpp.profile import apply_profile
+from w2wpp.files.errors import InputError
+from w2wpp.run.params import load_params
+from w2wpp.run.profile import apply_profile
 
 ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "profiles/sd15.yaml"

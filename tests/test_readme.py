@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from dvc.utils.hydra import apply_overrides
 
-from w2wpp.params import load_params
-from w2wpp.report import markdown
+from w2wpp.report.page import markdown
+from w2wpp.run.params import load_params
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,9 +6,9 @@ import pytest
 import skimage
 from PIL import Image
 
-from w2wpp import recognizers
-from w2wpp.errors import InputError
-from w2wpp.recognizers import DlibRecognizer, DlibResNet, FaceFinder, InsightFaceRecognizer, load_recognizer
+from w2wpp.faces import recognizers
+from w2wpp.faces.recognizers import DlibRecognizer, DlibResNet, FaceFinder, InsightFaceRecognizer, load_recognizer
+from w2wpp.files.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from sklearn.metrics import roc_auc_score
 
-from w2wpp import scoring
+from w2wpp.evaluation import scoring
 
 X, Y = np.array([1.0, 0.0]), np.array([0.0, 1.0])
 ZERO = np.zeros(2)

@@ -13,17 +13,17 @@ import yaml
 from safetensors.torch import load_file
 from trees import leaves
 
-from w2wpp.errors import InputError
-from w2wpp.evaluation import draw_zoo
-from w2wpp.hub import find_model
-from w2wpp.params import LoraParams, Params, load_params
-from w2wpp.photo_encoder import PhotoEncoder
-from w2wpp.pipeline import REFERENCE, check_photo_size, load_pipeline
-from w2wpp.preflight import check_sources
-from w2wpp.pretrained import refer_to_model
-from w2wpp.profile import apply_profile
-from w2wpp.sources import read_layout
-from w2wpp.storage import read_csv, read_json, read_pack
+from w2wpp.diffusion.hub import find_model
+from w2wpp.diffusion.pipeline import REFERENCE, check_photo_size, load_pipeline
+from w2wpp.diffusion.pretrained import refer_to_model
+from w2wpp.evaluation.gallery import draw_zoo
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import read_csv, read_json, read_pack
+from w2wpp.ingest.sources import read_layout
+from w2wpp.inversion.photo_encoder import PhotoEncoder
+from w2wpp.run.params import LoraParams, Params, load_params
+from w2wpp.run.preflight import check_sources
+from w2wpp.run.profile import apply_profile
 
 ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "profiles/sd15.yaml"

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from w2wpp.errors import InputError
-from w2wpp.layout import Adapted, WeightLayout
-from w2wpp.shards import open_shards, write_shards
-from w2wpp.storage import read_pack, write_pack
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import read_pack, write_pack
+from w2wpp.lora.layout import Adapted, WeightLayout
+from w2wpp.lora.shards import open_shards, write_shards
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ import torch
 import yaml
 from diffusers import UNet2DConditionModel
 
-from w2wpp import pca
-from w2wpp.errors import InputError
-from w2wpp.foreign import read_lora
-from w2wpp.layout import WeightLayout, flatten
-from w2wpp.lora_folder import scan_folder
-from w2wpp.params import LoraParams, Params, load_params, require_photos
-from w2wpp.shards import write_shards
-from w2wpp.sources import collect_folder, collect_w2w, read_layout
-from w2wpp.spaces import load_space
-from w2wpp.storage import read_pack
-from w2wpp.w2w_people import ATTRIBUTES
-from w2wpp.weights import read_weights
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import read_pack
+from w2wpp.ingest.folder import scan_folder
+from w2wpp.ingest.foreign import read_lora
+from w2wpp.ingest.sources import collect_folder, collect_w2w, read_layout
+from w2wpp.ingest.w2w_people import ATTRIBUTES
+from w2wpp.lora.layout import WeightLayout, flatten
+from w2wpp.lora.shards import write_shards
+from w2wpp.lora.weights import read_weights
+from w2wpp.run.params import LoraParams, Params, load_params, require_photos
+from w2wpp.spaces.fit import pca
+from w2wpp.spaces.spaces import load_space
 
 ROOT = Path(__file__).parents[1]
 SD15 = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768,

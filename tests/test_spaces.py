@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2wpp.errors import InputError
-from w2wpp.layout import Adapted, WeightLayout
-from w2wpp.pca import fit_pca, standardise
-from w2wpp.spaces import LinearSpace, PCASpace, VAESpace, WeightSpace, check_latent_dim, load_space
-from w2wpp.storage import read_pack, write_pack
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import read_pack, write_pack
+from w2wpp.lora.layout import Adapted, WeightLayout
+from w2wpp.spaces.fit.pca import fit_pca, standardise
+from w2wpp.spaces.spaces import LinearSpace, PCASpace, VAESpace, WeightSpace, check_latent_dim, load_space
 
 FEW, MANY = 12, 80                                                        # fewer and more people than the 30 weights
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from w2wpp.denoising import draw_timesteps, prediction_target, training_schedule
-from w2wpp.dreambooth import IDENTITY_PROMPT
-from w2wpp.errors import InputError
-from w2wpp.layout import WeightLayout
-from w2wpp.pipeline import encode_prompts
-from w2wpp.starts import DRAWS_PER_PHOTO, gradient_start, person_gradients, spanning_rows
-from w2wpp.training import step_generator
+from w2wpp.compute.schedules import step_generator
+from w2wpp.diffusion.denoising import draw_timesteps, prediction_target, training_schedule
+from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT
+from w2wpp.diffusion.pipeline import encode_prompts
+from w2wpp.diffusion.starts import DRAWS_PER_PHOTO, gradient_start, person_gradients, spanning_rows
+from w2wpp.files.errors import InputError
+from w2wpp.lora.layout import WeightLayout
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from w2wpp import errors, storage
-from w2wpp.errors import InputError
-from w2wpp.storage import (
+from w2wpp.files import errors, storage
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import (
     META_KEY,
     file_hash,
     folder_hash,

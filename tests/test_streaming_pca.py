@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from w2wpp.errors import InputError
-from w2wpp.layout import Adapted, WeightLayout
-from w2wpp.pca import fit_pca, standardise
-from w2wpp.shards import Shards, write_shards
-from w2wpp.spaces import load_space
-from w2wpp.streaming_pca import fit_streaming_pca, standardise_shards
+from w2wpp.files.errors import InputError
+from w2wpp.lora.layout import Adapted, WeightLayout
+from w2wpp.lora.shards import Shards, write_shards
+from w2wpp.spaces.fit.pca import fit_pca, standardise
+from w2wpp.spaces.fit.streaming_pca import fit_streaming_pca, standardise_shards
+from w2wpp.spaces.spaces import load_space
 
 LEADING, LATENT = 5, 12
 WIDE, TALL = (150, 400), (400, 150)                                         # fewer and more rows than numbers in them
@@ -201,8 +201,8 @@ def test_rows_that_are_not_finite_are_refused(tmp_path, shape, value):
 MEASURE = """
 import sys
 from pathlib import Path
-from w2wpp.shards import open_shards
-from w2wpp.streaming_pca import fit_streaming_pca, standardise_shards
+from w2wpp.lora.shards import open_shards
+from w2wpp.spaces.fit.streaming_pca import fit_streaming_pca, standardise_shards
 folder, latent_dim, block_rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 def peak(name, latent_dim):
     shards = open_shards(folder / name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from w2wpp.training import chunks, steady_rate
+from w2wpp.compute.schedules import chunks, steady_rate
 
 
 def test_steady_rate_rises_stays_and_falls():

@@ -3,7 +3,7 @@
 import pytest
 from trials import run_trials
 
-from w2wpp.errors import InputError
+from w2wpp.files.errors import InputError
 
 
 @pytest.fixture

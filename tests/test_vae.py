@@ -15,13 +15,20 @@ import torch
 from accelerate import Accelerator
 from torch.distributions import Normal, kl_divergence
 
-from w2wpp import vae
-from w2wpp.errors import InputError
-from w2wpp.params import KLParams, VAEParams
-from w2wpp.pca import fit_pca, standardise
-from w2wpp.storage import read_json, write_json, write_pack
-from w2wpp.training import step_generator
-from w2wpp.vae import basis_coordinates, error_beyond, kl_per_unit, kl_weight, reconstruction_error, train_vae
+from w2wpp.compute.schedules import step_generator
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import read_json, write_json, write_pack
+from w2wpp.run.params import KLParams, VAEParams
+from w2wpp.spaces.fit import vae
+from w2wpp.spaces.fit.pca import fit_pca, standardise
+from w2wpp.spaces.fit.vae import (
+    basis_coordinates,
+    error_beyond,
+    kl_per_unit,
+    kl_weight,
+    reconstruction_error,
+    train_vae,
+)
 
 LAUNCHED = Path(__file__).with_name("launched_vae.py")
 

@@ -23,16 +23,16 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict, load_peft_weights
 from safetensors.torch import save_file
 
-from w2wpp import torch_files, w2w_data, w2w_people, w2w_source, w2w_units
-from w2wpp.errors import InputError
-from w2wpp.layout import Adapted, WeightLayout, unflatten
-from w2wpp.shards import open_shards
-from w2wpp.tensor_files import opened
-from w2wpp.torch_files import open_matrix
-from w2wpp.w2w_data import pack_w2w, read_w2w, verify_w2w
-from w2wpp.w2w_people import ATTRIBUTES, SPLITS, assign_splits, read_people
-from w2wpp.w2w_source import REPOSITORY, REVISION, SUBFOLDER, W2WFiles, find_files
-from w2wpp.w2w_units import pack_unit
+from w2wpp.ingest import torch_files, w2w_data, w2w_people, w2w_source, w2w_units
+from w2wpp.files.errors import InputError
+from w2wpp.files.tensor_files import opened
+from w2wpp.ingest.torch_files import open_matrix
+from w2wpp.ingest.w2w_data import pack_w2w, read_w2w, verify_w2w
+from w2wpp.ingest.w2w_people import ATTRIBUTES, SPLITS, assign_splits, read_people
+from w2wpp.ingest.w2w_source import REPOSITORY, REVISION, SUBFOLDER, W2WFiles, find_files
+from w2wpp.ingest.w2w_units import pack_unit
+from w2wpp.lora.layout import Adapted, WeightLayout, unflatten
+from w2wpp.lora.shards import open_shards
 
 TOY = WeightLayout((Adapted("down_blocks.0.attn1.to_q", 4, 6), Adapted("mid_block.attn1.to_v", 3, 2)), 2, 2.0)
 SHARES = {"validation": 0.2, "test": 0.2}
@@ -592,9 +592,9 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import torch
-from w2wpp.layout import WeightLayout
-from w2wpp.w2w_data import pack_w2w
-from w2wpp.w2w_source import find_files
+from w2wpp.lora.layout import WeightLayout
+from w2wpp.ingest.w2w_data import pack_w2w
+from w2wpp.ingest.w2w_source import find_files
 folder = Path(sys.argv[1])
 layout = WeightLayout.from_meta(json.loads((folder / "layout.json").read_text()), "layout.json")
 peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from w2wpp.pca import standardise
-from w2wpp.shards import write_shards
-from w2wpp.weights import Weights, variance_shares
+from w2wpp.lora.shards import write_shards
+from w2wpp.lora.weights import Weights, variance_shares
+from w2wpp.spaces.fit.pca import standardise
 
 
 @pytest.fixture

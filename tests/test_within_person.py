@@ -4,10 +4,10 @@ import pytest
 import torch
 from scipy.linalg import eigh, subspace_angles
 
-from w2wpp.errors import InputError
-from w2wpp.pca import fit_pca, standardise
-from w2wpp.spaces import load_space
-from w2wpp.within_person import discriminants, within_person_space
+from w2wpp.files.errors import InputError
+from w2wpp.spaces.fit.pca import fit_pca, standardise
+from w2wpp.spaces.fit.within_person import discriminants, within_person_space
+from w2wpp.spaces.spaces import load_space
 
 PEOPLE, PAIRS = 400, 150
 

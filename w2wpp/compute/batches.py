@@ -1,0 +1,179 @@
+"""Work in batches that survive a kill, and that any number of machines may share.
+
+All batches -> those of shard i of n -> those not finished yet -> computed, here or by Ray -> written under a temporary
+name and renamed -> all of them joined. Which machine computed a batch leaves no trace.
+"""
+
+import hashlib
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from w2wpp.compute.runtime import progress
+from w2wpp.compute.schedules import chunks
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import read_pack, write_pack
+from w2wpp.run.params import EngineParams
+
+Work = Callable[..., dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A piece of work, whose results become the pack `path`; `inputs()` gives what the work is called with."""
+
+    path: Path
+    inputs: Callable[[], tuple]
+
+
+class Shard(NamedTuple):
+    """Part `number`, from 1, of `of` equal parts of a stage's batches."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read "3/64".
+
+        Raises:
+            InputError: `text` is not i/n with 1 <= i <= n.
+        """
+        number, _, of = text.partition("/")
+        if not (number.isascii() and number.isdecimal() and of.isascii() and of.isdecimal()
+                and 1 <= int(number) <= int(of)):
+            raise InputError("command line", "--shard", f"{text!r} is not i/n with i in 1 .. n", "Say --shard 3/64")
+        return cls(int(number), int(of))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all there is, so that the stage goes on to join the batches."""
+        return self.of == 1
+
+    def share(self, batches: list[Batch]) -> list[Batch]:
+        """Every `of`-th batch, so that all shards get their share of each kind of work."""
+        return batches[self.number - 1::self.of]
+
+    def remaining(self, batches: list[Batch]) -> str:
+        """What a stage says at the end of a shard, of all the shards' batches."""
+        mine, finished = len(self.share(batches)), sum(is_finished(batch) for batch in batches)
+        return (f"shard {self.number}/{self.of}: {mine} batches finished, of all {len(batches)} batches {finished}. "
+                "Run without --shard to merge them, which also computes what is missing.")
+
+
+def batches_of(count: int, size: int, scratch: Path, inputs: Callable[[int, int], tuple]) -> list[Batch]:
+    """Consecutive runs of at most `size` of `count` rows as batches with files in `scratch`.
+
+    Args:
+        inputs: what the work on `length` rows from `first` on is called with, by (first, length).
+    """
+    return [Batch(scratch / f"{first:06d}-{length}.safetensors", partial(inputs, first, length))
+            for first, length in chunks(count, size)]
+
+
+def is_finished(batch: Batch) -> bool:
+    """Whether the batch's file is there and holds what was written; a damaged one is as good as none."""
+    try:
+        read_batch(batch)
+    except InputError:
+        return False
+    return True
+
+
+def read_batch(batch: Batch) -> dict[str, Tensor]:
+    """The results of a finished batch.
+
+    Raises:
+        InputError: its file is missing or damaged.
+    """
+    tensors, meta = read_pack(batch.path)
+    if meta.get("sha256") != _digest(tensors):
+        raise InputError(str(batch.path), "sha256", "not that of the content", "Run the stage again")
+    return tensors
+
+
+def joined(batches: list[Batch]) -> dict[str, Tensor]:
+    """The results of finished batches, joined along their first axis.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    done = [read_batch(batch) for batch in batches]
+    return {key: torch.cat([tensors[key] for tensors in done]) for key in done[0]}
+
+
+def finish(batches: list[Batch], work: Work, what: str = "", engine: EngineParams | None = None,
+           cores: int | None = None) -> None:
+    """Compute what is missing of `batches`.
+
+    Args:
+        work: gives a batch's results from its inputs, tensors of as many rows as the batch has; for Ray, a function of
+            this library or a `functools.partial` of one.
+        what: a name for the progress bar.
+        engine: where; None for here.
+        cores: None for work that takes a GPU where there is one, or else as many cores as torch uses; a number for
+            work on one core each, of which so many are done here at a time.
+
+    Raises:
+        InputError: Ray is not installed, has no such cluster or machine, or lost a batch for good.
+    """
+    missing = [batch for batch in batches if not is_finished(batch)]
+    if not missing:
+        return
+    on_ray = engine is not None and engine.kind == "ray"
+    if on_ray:
+        # Not loaded before, as work in progress begins anew when code that is loaded changes (see `scratch_folder`).
+        from w2wpp.compute.ray_engine import compute_on_ray
+        done = compute_on_ray(missing, work, engine, one_core=cores is not None)
+    else:
+        done = _compute_here(missing, work, cores or 1)
+    # Work that is done here, batch after batch, has bars of its own.
+    with progress(None, what, total=len(batches), initial=len(batches) - len(missing), unit="batch",
+                  disable=not on_ray and cores is None) as bar:
+        for batch, tensors in done:
+            _keep(batch, tensors)
+            bar.update()
+
+
+def in_resumable_batches(count: int, size: int, scratch: Path, work: Callable[[int, int], dict[str, Tensor]]
+                         ) -> dict[str, Tensor]:
+    """Tensors that `work(first, length)` gives for consecutive runs of at most `size`, joined along their first axis.
+
+    Each finished batch becomes a file in `scratch`, where the next call finds it.
+    """
+    batches = batches_of(count, size, scratch, lambda first, length: (first, length))
+    finish(batches, work)
+    return joined(batches)
+
+
+def _compute_here(batches: list[Batch], work: Work, processes: int) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    """Each batch with its results, in order."""
+    processes = min(processes, len(batches))
+    with multiprocessing.get_context("spawn").Pool(processes) if processes > 1 else nullcontext() as pool:
+        tasks = ((work, batch.inputs()) for batch in batches)
+        yield from zip(batches, pool.imap(_call, tasks) if pool else map(_call, tasks), strict=True)
+
+
+def _call(task: tuple[Work, tuple]) -> dict[str, Tensor]:
+    work, inputs = task
+    return work(*inputs)
+
+
+def _keep(batch: Batch, tensors: dict[str, Tensor]) -> None:
+    """Write a batch's results, unless another machine has just done so: what it goes on with must stay."""
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    if not is_finished(batch):
+        batch.path.unlink(missing_ok=True)
+        write_pack(batch.path, tensors, {"sha256": _digest(tensors)}, replace=False)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256(save(dict(sorted(tensors.items())))).hexdigest()

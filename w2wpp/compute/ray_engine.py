@@ -1,0 +1,111 @@
+"""Batches computed by Ray tasks, on this machine or on many, which need not share a file system with it."""
+
+import io
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+import w2wpp
+from w2wpp.compute.batches import Batch, Work
+from w2wpp.compute.runtime import ENVIRONMENT, device, prepare
+from w2wpp.files.errors import InputError
+from w2wpp.run.params import EngineParams
+
+
+def compute_on_ray(batches: list[Batch], work: Work, engine: EngineParams, one_core: bool
+                   ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    """Each batch with its results, in the order in which they come; what a lost machine had is computed elsewhere.
+
+    Args:
+        one_core: whether a batch takes one core; else a share of a GPU if the cluster has any, or as many cores as
+            torch uses on this machine, since sums over another number of threads would differ in their last bits.
+
+    Raises:
+        InputError: see `connected`; no machine has so much, or a batch lost its machine more often than is allowed.
+    """
+    ray = connected(engine)
+    threads = 1 if one_core else torch.get_num_threads()
+    needs = {"num_cpus": threads}
+    if not one_core and ray.cluster_resources().get("GPU"):
+        needs = {"num_cpus": 1, "num_gpus": engine.gpus_per_task}
+    _check_that_one_machine_has(needs, ray.nodes())
+    task = ray.remote(_compute).options(max_retries=engine.retries, **needs)
+    shared = ray.put(_packed(work))
+    running = {task.remote(shared, _packed(batch.inputs()), threads): batch for batch in batches}
+    while running:
+        for done in ray.wait(list(running))[0]:
+            try:
+                yield running.pop(done), ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause or error from error
+            except ray.exceptions.RayError as error:
+                raise InputError("params.yaml", "engine.retries", f"{engine.retries}, and still a batch was lost "
+                                 f"({str(error).splitlines()[0]})", "Run again: finished batches are kept") from error
+
+
+def connected(engine: EngineParams) -> ModuleType:
+    """The package ray, connected to the cluster that `engine` names, or to one started on this machine.
+
+    Raises:
+        InputError: Ray is not installed, or there is no such cluster.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("params.yaml", "engine.kind", "ray, but Ray is not installed",
+                         "`pip install 'w2wpp[ray]'`, or set it to local") from error
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # The library travels along, so that all machines run the code that the scratch folder is named after.
+        runtime = {"py_modules": [str(Path(w2wpp.__file__).parent)], "env_vars": ENVIRONMENT}
+        try:
+            _check_that_something_listens(engine.address)
+            ray.init(engine.address or "local", runtime_env=runtime, log_to_driver=False,
+                     logging_level=logging.ERROR)
+        except (OSError, ImportError, RuntimeError, ValueError) as error:
+            raise InputError("params.yaml", "engine.address", f"no Ray cluster that can be used "
+                             f"({' '.join(str(error).split())[:300]})",
+                             "Start one with `ray start --head`, or set it to null") from error
+    return ray
+
+
+def _check_that_something_listens(address: str | None) -> None:
+    """Ray itself would try for many minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _check_that_one_machine_has(needs: dict[str, float], nodes: list[dict]) -> None:
+    """Ray itself would wait for such a machine for ever."""
+    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    if not any(node["Alive"] and all(node["Resources"].get(names[key], 0) >= number for key, number in needs.items())
+               for node in nodes):
+        asked = " and ".join(f"{number} {names[key]}" for key, number in needs.items())
+        raise InputError("params.yaml", "engine", f"no machine of the Ray cluster has {asked}, which a batch takes",
+                         "Add one, or set OMP_NUM_THREADS for batches on fewer cores")
+
+
+def _compute(work: bytes, inputs: bytes, threads: int) -> dict[str, Tensor]:
+    """The task: a batch's results, on the CPU."""
+    prepare()
+    torch.set_num_threads(threads)
+    results = _unpacked(work)(*_unpacked(inputs))
+    return {key: tensor.detach().cpu() for key, tensor in results.items()}
+
+
+def _packed(content: object) -> bytes:
+    # Not left to Ray, which would bring tensors back on the device that they came from: here and there may differ.
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def _unpacked(content: bytes) -> object:
+    return torch.load(io.BytesIO(content), map_location=device(), weights_only=False)

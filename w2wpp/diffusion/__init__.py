@@ -1,0 +1,1 @@
+"""The base model and its loss: pipeline, denoising, DreamBooth training."""

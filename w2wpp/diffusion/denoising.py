@@ -1,0 +1,122 @@
+"""The diffusion loss of many adapted models at once, and the pictures that they make."""
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from torch import Tensor
+
+from w2wpp.compute.runtime import progress
+from w2wpp.compute.schedules import chunks
+from w2wpp.diffusion.pipeline import encode_prompts, to_images
+from w2wpp.lora.adapters import adapted
+from w2wpp.lora.layout import WeightLayout
+from w2wpp.run.params import GenerateParams
+
+
+def training_schedule(pipe: StableDiffusionPipeline) -> DDPMScheduler:
+    """The noise schedule that the pipeline's UNet was trained with."""
+    return DDPMScheduler.from_config(pipe.scheduler.config)
+
+
+def draw_timesteps(shape: tuple[int, ...], shift: float, schedule: DDPMScheduler, generator: torch.Generator) -> Tensor:
+    """Random timesteps int64, uniform for `shift` 1 and the more of them noisy the larger it is.
+
+    Who a person is shows in the prediction at high noise alone: below that the noisy picture itself says it. The shift
+    is that of Esser et al. 2024 (arXiv 2403.03206, sec. 5.3.2): half of the timesteps lie above shift / (1 + shift).
+    """
+    uniform = torch.rand(shape, generator=generator)
+    shifted = shift * uniform / (1 + (shift - 1) * uniform)
+    return (shifted * schedule.config.num_train_timesteps).long().clamp(max=schedule.config.num_train_timesteps - 1)
+
+
+def prediction_target(schedule: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the UNet of this schedule is to predict [b, c, h, w]: velocity (Salimans and Ho 2022, arXiv 2202.00512) or
+    noise.
+    """
+    if schedule.config.prediction_type == "v_prediction":
+        return schedule.get_velocity(clean, noise, timesteps)
+    return noise
+
+
+def region_weights(pipe: StableDiffusionPipeline, region: tuple[float, float, float, float]) -> Tensor:
+    """How much each latent pixel counts, float32 [h, w] of mean 1: as much of it as lies in a region of the picture.
+
+    Args:
+        region: left, top, right and bottom, in shares of the picture.
+    """
+    edges = torch.linspace(0, 1, pipe.unet.config.sample_size + 1)
+    left, top, right, bottom = region
+    across = (edges[1:].clamp(max=right) - edges[:-1].clamp(min=left)).clamp(min=0)
+    down = (edges[1:].clamp(max=bottom) - edges[:-1].clamp(min=top)).clamp(min=0)
+    weights = down[:, None] * across
+    return (weights / weights.mean()).to(pipe.unet.device)
+
+
+def prediction_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, latents: Tensor, text: Tensor,
+                    timestep_shift: float, generator: torch.Generator, pixel_weights: Tensor | float = 1.0) -> Tensor:
+    """Mean squared error of the UNet's prediction, per sample [m, n].
+
+    Noise and timesteps are drawn once per row of m and shared by its n people, so that a person's loss does not depend
+    on who else is in the batch and differences between people are not drowned in the sampling noise.
+
+    Args:
+        latents: scaled latents [m, n, c, h, w].
+        text: text embeddings [m, n, length, hidden], or [m, 1, length, hidden] of prompts that all n share.
+        timestep_shift: see `draw_timesteps`.
+        pixel_weights: [h, w], see `region_weights`, or [n, 1, h, w] of each person's own.
+    """
+    rows, people = latents.shape[:2]
+    noise = torch.randn(rows, 1, *latents.shape[2:], generator=generator).expand_as(latents)
+    timesteps = draw_timesteps((rows, 1), timestep_shift, schedule, generator).expand(rows, people)
+    latents, noise, timesteps = (each.flatten(0, 1).to(pipe.unet.device) for each in (latents, noise, timesteps))
+    noisy = schedule.add_noise(latents, noise, timesteps)
+    dtype = pipe.unet.dtype
+    output = pipe.unet(noisy.to(dtype), timesteps, text.expand(-1, people, -1, -1).flatten(0, 1).to(dtype)).sample
+    target = prediction_target(schedule, latents, noise, timesteps)
+    return ((output.float() - target).square().unflatten(0, (rows, people)) * pixel_weights).mean((2, 3, 4))
+
+
+def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layout: WeightLayout, weights: Tensor,
+                   latents: Tensor, text: Tensor, timestep_shift: float, generator: torch.Generator,
+                   pixel_weights: Tensor | float = 1.0) -> Tensor:
+    """`prediction_loss` of UNets adapted by the weight vectors [n, d] of n people."""
+    with adapted(pipe.unet, layout, weights):
+        return prediction_loss(pipe, schedule, latents, text, timestep_shift, generator, pixel_weights)
+
+
+@torch.no_grad()
+def generate(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, prompts: list[str], seeds: int,
+             params: GenerateParams, what: str) -> Tensor:
+    """Pictures of many models, through the pipeline's own `__call__`.
+
+    Args:
+        weights: weight vectors [n, d].
+        prompts: each model answers every prompt.
+        seeds: pictures per prompt, from the seeds 0 .. seeds - 1, the same for every model.
+        params: of which `batch` is pictures per call at most; the result does not depend on it beyond rounding.
+
+    Returns:
+        uint8 [n, prompts, seeds, h, w, 3].
+    """
+    device, dtype = pipe.unet.device, pipe.unet.dtype
+    asked = torch.tensor([(prompt, seed) for prompt in range(len(prompts)) for seed in range(seeds)])
+    text, negative = encode_prompts(pipe, prompts), encode_prompts(pipe, [params.negative_prompt])
+    shape = (pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
+    start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in range(seeds)])
+    models = max(1, params.batch // len(asked))
+    out = []
+    with progress(None, what, total=len(weights) * len(asked), unit="picture") as bar:
+        for first, count in chunks(len(weights), models):
+            drawn = []
+            for some in asked.split(params.batch):
+                rows = some.repeat_interleave(count, 0)
+                with adapted(pipe.unet, layout, weights[first:first + count].float().to(device)):
+                    latents = pipe(prompt_embeds=text[rows[:, 0]],
+                                   negative_prompt_embeds=negative.expand(len(rows), -1, -1),
+                                   latents=start[rows[:, 1]].to(device, dtype),
+                                   num_inference_steps=params.inference_steps, guidance_scale=params.guidance,
+                                   output_type="latent").images
+                pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+                drawn.append(to_images(pixels.float()).cpu())
+                bar.update(len(rows))
+            out.append(torch.cat(drawn).unflatten(0, (len(prompts), seeds, count)).movedim(2, 0))
+    return torch.cat(out)

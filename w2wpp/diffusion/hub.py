@@ -1,0 +1,52 @@
+"""Models from elsewhere: in a folder, or in the Hugging Face Hub's cache, and downloaded only where that is allowed."""
+
+import os
+import re
+from pathlib import Path
+
+import huggingface_hub
+
+from w2wpp.files.errors import InputError
+from w2wpp.files.tensor_files import printable
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids connections; asked here, as huggingface_hub asks only when it is imported."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def find_model(key: str, model: str, revision: str | None, files: tuple[str, ...]) -> Path:
+    """The folder of a model.
+
+    Args:
+        key: of params.yaml that names the model, such as "base.model".
+        model: its folder, or its name on the Hub, which is asked unless HF_HUB_OFFLINE is set.
+        revision: of the model on the Hub.
+        files: patterns of the files that are used, all of which must match something.
+
+    Raises:
+        InputError: the model is not there and cannot be had, or lacks a file; it says what to put where.
+    """
+    name = printable(model)
+    remedy = (f"Where there is a network, run `hf download {name}{f' --revision {revision}' if revision else ''} "
+              f"--local-dir models/{name.split('/')[-1]}` and set {key} to that folder; or set HF_HUB_OFFLINE=0 to "
+              "have it downloaded")
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        if not _NAME.fullmatch(model):
+            raise InputError("params.yaml", key, f"no such folder: {name}", "Give the folder of the model, or its name "
+                             "on the Hugging Face Hub")
+        try:
+            folder = Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=list(files),
+                                                            local_files_only=offline()))
+        # What a broken connection raises depends on the HTTP library, which changes with the version of the client.
+        except Exception as error:
+            cause = "HF_HUB_OFFLINE is set" if offline() else printable(" ".join(str(error).split()) or repr(error))
+            raise InputError("params.yaml", key, f"{name} is no folder here, not in the Hub's cache, and cannot be "
+                             f"downloaded ({cause})", remedy) from error
+    for pattern in files:
+        if not any(folder.glob(pattern)):
+            raise InputError(str(folder), pattern, f"no such file, so this is not all of the model of {key}", remedy)
+    return folder

@@ -1,0 +1,55 @@
+"""A base model that was trained elsewhere: found, written down by what its files hold, and found again."""
+
+from pathlib import Path
+
+from w2wpp.diffusion.hub import find_model
+from w2wpp.diffusion.pipeline import REFERENCE
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import file_hash, read_json, write_json
+from w2wpp.run.params import BaseParams
+
+# What a StableDiffusionPipeline is made of; safety checker and single-file checkpoints are not used.
+FILES = ("model_index.json", "scheduler/*.json", "text_encoder/*.json", "text_encoder/*.safetensors", "tokenizer/*",
+         "unet/config.json", "unet/*.safetensors", "vae/config.json", "vae/*.safetensors")
+_AGAIN = "Put it back, or run `dvc repro -f base` to take what is there now"
+
+
+def refer_to_model(params: BaseParams, out: Path) -> Path:
+    """Write `pretrained.json` in `out` in place of a base model: the folder that has it, and what is in it.
+
+    The files, some 4 GB for Stable Diffusion 1.5, stay where they are.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: see `find_model`.
+    """
+    folder = find_model("base.model", params.model, params.revision, FILES).absolute()
+    files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
+    write_json(out / REFERENCE, {
+        "folder": str(folder), "model": params.model, "revision": params.revision,
+        "files": {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+                  for path in files}})
+    return folder
+
+
+def follow_reference(path: Path) -> Path:
+    """The folder that a `pretrained.json` refers to; of its files, sizes are compared.
+
+    Raises:
+        InputError: it is no such reference, or a file is missing or has another size.
+    """
+    reference = read_json(path)
+    try:
+        folder, files = Path(reference["folder"]), reference["files"]
+        sizes = {folder / name: content["bytes"] for name, content in files.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(str(path), None, f"no reference to a base model ({error!r})",
+                         "Run `dvc repro -f base`") from error
+    for file, size in sizes.items():
+        if not file.is_file():
+            raise InputError(str(file), None, f"no such file, but {path} refers to it", _AGAIN)
+        if file.stat().st_size != size:
+            raise InputError(str(file), None, f"not of the size that {path} knows", _AGAIN)
+    return folder

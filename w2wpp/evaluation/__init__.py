@@ -1,0 +1,1 @@
+"""ID scores of held-out people and how well prompts are obeyed."""

@@ -1,0 +1,1 @@
+"""Faces on photos: finders, recognisers, alignment, photos of held-out people."""

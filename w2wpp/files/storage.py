@@ -1,0 +1,180 @@
+"""Files that are whole or absent: packed tensors, JSON and CSV, written under a temporary name and then renamed."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from w2wpp.files.errors import InputError
+
+# One key only: safetensors writes several metadata keys in random order, which would change the bytes of equal packs.
+META_KEY = "w2wpp"
+
+
+def write_atomically(path: Path, write: Callable[[Path], None], replace: bool = True) -> None:
+    """Call `write(temporary_path)` and rename the result to `path`, so that a kill leaves the old file or none.
+
+    Args:
+        replace: whether the result takes the place of a file that is there by then; if not, the old one stays, where
+            the file system has hard links.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not the process's number, which two machines that share the folder could both have.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        write(temporary)
+        if not replace and _linked(temporary, path):
+            return
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Name a file `target` unless there is one; False where the file system cannot do both in one step."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def write_pack(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None = None, replace: bool = True) -> None:
+    """Write tensors and one JSON-able `meta` dict as a safetensors file whose bytes depend on the content alone.
+
+    For `replace` see `write_atomically`.
+    """
+    tensors = {key: tensor.detach().contiguous() for key, tensor in sorted(tensors.items())}
+    metadata = {META_KEY: json.dumps(meta or {}, sort_keys=True)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata), replace)
+
+
+@contextmanager
+def open_pack(path: Path) -> Iterator[tuple[safe_open, dict]]:
+    """Open what `write_pack` wrote, to read parts of it: (safetensors handle, meta).
+
+    Raises:
+        InputError: the file is missing, is not safetensors, carries no w2w++ metadata, or fails while it is read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(str(path), None, "no such file", "Run `dvc repro` to make it")
+    try:
+        with safe_open(path, framework="pt") as pack:
+            try:
+                meta = json.loads((pack.metadata() or {}).get(META_KEY, ""))
+            except ValueError:
+                meta = None
+            if not isinstance(meta, dict):
+                raise InputError(str(path), META_KEY, "metadata missing or malformed, so this is not a w2w++ pack",
+                                 "Write it with w2wpp.files.storage.write_pack")
+            yield pack, meta
+    except (SafetensorError, OSError) as error:
+        raise InputError(str(path), None, f"not a readable safetensors file ({error})",
+                         "Delete it and run `dvc repro`, or `git checkout` it if it is tracked") from error
+
+
+def read_pack(path: Path, needed: Sequence[str] = ()) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read what `write_pack` wrote: (tensors, meta).
+
+    Args:
+        needed: names of tensors that must be there.
+
+    Raises:
+        InputError: the file is missing, is not safetensors, carries no w2w++ metadata, or lacks a needed tensor.
+    """
+    with open_pack(path) as (pack, meta):
+        for name in needed:
+            if name not in pack.keys():  # noqa: SIM118
+                raise InputError(str(path), name, "no such tensor in this file", "Give the right file; this is of "
+                                 "another stage")
+        return {key: pack.get_tensor(key) for key in pack.keys()}, meta  # noqa: SIM118
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 of the names and bytes of all files in a folder and its subfolders, in hex."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@cache
+def _library_code() -> dict[str, str]:
+    """Hashes of the loaded modules of this library, taken once: their files may change while the program runs."""
+    return {name: file_hash(module.__file__) for name, module in sys.modules.items()
+            if name.split(".")[0] == "w2wpp"}
+
+
+def scratch_folder(root: str | Path, **recipe) -> Path:
+    """A folder under `root` for resuming work, named after the recipe and the loaded code of this library.
+
+    Another recipe, or code that was changed meanwhile, so starts anew instead of resuming from what the old one left.
+    """
+    named = json.dumps({"recipe": recipe, "code": _library_code()}, sort_keys=True, default=str)
+    digest = hashlib.sha256(named.encode()).hexdigest()[:12]
+    folder = Path(root) / digest
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a dict as sorted, indented JSON; refuses NaN and infinities with ValueError."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise InputError(str(path), None, "no such file", "Run `dvc repro` to make it") from error
+    except ValueError as error:
+        raise InputError(str(path), None, f"not valid JSON ({error})", "Delete it and run `dvc repro`") from error
+
+
+def write_csv(path: Path, rows: list[dict] | pd.DataFrame) -> None:
+    """Write rows as CSV without an index column."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
+    write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
+
+
+def read_csv(path: Path, columns: list[str] = ()) -> pd.DataFrame:
+    """Read a CSV and check that it has `columns`; names of people stay text, also where they look like numbers.
+
+    Raises:
+        InputError: the file is missing, unreadable, or lacks a column.
+    """
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, dtype={"person": str})
+    except FileNotFoundError as error:
+        raise InputError(str(path), None, "no such file", "Run `dvc repro` to make it") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(str(path), None, f"not a readable CSV ({error})", "Delete it and run `dvc repro`") from error
+    for column in columns:
+        if column not in frame:
+            raise InputError(str(path), column, "column missing", "Delete the file and run `dvc repro`")
+    return frame

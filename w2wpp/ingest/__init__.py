@@ -1,0 +1,1 @@
+"""LoRAs of other people: files, folders and the published weights2weights data."""

@@ -1,0 +1,160 @@
+"""Pickles of strangers, read as inert data: what they name is noted, never imported, called or made an object of."""
+
+import pickletools
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from w2wpp.files.errors import InputError
+from w2wpp.files.tensor_files import printable
+
+_LITERALS = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
+             "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_DAMAGED = "The file is damaged or no pickle; fetch it again"
+
+
+@dataclass(frozen=True)
+class Global:
+    """A class or function by its full name, such as "numpy.ndarray"."""
+
+    name: str
+
+
+@dataclass(eq=False)
+class Call:
+    """A call that was not made: of what, with which arguments, and the state that its result was to be given."""
+
+    function: str
+    arguments: tuple
+    state: object = None
+
+
+@dataclass(eq=False)
+class Persistent:
+    """A reference to what lies outside of the pickle; torch keeps the numbers of its tensors there."""
+
+    key: object
+
+
+def read_pickle(file: BinaryIO, allowed: Collection[str], where: str, remedy: str) -> object:
+    """The next pickle in a file: None, bool, int, float, str, bytes, bytearray, tuple, list and dict are themselves.
+
+    Everything else is a `Global`, a `Call` or a `Persistent`, for the caller to make sense of. Tuples and lists may be
+    nested to any depth, and shared; keys of dicts are text. Of the format, protocols 2 to 5, only those opcodes are
+    read that occur in pickles of tables and tensors. Time and memory are within a constant of what the pickle takes.
+
+    Args:
+        file: at the start of the pickle; left behind its end.
+        allowed: the full names that the pickle may hold; those of Python 2's builtins count as those of Python 3.
+        where: for messages.
+        remedy: for messages, if the pickle holds anything beyond that.
+
+    Raises:
+        InputError: it holds another name or opcode, or is damaged.
+    """
+    machine = _Machine(allowed, where, remedy)
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "STOP":
+                return machine.pop()
+            machine.step(opcode.name, argument)
+        raise ValueError("no end")
+    except (ValueError, IndexError, KeyError) as error:
+        raise InputError(where, None, f"not a sound pickle ({printable(str(error))})", _DAMAGED) from error
+
+
+class _Machine:
+    """The pickle machine: a stack, the stacks below each open mark, and a memo."""
+
+    def __init__(self, allowed: Collection[str], where: str, remedy: str) -> None:
+        self.allowed, self.where, self.remedy = allowed, where, remedy
+        self.stack, self.below, self.memo = [], [], {}
+
+    def pop(self) -> object:
+        return self.stack.pop()
+
+    def pop_to_mark(self) -> list:
+        items, self.stack = self.stack, self.below.pop()
+        return items
+
+    def top(self, kind: type) -> object:
+        if type(self.stack[-1]) is not kind:
+            raise ValueError(f"no {kind.__name__} where there must be one")
+        return self.stack[-1]
+
+    def step(self, opcode: str, argument: object) -> None:
+        match opcode:
+            case _ if opcode in _LITERALS:
+                self.stack.append(argument)
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = self.stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = self.stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                self.stack.append(self.memo[argument])
+            case _ if opcode in _CONSTANTS:
+                self.stack.append(_CONSTANTS[opcode])
+            case "MARK":
+                self.below.append(self.stack)
+                self.stack = []
+            case "TUPLE":
+                items = self.pop_to_mark()
+                self.stack.append(tuple(items))
+            case "EMPTY_TUPLE":
+                self.stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [self.pop() for _ in range(int(opcode[-1]))]
+                self.stack.append(tuple(reversed(items)))
+            case "EMPTY_LIST":
+                self.stack.append([])
+            case "APPEND":
+                item = self.pop()
+                self.top(list).append(item)
+            case "APPENDS":
+                items = self.pop_to_mark()
+                self.top(list).extend(items)
+            case "EMPTY_DICT":
+                self.stack.append({})
+            case "SETITEM":
+                value, key = self.pop(), self.pop()
+                self.set_items([key, value])
+            case "SETITEMS":
+                self.set_items(self.pop_to_mark())
+            case "GLOBAL":
+                self.name(*argument.split(" ", 1))
+            case "STACK_GLOBAL":
+                name, module = self.pop(), self.pop()
+                self.name(module, name)
+            case "REDUCE" | "NEWOBJ":
+                arguments, function = self.pop(), self.pop()
+                if type(function) is not Global or type(arguments) is not tuple:
+                    raise ValueError("a call of what is no function, or with what are no arguments")
+                self.stack.append(Call(function.name, arguments))
+            case "BUILD":
+                state, call = self.pop(), self.top(Call)
+                if call.state is not None:
+                    raise ValueError("a state is given twice")
+                call.state = state
+            case "BINPERSID":
+                self.stack.append(Persistent(self.pop()))
+            case "PROTO" | "FRAME":
+                pass
+            case _:
+                raise InputError(self.where, None, f"a pickle with the opcode {opcode}, which is not read here",
+                                 self.remedy)
+
+    def set_items(self, items: list) -> None:
+        # Another key than text could be a tuple too deep to hash.
+        if len(items) % 2 or any(type(key) is not str for key in items[::2]):
+            raise ValueError("a dict with keys other than text")
+        self.top(dict).update(zip(items[::2], items[1::2], strict=True))
+
+    def name(self, module: object, name: object) -> None:
+        if type(module) is not str or type(name) is not str:
+            raise ValueError("a name that is no text")
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        if full not in self.allowed:
+            raise InputError(self.where, printable(full), "named in this pickle, which could run code when loaded",
+                             self.remedy)
+        self.stack.append(Global(full))

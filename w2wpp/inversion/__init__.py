@@ -1,0 +1,1 @@
+"""One photo of a person to a latent: photo encoder and search."""

@@ -1,0 +1,66 @@
+"""Inversion of one photo per person into a weight space: only z is optimised, through the frozen decoder and UNet."""
+
+import time
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from w2wpp.compute.runtime import progress
+from w2wpp.compute.schedules import cosine_rate, step_generator
+from w2wpp.diffusion.denoising import denoising_loss, region_weights, training_schedule
+from w2wpp.inversion.photo_encoder import LatentPrior
+from w2wpp.run.params import InvertParams
+from w2wpp.spaces.spaces import WeightSpace
+
+
+def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior, latents: Tensor, text: Tensor,
+           params: InvertParams, seed: int, what: str, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Maximum a posteriori z of each person: denoising loss of the photo minus a weighted log prior.
+
+    The search starts at the prior's mean and looks at the region that `params` name: what surrounds a face is no part
+    of the person (weights2weights masks it, too). It moves u, where z = mean + spread * u, so that it goes furthest
+    where least is known; or, unless `params.whitened`, z in units of the space's scales, as weights2weights does. Like
+    in `train_loras`, noise and timesteps are shared by all people.
+
+    Args:
+        prior: of each person's z.
+        latents: scaled latents [n, c, h, w] of ONE photo per person.
+        text: text embeddings [n, length, hidden] of the prompts of these photos.
+        mask: how much of each latent pixel of the region counts, [n, h, w] in [0, 1]; None for all of it.
+
+    Returns:
+        z [n, k], and the denoising loss of every step [steps, n].
+    """
+    schedule, pixel_weights = training_schedule(pipe), region_weights(pipe, params.region)
+    if mask is not None:
+        shown = pixel_weights * mask.to(pixel_weights)
+        pixel_weights = (shown / shown.mean((1, 2), keepdim=True).clamp_min(1e-6))[:, None]
+    text = text.expand(params.timesteps_per_step, *text.shape)
+    rows = latents.expand(params.timesteps_per_step, *latents.shape)
+    unit = prior.spread if params.whitened else 1 / space.scales
+    searched = torch.zeros_like(prior.mean, requires_grad=True)
+    optimizer = torch.optim.Adam([searched], params.lr, eps=params.adam_epsilon)
+    history = []
+    bar = progress(range(params.steps), what)
+    for step in bar:
+        z = prior.mean + unit * searched
+        losses = denoising_loss(pipe, schedule, space.layout, space.decode(z), rows, text,
+                                params.timestep_shift, step_generator(seed, step), pixel_weights).mean(0)
+        optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=5)
+        optimizer.zero_grad()
+        (losses - params.prior_weight * space.log_prior((z - prior.mean) / prior.spread)).sum().backward()
+        optimizer.step()
+        history.append(losses.detach())
+        bar.set_postfix(loss=f"{history[-1].mean().item():.4f}", refresh=False)
+    return (prior.mean + unit * searched).detach(), torch.stack(history)
+
+
+def invert_batch(pipe: StableDiffusionPipeline, space: WeightSpace, params: InvertParams, seed: int,
+                 prior: LatentPrior, latents: Tensor, text: Tensor, mask: Tensor | None, what: str
+                 ) -> dict[str, Tensor]:
+    """What `invert` finds, a row per person: "z" [n, k], "losses" [n, steps] and each one's share of "seconds" [n]."""
+    started = time.perf_counter()
+    z, losses = invert(pipe, space, prior, latents, text, params, seed, what, mask)
+    seconds = (time.perf_counter() - started) / len(latents)
+    return {"z": z, "losses": losses.T, "seconds": torch.full((len(latents),), seconds, dtype=torch.float64)}

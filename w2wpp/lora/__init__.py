@@ -1,0 +1,1 @@
+"""A LoRA as a weight vector: layout, per-sample adapters, packs and shards of many."""

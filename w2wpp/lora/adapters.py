@@ -1,0 +1,73 @@
+"""Per-sample LoRA adapters: in one batch through a frozen UNet, sample i uses LoRA i."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import write_atomically
+from w2wpp.lora.layout import WeightLayout, unflatten
+
+
+@contextmanager
+def adapted(unet: nn.Module, layout: WeightLayout, weights: Tensor) -> Iterator[None]:
+    """Within this context the adapted layers of `unet` compute W x + scale * B_i (A_i x) for sample i.
+
+    A batch of m * n samples is m repetitions of the n LoRAs in order (0 .. n-1, 0 .. n-1, ...), which is how diffusers
+    stacks the unconditional and the conditional half of classifier-free guidance. Gradients reach `weights`.
+
+    Args:
+        weights: weight vectors [n, d] on the device of the UNet, in whose dtype they are used.
+
+    Raises:
+        ValueError: the weights have another dimension than the layout, or a batch is no multiple of n.
+        InputError: the UNet has no such layers.
+    """
+    count = weights.shape[0]
+    modules = dict(unet.named_modules())
+    missing = [layer.module for layer in layout.layers if layer.module not in modules]
+    if missing:
+        raise InputError("base model", missing[0], "the UNet has no such layer, but the weights are of it",
+                         "Use the base model that the LoRAs were trained on")
+
+    def hook(down: Tensor, up: Tensor):
+        def add(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x = inputs[0]                                                   # [m * n, length, fan_in]
+            if x.shape[0] % count:
+                raise ValueError(f"a batch of {x.shape[0]} cannot be shared among {count} LoRAs")
+            x = x.unflatten(0, (-1, count))                                 # [m, n, length, fan_in]
+            return output + layout.scale * (x @ down.mT @ up.mT).flatten(0, 1)
+        return add
+
+    with ExitStack() as hooks:
+        for name, (down, up) in layout.split(weights.to(next(unet.parameters()).dtype)).items():
+            hooks.enter_context(modules[name].register_forward_hook(hook(down, up)))
+        yield
+
+
+def initial_weights(layout: WeightLayout, seed: int) -> Tensor:
+    """The weight vector [d] that every LoRA starts from: A as in peft (Kaiming uniform with a = sqrt 5), B zero.
+
+    It is one for all people, so that their LoRAs stay comparable coordinate by coordinate (weights2weights, sec. 3.1).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.zeros(1, layout.dimension)
+    for down, _ in layout.split(weights).values():
+        bound = 1 / math.sqrt(down.shape[-1])
+        down.uniform_(-bound, bound, generator=generator)
+    return weights[0]
+
+
+def export_lora(path: Path, weights: Tensor, layout: WeightLayout) -> None:
+    """Write a weight vector [d] as a LoRA file for `pipe.load_lora_weights(path)`: peft keys, alpha in the metadata."""
+    tensors = {f"unet.{key}": tensor.float().cpu() for key, tensor in unflatten(weights.detach(), layout).items()}
+    config = {"unet.r": layout.rank, "unet.lora_alpha": layout.alpha,
+              "unet.target_modules": [layer.module for layer in layout.layers]}
+    metadata = {"lora_adapter_metadata": json.dumps(config, sort_keys=True)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

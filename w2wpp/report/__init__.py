@@ -1,0 +1,1 @@
+"""Figures, picture sheets and the page of the report."""

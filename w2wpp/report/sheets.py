@@ -1,0 +1,136 @@
+"""The report's figures of people: which pictures stand beside which, and what is written below them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from w2wpp.files.storage import read_pack
+from w2wpp.lora.weights import Weights
+from w2wpp.report.figures import COLORS, INK, LABELS, Column, contact_sheet, latent_plane, latent_space, picture_sheet
+from w2wpp.report.page import latent_effects, people_factors, score_text, side_by_side, spread
+from w2wpp.spaces.spaces import load_space
+from w2wpp.world.populations import Portraits
+
+SPACES = ("pca", "vae")
+BESIDE = {"true": "true LoRA, several photos", "one-photo": "DreamBooth, one photo"}   # inversions, on sheets
+PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES, TRUE_LORAS = 56, 10, 6, 12, 32, 16
+
+
+@dataclass(frozen=True)
+class Sheets:
+    """What sheets of held-out people are made of.
+
+    Attributes:
+        held_out: the people and their photos.
+        score_photos: how many of the last photos of each are those that scores are against.
+        made: uint8 pictures [n, seeds, h, w, 3] of the people by rung of the ladder, and what has no person.
+        scores: ID scores by person (rows) and rung, and the split.
+        floor: ID score of a stranger.
+    """
+
+    held_out: Portraits
+    score_photos: int
+    made: dict[str, np.ndarray]
+    scores: pd.DataFrame
+    floor: float
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """Scores of the test people."""
+        return self.scores[self.scores["split"] == "test"]
+
+    def drawn(self, title: str, people: list[str], rung: str, count: int) -> Column:
+        """The first `count` pictures of people by a rung, their scores below."""
+        notes = [score_text(self.scores[rung].get(person, np.nan), self.floor) for person in people]
+        return Column(title, self.made[rung][self._rows(people), :count], notes, COLORS.get(rung.split()[0], INK))
+
+    def photo(self, people: list[str]) -> Column:
+        """The photo that is inverted."""
+        return Column("the one photo", self.held_out.images.numpy()[self._rows(people), :1])
+
+    def others(self, people: list[str], title: str = "other real photos") -> Column:
+        """Two of the photos that scores are against."""
+        return Column(title, self.held_out.images.numpy()[self._rows(people), -self.score_photos:][:, :2])
+
+    def _rows(self, people: list[str]) -> list[int]:
+        return [self.held_out.names.index(person) for person in people]
+
+
+def world_figures(sheets: Sheets) -> dict[str, Figure]:
+    """Photos of test people, and what the base model draws of anybody."""
+    test = np.array(sheets.held_out.splits) == "test"
+    return {"people": contact_sheet(sheets.held_out.images.numpy()[test][:PEOPLE, 0], across=8),
+            "base": contact_sheet(sheets.made["class"][:CLASS_SAMPLES], across=8)}
+
+
+def true_lora_figures(sheets: Sheets) -> dict[str, Figure]:
+    """Test people's LoRAs of several photos beside other photos, as they are and through the spaces."""
+    halves = side_by_side(spread(sheets.test["true"], TRUE_LORAS), single=6)
+    people = spread(sheets.test["true"], 8)
+    return {
+        "true_loras": picture_sheet([each for half in halves for each in (
+            sheets.others(half, "real photos"), sheets.drawn("true LoRA", half, "true", 4))]),
+        "reconstruction": picture_sheet(
+            [sheets.others(people, "real photos"), sheets.drawn("true LoRA", people, "true", 2),
+             *(sheets.drawn(f"through {LABELS[space]}", people, f"{space} reconstruction", 2) for space in SPACES)],
+            people)}
+
+
+def sampling_figure(folder: Path, space: str) -> Figure:
+    """People sampled from a space, a column per prompt."""
+    tensors, meta = read_pack(folder / space / "pictures.safetensors")
+    drawn = tensors["pictures"][:SAMPLES, :, :1].numpy()  # [people, prompts, 1, h, w, 3]
+    prompts = [prompt.replace("a photo of ", "") for prompt in meta["prompts"]]
+    columns = [[Column(prompt, half[:, number], color=COLORS[space]) for number, prompt in enumerate(prompts)]
+               for half in side_by_side(drawn, single=6)]
+    gap = Column("", columns[0][0].pictures[:, :0])
+    return picture_sheet([*columns[0], *([gap, *columns[1]] if columns[1:] else [])])
+
+
+def inversion_figures(sheets: Sheets) -> dict[str, Figure]:
+    """Test people recovered from one photo: by all models, sorted by the VAE's gain, and by each space."""
+    gain = sheets.test["vae inversion"] - sheets.test["pca inversion"]
+    people = spread(gain, SHOWN)
+    figures = {"inversion": picture_sheet(
+        [sheets.photo(people),
+         *(sheets.drawn(f"{LABELS[space]} inversion", people, f"{space} inversion", 2) for space in SPACES),
+         *(sheets.drawn(title, people, rung, 2) for rung, title in BESIDE.items() if rung in sheets.made),
+         sheets.others(people)],
+        [f"{person}\ngain {gain[person]:+.2f}" for person in people])}
+    for space in SPACES:
+        people = spread(sheets.test[f"{space} inversion"], 8)
+        figures[f"inversion_{space}"] = picture_sheet(
+            [sheets.photo(people), sheets.drawn(f"{LABELS[space]} inversion", people, f"{space} inversion", 4),
+             sheets.others(people)], people)
+    return figures
+
+
+def interpolation_figure(folder: Path, zoo: Portraits | None) -> Figure:
+    """Strips of both spaces under one another, between real photos of the two zoo people, if there are any."""
+    strips, row_titles, row_colors, ends = [], [], [], []
+    packs = {space: read_pack(folder / space / "pictures.safetensors") for space in SPACES}
+    for pair, names in enumerate(packs["pca"][1]["people"][:PAIRS]):
+        for space, (tensors, _) in packs.items():
+            strips.append(tensors["pictures"][pair].numpy())
+            ends += [[zoo.images[zoo.names.index(name), 0].numpy() for name in names]] if zoo else []
+            row_titles.append(space.upper())
+            row_colors.append(COLORS[space])
+    columns = [Column("blend of the two LoRAs", np.array(strips))]
+    if zoo:
+        first, last = np.split(np.array(ends), 2, axis=1)
+        columns = [Column("real photo", first), *columns, Column("real photo", last)]
+    return picture_sheet(columns, row_titles, row_colors)
+
+
+def latent_figure(folder: Path, data: Weights, zoo: Portraits, held_out: Portraits) -> Figure:
+    """Zoo people, and the true LoRAs of held-out people, in both spaces."""
+    spaces = {space: load_space(folder / space / "space.safetensors") for space in SPACES}
+    facts = pd.concat([zoo.manifest, held_out.manifest]).drop_duplicates("person").set_index("person")
+    names = data.names("zoo") + data.names("true")
+    planes = {name: latent_plane(np.concatenate([space.encode(data.of(role)).numpy() for role in ("zoo", "true")]),
+                                 latent_effects(space, data.std)) for name, space in spaces.items()}
+    return latent_space(planes, np.array([name not in set(data.names("zoo")) for name in names]),
+                        people_factors(facts.loc[names]))

@@ -1,0 +1,37 @@
+"""Whether what a zoo from elsewhere needs is there, asked before anything runs and not hours later."""
+
+from pathlib import Path
+
+from w2wpp.diffusion.hub import find_model
+from w2wpp.diffusion.pretrained import FILES as BASE_FILES
+from w2wpp.evaluation.prompt_alignment import FILES as CLIP_FILES
+from w2wpp.faces.frames import load_face_finder
+from w2wpp.faces.photos import names_of_people
+from w2wpp.faces.recognizers import load_recognizer
+from w2wpp.files.errors import InputError
+from w2wpp.files.tensor_files import printable
+from w2wpp.ingest.w2w_source import find_files
+from w2wpp.run.params import Params
+
+
+def check_sources(params: Params) -> None:
+    """Find base model, LoRAs, photos, recognisers and CLIP model, and download what may be (see `find_model`).
+
+    Raises:
+        InputError: naming the first that is missing, and what to put where.
+    """
+    if params.base.source == "pretrained":
+        find_model("base.model", params.base.model, params.base.revision, BASE_FILES)
+    if params.collect.source == "w2w":
+        find_files(params.collect.path)
+    elif not Path(params.collect.path).is_dir():
+        raise InputError("params.yaml", "collect.path", f"no such folder: {printable(params.collect.path)}",
+                         "Give a folder of LoRAs of the base model")
+    if params.portraits.source == "rendered":
+        return
+    names_of_people(Path(params.portraits.path).expanduser())
+    load_face_finder(params.faces)
+    for recognizer in {params.recognizer, params.second_recognizer} - {"arcface"}:
+        load_recognizer(recognizer)
+    if params.evaluate.prompt_alignment == "clip":
+        find_model("evaluate.clip", params.evaluate.clip, params.evaluate.clip_revision, CLIP_FILES)

@@ -1,0 +1,1 @@
+"""Latent spaces over weight vectors behind one interface."""

@@ -1,0 +1,1 @@
+"""How each space is fitted to a zoo."""

@@ -1,0 +1,55 @@
+"""Linear spaces of what tells people apart: directions in which LoRAs of one person differ count for less.
+
+This is Fisher's discriminant analysis with a within-class covariance that is shrunk towards the identity (Regularized
+Discriminant Analysis, Friedman 1989), since there are fewer people with two LoRAs than directions.
+"""
+
+import torch
+from torch import Tensor
+
+from w2wpp.files.errors import InputError
+from w2wpp.spaces.spaces import LinearSpace, PCASpace
+
+
+def discriminants(scales: Tensor, differences: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """The directions in which people differ most, in units of what two LoRAs of one person differ by.
+
+    Args:
+        scales: float32 [q], standard deviations of people along coordinates that are white otherwise.
+        differences: of white coordinates, between two LoRAs of each of m people, [m, q].
+        ridge: times the mean variance of people, what is added to the variance within a person in every direction; the
+            larger, the closer are the directions to the coordinates' own.
+
+    Returns:
+        Orthonormal rows [q, q], the strongest first, which white coordinates are projected on, and people's standard
+        deviations [q] along them.
+    """
+    chance = ((differences - differences.mean(0)) * scales).double()
+    within = chance.T @ chance / (2 * len(chance))
+    within.diagonal().add_(ridge * scales.double().square().mean())
+    root = torch.linalg.cholesky(within)
+    ratio = torch.linalg.solve_triangular(root, scales.double().diag(), upper=False)
+    _, scales, rows = torch.linalg.svd(ratio)
+    return rows.float(), scales.float()
+
+
+def within_person_space(space: LinearSpace | PCASpace, first: Tensor, second: Tensor, ridge: float, latent_dim: int
+                        ) -> LinearSpace:
+    """The `latent_dim` dimensions of a larger space, white for the zoo people, that tell people best apart.
+
+    Args:
+        first, second: weight vectors [m, d] of two LoRAs of each of m zoo people.
+        ridge: as of `discriminants`.
+
+    Raises:
+        InputError: m is less than two.
+    """
+    if len(first) < 2:
+        raise InputError("params.yaml", "collect.repeated", f"{len(first)} of the zoo people have two LoRAs, too few "
+                         "to tell what these differ by",
+                         "Raise it, see which LoRAs data/weights/quarantine.csv and flatten.people leave out, or set "
+                         "pca.within_person_ridge and vae.within_person_ridge to null")
+    rows, scales = discriminants(space.scales, space.encode(first) - space.encode(second), ridge)
+    rows = rows[:latent_dim]
+    return LinearSpace.fitted(space.layout, space.mean, scales[:latent_dim], rows @ space.analysis,
+                              rows @ space.synthesis)

@@ -1,0 +1,85 @@
+"""A face recogniser of this world: an ArcFace network (Deng et al. 2019, arXiv 1801.07698) on people of its own.
+
+No other stage learns from it or is tuned with it, which makes it a second opinion on who is in a picture.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from w2wpp.compute.runtime import progress
+from w2wpp.compute.schedules import cosine_rate, step_generator
+from w2wpp.diffusion.pipeline import random_pixels
+from w2wpp.faces.recognizers import ARCFACE_SIZE
+from w2wpp.run.params import ArcFaceParams
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.BatchNorm2d(channels), nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels), nn.PReLU(channels), nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class ArcFaceNetwork(nn.Module):
+    """Aligned faces float32 [n, 3, 112, 112] in [-1, 1] to embeddings [n, dim], not normalised.
+
+    Faces of this world have few pixels, so that the network starts from patches of 8x8.
+    """
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.AvgPool2d(2), nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, padding=1), _Block(width), _Block(width),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), _Block(2 * width), _Block(2 * width),
+            nn.BatchNorm2d(2 * width), nn.PReLU(2 * width))
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(2 * width * 49, dim), nn.BatchNorm1d(dim))
+
+    def forward(self, faces: Tensor) -> Tensor:
+        return self.head(self.body(faces))
+
+
+def train_arcface(chips: Tensor, people: Tensor, params: ArcFaceParams, seed: int) -> ArcFaceNetwork:
+    """Train with the additive angular margin, which rises from zero over the first third.
+
+    Args:
+        chips: aligned faces uint8 [n, 112, 112, 3].
+        people: int64 [n], whose face each is, from 0.
+    """
+    torch.manual_seed(seed)
+    network = ArcFaceNetwork(params.dim, params.width)
+    centers = nn.Parameter(torch.randn(int(people.max()) + 1, params.dim) * 0.05)
+    optimizer = torch.optim.AdamW([{"params": network.parameters(), "weight_decay": 5e-4},
+                                   {"params": [centers], "weight_decay": 0.0}], params.lr)
+    bar = progress(range(params.steps), "arcface")
+    for step in bar:
+        generator = step_generator(seed, step)
+        rows, faces = random_pixels(chips, params.batch, generator)
+        brightness = 1 + 0.1 * torch.randn(len(faces), 1, 1, 1, generator=generator)
+        cosines = F.normalize(network(faces * brightness)) @ F.normalize(centers).T
+        own = cosines.gather(1, people[rows, None])
+        margin = params.margin * min(1.0, 3 * step / params.steps)
+        harder = torch.cos(torch.acos(own.clamp(-1 + 1e-6, 1 - 1e-6)) + margin)
+        loss = F.cross_entropy(params.scale * cosines.scatter(1, people[rows, None], harder), people[rows])
+        for group in optimizer.param_groups:
+            group["lr"] = cosine_rate(step, params.steps, params.lr, warmup=100)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return network.eval().requires_grad_(False)
+
+
+def export_onnx(path: Path, network: ArcFaceNetwork) -> None:
+    """Write a file that `insightface:<path>` reads: input [n, 3, 112, 112] RGB in [-1, 1], output [n, dim]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(network, torch.zeros(2, 3, ARCFACE_SIZE, ARCFACE_SIZE), path, input_names=["face"],
+                      output_names=["embedding"], dynamic_axes={"face": {0: "n"}, "embedding": {0: "n"}},
+                      dynamo=False)

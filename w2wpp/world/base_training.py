@@ -1,0 +1,187 @@
+"""Training of the base model: the codec, then text encoder and denoiser together."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+
+from w2wpp.codec import PatchCodec, codec_loss
+from w2wpp.compute.runtime import progress
+from w2wpp.compute.schedules import steady_rate, step_generator
+from w2wpp.diffusion.denoising import draw_timesteps, prediction_target, training_schedule
+from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, random_pixels, to_pixels
+from w2wpp.files.storage import write_atomically
+from w2wpp.run.params import CodecParams, DenoiserParams
+from w2wpp.world.people import caption, class_caption, identity_factors
+from w2wpp.world.populations import Person
+
+CHECKPOINT_EVERY = 250
+CAPTIONS_PER_PHOTO = 4
+OPTIMIZER = partial(torch.optim.AdamW, betas=(0.9, 0.99), weight_decay=1e-2)
+
+
+def train(what: str, modules: dict[str, nn.Module], loss_of: Callable[[torch.Generator], Tensor], steps: int,
+          lr: float, seed: int, checkpoint: Path, ema: float = 0.0, optimizer: Callable = OPTIMIZER) -> None:
+    """Minimise a loss with gradient clipping; resumes from `checkpoint`; ends with averaged weights if `ema`.
+
+    Args:
+        modules: what is trained, by the names that the checkpoint gives them.
+        loss_of: the loss (scalar) on a batch drawn from the generator, which depends on the step alone.
+        optimizer: called with the parameters and `lr`.
+    """
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    optimizer = optimizer(parameters, lr)
+    averages = [p.detach().clone() for p in parameters]
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=parameters[0].device, weights_only=True)
+        for key, module in modules.items():
+            module.load_state_dict(state[key])
+        optimizer.load_state_dict(state["optimizer"])
+        averages, first = state["averages"], state["step"]
+
+    def save(step: int) -> None:
+        state = {key: module.state_dict() for key, module in modules.items()}
+        state |= {"optimizer": optimizer.state_dict(), "averages": averages, "step": step}
+        write_atomically(checkpoint, lambda temporary: torch.save(state, temporary))
+
+    bar = progress(range(first, steps), what, initial=first, total=steps)
+    smooth = None
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = steady_rate(step, steps, lr)
+        loss = loss_of(step_generator(seed, step))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - min(ema, (1 + step) / (10 + step)))
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
+            save(step + 1)
+    if ema:
+        with torch.no_grad():
+            for parameter, average in zip(parameters, averages, strict=True):
+                parameter.copy_(average)
+
+
+def train_codec(codec: PatchCodec, images: Tensor, params: CodecParams, seed: int, checkpoint: Path) -> None:
+    """Fit the linear path on, then train the whole codec with, images uint8 [n, h, w, 3]; sets its scaling factor."""
+    generator = step_generator(seed, 0)
+    some = images[torch.randperm(len(images), generator=generator)[:4000]]
+    codec.fit_linear(to_pixels(some).to(codec.device))
+    codec.to(memory_format=torch.channels_last).train()
+
+    train("codec", {"codec": codec}, lambda generator: _codec_loss_of(codec, images, params, generator), params.steps,
+          params.lr, seed, checkpoint)
+    with torch.no_grad():
+        latents = torch.cat([codec.encode(to_pixels(chunk).to(codec.device)).latents for chunk in some.split(200)])
+    codec.register_to_config(scaling_factor=1.0 / latents.std().item())
+
+
+def refine_decoder(codec: PatchCodec, images: Tensor, params: CodecParams, seed: int, checkpoint: Path) -> None:
+    """Train the decoder on for `params.decoder_steps`; the encoder, and so every latent, stays as it is."""
+    encoders = (codec.linear_encoder, codec.encoder)
+    for encoder in encoders:
+        encoder.requires_grad_(False)
+
+    train("decoder", {"linear_decoder": codec.linear_decoder, "decoder": codec.decoder},
+          lambda generator: _codec_loss_of(codec, images, params, generator), params.decoder_steps, params.lr, seed + 1,
+          checkpoint, ema=0.999)
+    for encoder in encoders:
+        encoder.requires_grad_(True)
+
+
+def _codec_loss_of(codec: PatchCodec, images: Tensor, params: CodecParams, generator: torch.Generator) -> Tensor:
+    """Loss of a random batch of images uint8 [n, h, w, 3]."""
+    batch = random_pixels(images, params.batch, generator)[1].to(codec.device, memory_format=torch.channels_last)
+    return codec_loss(codec, batch, params.latent_noise, generator)
+
+
+@contextmanager
+def named(text_encoder: nn.Module, token: int, names: Tensor) -> Iterator[None]:
+    """Within this context the embedding of `token` in sample i is moved by names[i]; names [b, hidden]."""
+    def move(_, inputs: tuple[Tensor, ...], embeddings: Tensor) -> Tensor:
+        return embeddings + names[:, None] * (inputs[0] == token)[..., None]
+
+    with text_encoder.get_input_embeddings().register_forward_hook(move):
+        yield
+
+
+def people_factors(people: list[Person]) -> Tensor:
+    """The factors of every person [n, f], each standardised over the people."""
+    factors = torch.from_numpy(np.stack([identity_factors(identity) for identity, _ in people]))
+    return (factors - factors.mean(0)) / factors.std(0).clamp(min=1e-6)
+
+
+def caption_tokens(pipe: StableDiffusionPipeline, people: list[Person], params: DenoiserParams, seed: int) -> Tensor:
+    """Token ids [photos of all people, captions, max_tokens]: several wordings of every photo.
+
+    A share of them are empty, for classifier-free guidance; a share speak of "a person" only, so that the class prompt
+    is learnt; a share of "sks person", where `sks` stands for the person's name (see `train_denoiser`).
+    """
+    rng = np.random.default_rng([seed, 1])
+
+    def one(identity, nuisance) -> str:
+        kind = rng.uniform()
+        if kind < params.caption_dropout:
+            return ""
+        if kind < params.caption_dropout + params.class_prompt:
+            return class_caption(nuisance, rng)
+        if kind < params.caption_dropout + params.class_prompt + params.name_prompt:
+            return class_caption(nuisance, rng, IDENTITY_TOKEN)
+        return caption(identity, nuisance, rng)
+
+    texts = [one(identity, nuisance) for identity, nuisances in people for nuisance in nuisances
+             for _ in range(CAPTIONS_PER_PHOTO)]
+    tokens = pipe.tokenizer(texts, padding="max_length", truncation=True, max_length=pipe.tokenizer.model_max_length,
+                            return_tensors="pt").input_ids
+    return tokens.unflatten(0, (-1, CAPTIONS_PER_PHOTO))
+
+
+def train_denoiser(pipe: StableDiffusionPipeline, latents: Tensor, tokens: Tensor, factors: Tensor,
+                   params: DenoiserParams, seed: int, checkpoint: Path, optimizer: Callable = OPTIMIZER) -> None:
+    """Train UNet and text encoder of `pipe` together.
+
+    Stable Diffusion has read captions with thousands of names and so knows how one word can mean one face, which is
+    what an identity LoRA builds on. Here a linear map of a person's factors, learnt alongside and then thrown away,
+    stands for the name and is added to the embedding of `sks`; where it is left out, `sks` is anybody.
+
+    Args:
+        latents: scaled latents [n, views, c, h, w]; the views of a photo (as it is, mirrored) share its captions.
+        tokens: token ids [n, captions, max_tokens].
+        factors: standardised factors [n, f] of the person on each photo.
+    """
+    schedule = training_schedule(pipe)
+    pipe.unet.to(memory_format=torch.channels_last).train()
+    pipe.text_encoder.train()
+    name_of = nn.Linear(factors.shape[1], pipe.text_encoder.config.hidden_size, bias=False)
+    nn.init.normal_(name_of.weight, std=0.02, generator=step_generator(seed, 0))
+    device = pipe.unet.device
+    name_of.to(device)
+    token = pipe.tokenizer.convert_tokens_to_ids(f"{IDENTITY_TOKEN}</w>")
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        def pick(n: int) -> Tensor:
+            return torch.randint(n, (params.batch,), generator=generator)
+
+        photo = pick(len(latents))
+        clean = latents[photo, pick(latents.shape[1])].to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        timesteps = draw_timesteps((params.batch,), params.timestep_shift, schedule, generator).to(device)
+        known = (torch.rand(params.batch, 1, generator=generator) >= params.name_dropout).to(device)
+        with named(pipe.text_encoder, token, name_of(factors[photo].to(device)) * known):
+            text = pipe.text_encoder(tokens[photo, pick(tokens.shape[1])].to(device)).last_hidden_state
+        noisy = schedule.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
+        return F.mse_loss(pipe.unet(noisy, timesteps, text).sample,
+                          prediction_target(schedule, clean, noise, timesteps))
+
+    modules = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "name_of": name_of}
+    train("denoiser", modules, loss_of, params.steps, params.lr, seed, checkpoint, params.ema, optimizer)

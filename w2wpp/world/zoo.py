@@ -1,0 +1,78 @@
+"""Whose LoRAs the collect stage trains, from which photos, and what it does with a batch of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from w2wpp.compute.batches import Batch, batches_of, read_batch
+from w2wpp.diffusion.dreambooth import prompted_latents, train_loras
+from w2wpp.lora.layout import WeightLayout
+from w2wpp.run.params import CollectParams, Params
+from w2wpp.world.populations import Person, manifest_rows, person_names, sample_people, with_photos
+
+
+@dataclass(frozen=True)
+class Role:
+    """LoRAs of one kind: their people, with the circumstances of the photos they are trained on, and their seed."""
+
+    name: str
+    split: str
+    names: list[str]
+    people: list[Person]
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the role's batches lie, relative to where those of all roles do."""
+        return Path(self.name, self.split)
+
+    def rows(self, first: int, count: int) -> pd.DataFrame:
+        """The manifest of the photos of some of the people, a row per photo."""
+        some = slice(first, first + count)
+        return pd.DataFrame(manifest_rows(self.names[some], [self.split] * count, self.people[some]))
+
+
+def zoo_roles(params: Params) -> list[Role]:
+    """The zoo people, those of them with a second LoRA, and the two references of the held-out people.
+
+    Held-out people are drawn anew and not read from data/portraits, so that a picture that another processor rounds
+    differently does not make hours of shipped training stale.
+    """
+    zoo, portraits, seed = params.collect, params.portraits, params.seed
+    names, people = person_names("zoo", zoo.people), sample_people(seed, "zoo", zoo.people, 2 * zoo.photos)
+    held_out = [(split, person_names(split, count), sample_people(seed, split, count, zoo.photos))
+                for split, count in (("validation", portraits.validation), ("test", portraits.test))]
+    roles = [Role("zoo", "zoo", names, with_photos(people, 0, zoo.photos), seed),
+             Role("zoo-again", "zoo", names[:zoo.repeated],
+                  with_photos(people[:zoo.repeated], zoo.photos, 2 * zoo.photos), seed + 1),
+             *(Role("true", *group, seed) for group in held_out),
+             *(Role("one-photo", split, names, with_photos(people, 0, 1), seed) for split, names, people in held_out)]
+    return [role for role in roles if role.people]
+
+
+def lora_batches(role: Role, people_at_once: int, scratch: Path, photos: list[Batch]) -> list[Batch]:
+    """Batches of a role's LoRAs that `train_batch` trains, with files in `scratch`.
+
+    Args:
+        photos: batches of the photos of the same people, which must be finished when these begin.
+    """
+    def inputs(first: int, count: int) -> tuple:
+        drawn = read_batch(photos[first // people_at_once])["photos"]
+        return drawn, role.rows(first, count), role.seed, f"{role.name} LoRAs {first + count}/{len(role.people)}"
+
+    return batches_of(len(role.people), people_at_once, scratch / role.folder, inputs)
+
+
+def train_batch(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tensor, class_latents: Tensor,
+                params: CollectParams, photos: Tensor, manifest: pd.DataFrame, seed: int, what: str
+                ) -> dict[str, Tensor]:
+    """The "weights" [n, d] and "losses" [n] of `train_loras` on photos uint8 [n, photos, h, w, 3] and their manifest.
+
+    All that is computed depends on the people of the batch alone, and on what all batches share.
+    """
+    latents, text = prompted_latents(pipe, photos, manifest, params)
+    weights, losses = train_loras(pipe, layout, start, latents, text, class_latents, params, seed, what)
+    return {"weights": weights, "losses": losses}
