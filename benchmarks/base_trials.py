@@ -15,17 +15,21 @@ from diffusers import AutoencoderKL
 from trials import ROOT, run_trials, trials_parser
 
 from w2wpp.codec import PatchCodec, psnr_db
-from w2wpp.compute.runtime import run_stage
 from w2wpp.diffusion.denoising import generate
-from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, build_pipeline, encode_images, load_pipeline, to_pixels
-from w2wpp.evaluation.gallery import embed_all, scoring
+from w2wpp.diffusion.pipeline import encode_images, load_pipeline, to_pixels
+from w2wpp.diffusion.prompts import CLASS_PROMPT, IDENTITY_TOKEN
+from w2wpp.evaluation import scoring
+from w2wpp.evaluation.gallery import embed_all
 from w2wpp.faces.recognizers import load_recognizer
 from w2wpp.files.storage import file_hash
 from w2wpp.lora.layout import WeightLayout
-from w2wpp.run.params import BaseParams, load_params
+from w2wpp.run.params import load_params
+from w2wpp.run.stage import run_stage
+from w2wpp.world.base_model import BaseParams, build_pipeline
 from w2wpp.world.base_training import caption_tokens, people_factors, train, train_codec, train_denoiser
-from w2wpp.world.people import CAPTION_WORDS, CLASS_PROMPT
-from w2wpp.world.populations import draw_resumably, sample_people
+from w2wpp.world.drawing import draw_resumably
+from w2wpp.world.people import CAPTION_WORDS
+from w2wpp.world.populations import sample_people
 
 PEOPLE, HELD_OUT, PROBED_STEPS, SAMPLES = 1000, 60, 12, 128
 # What each trial changes of params.yaml's `base`.

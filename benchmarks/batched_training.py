@@ -17,16 +17,18 @@ import torch
 from peft import LoraConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from w2wpp.compute.runtime import device, progress, run_stage
+from w2wpp.compute.runtime import device, progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
 from w2wpp.diffusion.denoising import prediction_loss, training_schedule
-from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT, train_loras
+from w2wpp.diffusion.dreambooth import train_loras
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
+from w2wpp.diffusion.prompts import CLASS_PROMPT, IDENTITY_PROMPT
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.lora.layout import WeightLayout, flatten, unflatten
 from w2wpp.run.params import load_params
-from w2wpp.world.people import CLASS_PROMPT
-from w2wpp.world.populations import draw, sample_people
+from w2wpp.run.stage import run_stage
+from w2wpp.world.drawing import draw
+from w2wpp.world.populations import sample_people
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,17 +17,22 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from trials import ROOT, run_trials, trials_parser
 
-from w2wpp.compute.runtime import device, run_stage
+from w2wpp.compute.resume import scratch_folder
+from w2wpp.compute.runtime import device
 from w2wpp.diffusion.denoising import generate
-from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT, class_images, prompted_latents, train_loras
+from w2wpp.diffusion.dreambooth import class_images, prompted_latents, train_loras
 from w2wpp.diffusion.pipeline import load_pipeline
-from w2wpp.diffusion.starts import shared_start
-from w2wpp.evaluation.gallery import embed_all, scoring
+from w2wpp.diffusion.prompts import IDENTITY_PROMPT
+from w2wpp.evaluation import scoring
+from w2wpp.evaluation.gallery import embed_all
 from w2wpp.faces.recognizers import Embeddings, Recognizer, load_recognizer
-from w2wpp.files.storage import folder_hash, scratch_folder
+from w2wpp.files.storage import folder_hash
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.run.params import CollectParams, Params, load_params
-from w2wpp.world.populations import Person, draw, manifest_rows, person_names, sample_people, with_photos
+from w2wpp.run.stage import run_stage
+from w2wpp.world.drawing import draw
+from w2wpp.world.populations import Person, manifest_rows, person_names, sample_people, with_photos
+from w2wpp.world.start import shared_start
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 PROJECTIONS, FEED_FORWARD = ["proj_in", "proj_out"], ["ff.net.0.proj", "ff.net.2"]

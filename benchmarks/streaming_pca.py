@@ -21,7 +21,8 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from w2wpp.files.storage import write_atomically, write_json
 from w2wpp.lora.layout import Adapted, WeightLayout
 from w2wpp.lora.shards import Shards, open_shards, write_shards
-from w2wpp.spaces.fit.streaming_pca import fit_streaming_pca, standardise_shards
+from w2wpp.lora.statistics import standardise_shards
+from w2wpp.spaces.streaming_pca import fit_streaming_pca
 
 POWER_ITERATIONS = (0, 1, 2, 3, 4)
 OVERSAMPLING = 32

@@ -17,23 +17,18 @@ import pandas as pd
 import torch
 import yaml
 
-from w2wpp.compute.runtime import device, run_stage
+from w2wpp.compute.resume import scratch_folder
+from w2wpp.compute.runtime import device
 from w2wpp.diffusion.denoising import generate
 from w2wpp.diffusion.pipeline import load_pipeline
-from w2wpp.evaluation.gallery import Gallery, embed_all, scoring
+from w2wpp.evaluation import scoring
+from w2wpp.evaluation.gallery import Gallery, embed_all
 from w2wpp.faces.recognizers import load_recognizer
-from w2wpp.files.storage import (
-    folder_hash,
-    read_csv,
-    read_pack,
-    scratch_folder,
-    write_atomically,
-    write_csv,
-    write_pack,
-)
+from w2wpp.files.storage import folder_hash, read_csv, read_pack, write_atomically, write_csv, write_pack
 from w2wpp.report.figures import SWEEPS, gains, png_bytes
 from w2wpp.run.params import load_params
-from w2wpp.spaces.spaces import load_space
+from w2wpp.run.stage import run_stage
+from w2wpp.spaces.registry import load_space
 
 ROOT = Path(__file__).resolve().parents[1]
 RECOGNIZERS = {"dlib": ("dlib", "references"),

@@ -11,12 +11,17 @@ from argparse import Namespace
 
 import torch
 
-from w2wpp.compute.runtime import device, run_stage, stage_arguments
-from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, build_pipeline, encode_images
-from w2wpp.files.storage import scratch_folder
+from w2wpp.compute.resume import scratch_folder
+from w2wpp.compute.runtime import device
+from w2wpp.diffusion.pipeline import encode_images
+from w2wpp.diffusion.pretrained import refer_to_model
+from w2wpp.diffusion.prompts import IDENTITY_TOKEN
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.world.base_model import build_pipeline
 from w2wpp.world.base_training import caption_tokens, people_factors, refine_decoder, train_codec, train_denoiser
+from w2wpp.world.drawing import draw_resumably
 from w2wpp.world.people import CAPTION_WORDS
-from w2wpp.world.populations import draw_resumably, sample_people
+from w2wpp.world.populations import sample_people
 
 
 def train_base(args: Namespace) -> None:
@@ -32,16 +37,18 @@ def train_base(args: Namespace) -> None:
     torch.manual_seed(seed)
     pipe = build_pipeline(base, size, [*CAPTION_WORDS, IDENTITY_TOKEN]).to(device())
     people = sample_people(seed, "base", base.people, base.photos)
-    images = draw_resumably(people, size, scratch_folder(args.scratch, **photos), args.params.engine).flatten(0, 1)
+    drawn = scratch_folder(args.scratch, "photos", **photos)
+    images = draw_resumably(people, size, drawn, args.params.engine).flatten(0, 1)
 
-    train_codec(pipe.vae, images, base.codec, seed, scratch_folder(args.scratch, **codec) / "codec.pt")
-    refine_decoder(pipe.vae, images, base.codec, seed, scratch_folder(args.scratch, **decoder) / "decoder.pt")
+    train_codec(pipe.vae, images, base.codec, seed, scratch_folder(args.scratch, "codec", **codec) / "codec.pt")
+    refine_decoder(pipe.vae, images, base.codec, seed,
+                   scratch_folder(args.scratch, "decoder", **decoder) / "decoder.pt")
     pipe.vae.eval()
     views = torch.stack([encode_images(pipe, images), encode_images(pipe, images.flip(2))], dim=1)
     tokens = caption_tokens(pipe, people, base.denoiser, seed)
     factors = people_factors(people).repeat_interleave(base.photos, 0)
     train_denoiser(pipe, views, tokens, factors, base.denoiser, seed,
-                   scratch_folder(args.scratch, **whole) / "denoiser.pt")
+                   scratch_folder(args.scratch, "denoiser", **whole) / "denoiser.pt")
 
     shutil.rmtree(args.out, ignore_errors=True)
     pipe.to("cpu", torch.float16).save_pretrained(args.out)
@@ -52,10 +59,8 @@ def main() -> None:
     if args.params.base.source == "trained":
         train_base(args)
     else:
-        # Not loaded before, as a model in training begins anew when code that is loaded changes (see `scratch_folder`).
-        from w2wpp.diffusion.pretrained import refer_to_model
         shutil.rmtree(args.out, ignore_errors=True)
-        refer_to_model(args.params.base, args.out)
+        refer_to_model(args.params.base.model, args.params.base.revision, args.out)
 
 
 if __name__ == "__main__":

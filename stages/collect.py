@@ -14,15 +14,19 @@ from itertools import chain
 import pandas as pd
 
 from w2wpp.compute.batches import Shard, finish, in_resumable_batches, joined
-from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.compute.resume import scratch_folder
+from w2wpp.compute.runtime import device
 from w2wpp.diffusion.dreambooth import class_images
 from w2wpp.diffusion.pipeline import load_pipeline
-from w2wpp.diffusion.starts import shared_start
+from w2wpp.faces.portraits import write_portraits
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import folder_hash, scratch_folder, write_csv
+from w2wpp.files.storage import folder_hash, write_csv
+from w2wpp.ingest.sources import SOURCES, read_layout
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.packs import write_loras
-from w2wpp.world.populations import draw_batches, photo_batches, write_portraits
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.world.drawing import draw_batches, photo_batches
+from w2wpp.world.start import shared_start
 from w2wpp.world.zoo import lora_batches, train_batch, zoo_roles
 
 # How many people there are is no part of the recipe, so that a zoo can grow; nor is what other sources alone read.
@@ -34,13 +38,13 @@ def train_zoo(args: Namespace, shard: Shard) -> None:
     params, lora, seed, size = args.params.collect, args.params.lora, args.params.seed, args.params.portraits.size
     pipe = load_pipeline(args.base, device())
     layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
-    roles, at_once = zoo_roles(args.params), params.people_at_once
+    roles, at_once = zoo_roles(seed, params, args.params.portraits), params.people_at_once
 
     pictures = {"seed": seed, "size": size}
-    drawn = scratch_folder(args.scratch, **pictures, photos=params.photos)
-    drawn_for_start = scratch_folder(args.scratch, **pictures, photos=params.start_photos) / "start"
+    drawn = scratch_folder(args.scratch, "photos", **pictures, photos=params.photos)
+    drawn_for_start = scratch_folder(args.scratch, "photos", **pictures, photos=params.start_photos) / "start"
     trained = scratch_folder(
-        args.scratch, **pictures, collect=params.model_dump(exclude=NO_RECIPE), lora=lora.model_dump(),
+        args.scratch, "loras", **pictures, collect=params.model_dump(exclude=NO_RECIPE), lora=lora.model_dump(),
         generate=args.params.generate.model_dump(), base=folder_hash(args.base))
     photos = [photo_batches(role.people, at_once, drawn / role.folder) for role in roles]
     loras = [lora_batches(role, at_once, trained, batches) for role, batches in zip(roles, photos, strict=True)]
@@ -78,8 +82,6 @@ def main() -> None:
         raise InputError("params.yaml", "collect.source", f"{source}, which trains nothing that --shard could share",
                          "Run without --shard")
     else:
-        # Not loaded before, as a zoo in training begins anew when code that is loaded changes (see `scratch_folder`).
-        from w2wpp.ingest.sources import SOURCES, read_layout
         SOURCES[source](args.params, read_layout(args.base, args.params.lora), args.out, args.scratch)
 
 

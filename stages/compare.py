@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from w2wpp.compute.runtime import run_stage, stage_arguments
-from w2wpp.evaluation.gallery import rounded, scoring
-from w2wpp.files.storage import read_csv, read_json, write_csv, write_json
+from w2wpp.evaluation import scoring
+from w2wpp.files.storage import read_csv, read_json, rounded, write_csv, write_json
 from w2wpp.run.params import require_photos
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.spaces.registry import BASELINE, METHODS
 
 
 def score_table(files: list[Path]) -> pd.DataFrame:
@@ -21,13 +22,19 @@ def score_table(files: list[Path]) -> pd.DataFrame:
     return scores.pivot(index=["split", "person"], columns="rung", values="id_score").dropna()
 
 
-def gain(table: pd.DataFrame, bootstrap: int) -> dict:
-    """How much better the VAE recovers test people than PCA, person by person."""
+def paired_gain(table: pd.DataFrame, baseline: str, bootstrap: int) -> dict:
+    """How much better the VAE recovers test people than another space, person by person."""
     test = table.loc["test"]
-    vae, pca = test["vae inversion"].to_numpy(), test["pca inversion"].to_numpy()
-    mean, low, high = scoring.paired_gain(vae, pca, n=bootstrap)
+    vae, other = test["vae inversion"].to_numpy(), test[f"{baseline} inversion"].to_numpy()
+    mean, low, high = scoring.paired_gain(vae, other, n=bootstrap)
     return {"people": len(test), "gain": {"mean": mean, "low": low, "high": high},
-            "people_better_with_vae": float(np.mean(vae > pca))}
+            "people_better_with_vae": float(np.mean(vae > other))}
+
+
+def gains(table: pd.DataFrame, bootstrap: int) -> dict:
+    """Gain of the VAE over the baseline, and over the linear space, which is what nonlinearity adds."""
+    return paired_gain(table, BASELINE, bootstrap) | {
+        "gain_over_linear": paired_gain(table, "linear", bootstrap)["gain"]}
 
 
 def gain_at(sweep: pd.DataFrame, recognizer: str) -> dict:
@@ -44,7 +51,7 @@ def main() -> None:
     require_photos(args.params)
     bootstrap = args.params.evaluate.bootstrap
     table = score_table([args.references / "scores.csv",
-                         *(args.evaluations / space / "scores.csv" for space in ("pca", "vae"))])
+                         *(args.evaluations / space / "scores.csv" for space in METHODS)])
     ladder = []
     for split, people in table.groupby(level="split"):
         for rung in people.columns:
@@ -53,7 +60,7 @@ def main() -> None:
                            "people": len(people)})
     write_csv(args.out / "ladder.csv", ladder)
     write_csv(args.out / "scores.csv", table.reset_index())
-    first, second = gain(table, bootstrap), gain(score_table([args.second_opinion / "scores.csv"]), bootstrap)
+    first, second = gains(table, bootstrap), gains(score_table([args.second_opinion / "scores.csv"]), bootstrap)
     if args.params.portraits.source == "rendered":
         sweep = read_csv(args.sweep, ["recognizer", "variant", "latent_dim", "seed", "gain", "gain_low", "gain_high"])
         first, second = first | gain_at(sweep, "dlib"), second | gain_at(sweep, "arcface")

@@ -3,16 +3,19 @@
 import numpy as np
 import torch
 
-from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.compute.runtime import device
 from w2wpp.diffusion.pipeline import load_pipeline
-from w2wpp.evaluation.gallery import Gallery, embed_all, rounded, score_rungs, scoring
+from w2wpp.evaluation import scoring
+from w2wpp.evaluation.gallery import Gallery, embed_all, score_rungs
 from w2wpp.evaluation.prompt_alignment import PromptAlignment
 from w2wpp.faces.recognizers import Embeddings, load_recognizer
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import read_json, read_pack, write_csv, write_json, write_pack
+from w2wpp.files.storage import read_json, read_pack, rounded, write_csv, write_json, write_pack
 from w2wpp.lora.weights import Weights, read_weights
 from w2wpp.run.params import require_photos
-from w2wpp.spaces.spaces import WeightSpace, load_space
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.spaces.base import WeightSpace
+from w2wpp.spaces.registry import load_space
 
 
 def reconstruction_error(space: WeightSpace, data: Weights) -> float:
@@ -49,7 +52,8 @@ def main() -> None:
     models = {"inversion": space.decode(z)}
     if args.params.portraits.source == "rendered":  # or true LoRAs are of other people than the photos
         models["reconstruction"] = space.decode(space.encode(data.of("true")))
-    pictures, summaries, scores = score_rungs(pipe, space.layout, models, gallery, recognizer, args.params)
+    pictures, summaries, scores = score_rungs(pipe, space.layout, models, gallery, recognizer,
+                                              args.params.evaluate, args.params.generate)
     scores["rung"] = f"{name} " + scores["rung"]
 
     samples, drawn = read_pack(args.samples / name / "pictures.safetensors")

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from w2wpp.compute.runtime import progress, run_stage, stage_arguments
+from w2wpp.compute.runtime import progress
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_csv, write_csv, write_pack
 from w2wpp.lora.layout import flatten
 from w2wpp.lora.packs import read_loras
 from w2wpp.lora.shards import open_shards, write_shard
-from w2wpp.spaces.fit.streaming_pca import standardise_shards
+from w2wpp.lora.statistics import standardise_shards
+from w2wpp.run.stage import run_stage, stage_arguments
 
 
 def main() -> None:

@@ -2,13 +2,14 @@
 
 import torch
 
-from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.compute.runtime import device
 from w2wpp.compute.schedules import step_generator
 from w2wpp.diffusion.denoising import generate
 from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.files.storage import write_pack
 from w2wpp.lora.weights import read_weights
-from w2wpp.spaces.spaces import load_space
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.spaces.registry import load_space
 
 
 def main() -> None:

@@ -5,17 +5,19 @@ from functools import partial
 import torch
 
 from w2wpp.compute.batches import Shard, batches_of, finish, in_resumable_batches, joined
-from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.compute.resume import scratch_folder
+from w2wpp.compute.runtime import device
 from w2wpp.diffusion.dreambooth import photo_prompts
 from w2wpp.diffusion.pipeline import check_photo_size, encode_images, load_pipeline
 from w2wpp.faces.frames import face_masks, load_face_finder
-from w2wpp.files.storage import file_hash, folder_hash, scratch_folder, write_json, write_pack
+from w2wpp.faces.portraits import read_portraits
+from w2wpp.files.storage import file_hash, folder_hash, write_json, write_pack
 from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.inversion.search import invert_batch
 from w2wpp.lora.adapters import export_lora
 from w2wpp.run.params import require_photos
-from w2wpp.spaces.spaces import load_space
-from w2wpp.world.populations import read_portraits
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.spaces.registry import load_space
 
 
 def main() -> None:
@@ -42,13 +44,13 @@ def main() -> None:
 
     # Once for both spaces, and for further inversions with other settings.
     encoded = in_resumable_batches(len(photos), params.people_at_once,
-                                   scratch_folder(args.scratch / "encoded", **made_from, **said), encode)
+                                   scratch_folder(args.scratch, "latents", **made_from, **said), encode)
     latents, text = (encoded[key].to(device()) for key in ("latents", "text"))
     mask = None
     if params.mask == "face":
         mask = face_masks(photos, load_face_finder(args.params.faces), latents.shape[-1])
 
-    scratch = scratch_folder(args.scratch, **made_from, seed=args.params.seed, invert=params.model_dump(),
+    scratch = scratch_folder(args.scratch, "inversion", **made_from, seed=args.params.seed, invert=params.model_dump(),
                              space=file_hash(space_file), encoder=file_hash(encoder_file), faces=args.params.faces)
 
     def inputs(first: int, count: int) -> tuple:

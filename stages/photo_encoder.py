@@ -11,15 +11,18 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from w2wpp.compute.batches import in_resumable_batches
-from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.compute.resume import scratch_folder
+from w2wpp.compute.runtime import device
 from w2wpp.compute.schedules import chunks
 from w2wpp.diffusion.pipeline import encode_images, load_pipeline
 from w2wpp.evaluation.gallery import draw_zoo
-from w2wpp.files.storage import folder_hash, scratch_folder
+from w2wpp.files.storage import folder_hash
 from w2wpp.inversion.photo_encoder import fit_photo_encoder, uninformed
 from w2wpp.lora.weights import Weights, read_weights
-from w2wpp.spaces.spaces import load_space
-from w2wpp.world.populations import draw_resumably, person_names, sample_people
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.spaces.registry import load_space
+from w2wpp.world.drawing import draw_resumably
+from w2wpp.world.populations import person_names, sample_people
 
 PEOPLE_AT_ONCE = 32
 
@@ -28,10 +31,10 @@ def zoo_photos(args: Namespace, pipe: StableDiffusionPipeline, data: Weights) ->
     """Photos uint8 [n, photos, h, w, 3] of zoo people, and their rows in the zoo."""
     params, photos = args.params, args.params.photo_encoder.photos
     if params.collect.source != "zoo":
-        pictures, rows = draw_zoo(pipe, data, params.evaluate.class_samples, params)
+        pictures, rows = draw_zoo(pipe, data, params.evaluate, params.generate)
         return pictures.images, rows
     names, size = person_names("zoo", params.collect.people), params.portraits.size
-    scratch = scratch_folder(args.scratch, seed=params.seed, size=size, photos=photos)
+    scratch = scratch_folder(args.scratch, "photos", seed=params.seed, size=size, photos=photos)
     drawn = draw_resumably(sample_people(params.seed, "zoo", len(names), photos), size, scratch, params.engine)
     people = data.names("zoo")
     return drawn[[names.index(name) for name in people]], list(range(len(people)))
@@ -47,8 +50,10 @@ def main() -> None:
         encoder = uninformed(pipe.unet.config.in_channels * size * size, space.latent_dim)
     else:
         photos, rows = zoo_photos(args, pipe, data)
-        scratch = scratch_folder(args.scratch, seed=args.params.seed, photos=args.params.photo_encoder.photos,
-                                 base=folder_hash(args.base), weights=folder_hash(args.weights))
+        drawing = {} if args.params.collect.source == "zoo" else {
+            "evaluate": args.params.evaluate.model_dump(), "generate": args.params.generate.model_dump()}
+        scratch = scratch_folder(args.scratch, "latents", seed=args.params.seed, base=folder_hash(args.base),
+                                 photos=args.params.photo_encoder.photos, weights=folder_hash(args.weights), **drawing)
 
         def encode(first: int, count: int) -> dict[str, Tensor]:
             some = photos[first:first + count]

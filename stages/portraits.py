@@ -4,11 +4,13 @@ import sys
 
 import pandas as pd
 
-from w2wpp.compute.runtime import run_stage, stage_arguments
 from w2wpp.faces.frames import load_face_finder
 from w2wpp.faces.photos import read_people
+from w2wpp.faces.portraits import write_portraits
 from w2wpp.files.storage import write_csv
-from w2wpp.world.populations import draw, held_out_people, manifest_rows, write_portraits
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.world.drawing import draw
+from w2wpp.world.populations import held_out_people, manifest_rows
 
 
 def main() -> None:

@@ -14,17 +14,19 @@ import numpy as np
 import torch
 
 from w2wpp.codec import psnr_db
-from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.compute.runtime import device
 from w2wpp.diffusion.denoising import generate
-from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, check_photo_size, load_pipeline, reconstruct, to_pixels
-from w2wpp.evaluation.gallery import build_gallery, draw_zoo, embed_all, rounded, score_rungs, scoring
+from w2wpp.diffusion.pipeline import check_photo_size, load_pipeline, reconstruct, to_pixels
+from w2wpp.diffusion.prompts import CLASS_PROMPT, IDENTITY_TOKEN
+from w2wpp.evaluation import scoring
+from w2wpp.evaluation.gallery import build_gallery, draw_zoo, embed_all, score_rungs
+from w2wpp.faces.portraits import read_portraits, write_portraits
 from w2wpp.faces.recognizers import Embeddings, load_recognizer
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import write_csv, write_json, write_pack
+from w2wpp.files.storage import rounded, write_csv, write_json, write_pack
 from w2wpp.lora.weights import Weights, read_weights, variance_shares
 from w2wpp.run.params import require_photos
-from w2wpp.world.people import CLASS_PROMPT
-from w2wpp.world.populations import read_portraits, write_portraits
+from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.world.probes import FACTORS, PHOTO_FACTORS, load_probe, obedience
 
 
@@ -61,7 +63,7 @@ def main() -> None:
     if rendered:
         zoo, rows = read_portraits(args.zoo), list(range(len(data.zoo)))
     else:
-        zoo, rows = draw_zoo(pipe, data, params.class_samples, args.params)
+        zoo, rows = draw_zoo(pipe, data, params, how)
         write_portraits(args.out / "zoo", zoo.images, zoo.manifest)
     real = embed_all(recognizer, held_out.images[:, -keep:])
     gallery = build_gallery(held_out, real, embed_all(recognizer, zoo.images[:, 0]), recognizer.name)
@@ -105,7 +107,7 @@ def main() -> None:
             "prompts to true LoRAs").transpose(0, 1).flatten(1, 2), IDENTITY_TOKEN)
         told["prompt_accuracy_relative"] = {name: share / max(obeyed[name], 0.01) for name, share in accuracy.items()}
 
-    pictures, summaries, scores = score_rungs(pipe, data.layout, rungs, gallery, recognizer, args.params)
+    pictures, summaries, scores = score_rungs(pipe, data.layout, rungs, gallery, recognizer, params, how)
 
     write_csv(args.out / "scores.csv", scores)
     write_pack(args.out / "pictures.safetensors", {"class": samples, **pictures}, {"summaries": summaries})

@@ -9,7 +9,7 @@ from argparse import Namespace
 import numpy as np
 import pandas as pd
 
-from w2wpp.compute.runtime import run_stage, stage_arguments
+from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import read_csv, read_json, read_pack, write_atomically
 from w2wpp.lora.weights import read_weights
 from w2wpp.report import figures as fig
@@ -26,7 +26,8 @@ from w2wpp.report.sheets import (
     world_figures,
 )
 from w2wpp.run.params import require_photos
-from w2wpp.world.populations import read_portraits
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.spaces.registry import BASELINE, METHODS
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
                            sweeps="docs", throughput="benchmarks/batched_training.json", out="reports")
     require_photos(args.params)
     rendered = args.params.portraits.source == "rendered"
-    measured = ("world", "base", "zoo", "pca", "vae", "comparison", "second_opinion", *(["probe"] if rendered else []))
+    measured = ("world", "base", "zoo", *METHODS, "comparison", "second_opinion", *(["probe"] if rendered else []))
     metrics = {name: read_json(args.scores / f"{name}.json") for name in measured}
     throughput = read_json(args.throughput) if rendered else {}
     if throughput.get("dimension") == metrics["zoo"]["dimension"]:
@@ -70,7 +71,8 @@ def main() -> None:
     page = report.render_html(
         pngs, rendered=rendered, verdict=verdict, sentence=sentence,
         measures=report.measure_rows({s: metrics[s] for s in SPACES}),
-        facts=report.world_rows(metrics), metrics=metrics, params=args.params, training=training, labels=fig.LABELS,
+        facts=report.world_rows(metrics), metrics=metrics, params=args.params, training=training,
+        methods=METHODS, baseline=BASELINE,
         kept_variance=variance["kept"],
         shown={"inversion": min(SHOWN, len(sheets.test)), "test": len(sheets.test)})
     for name, png in pngs.items():

@@ -2,13 +2,14 @@
 
 import torch
 
-from w2wpp.compute.runtime import device, run_stage, stage_arguments
+from w2wpp.compute.runtime import device
 from w2wpp.compute.schedules import step_generator
 from w2wpp.diffusion.denoising import generate
 from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.files.storage import write_pack
 from w2wpp.lora.adapters import export_lora
-from w2wpp.spaces.spaces import load_space
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.spaces.registry import load_space
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
     pipe = load_pipeline(args.base, device(), how.dtype)
     space = load_space(args.spaces / args.space / "space.safetensors")
 
-    z = space.sample(params.people, step_generator(args.params.seed, 0))
+    z = space.prior.sample(params.people, step_generator(args.params.seed, 0))
     weights = space.decode(z)
     pictures = generate(pipe, space.layout, weights, [plain], params.seeds, how, what)
     if asking:

@@ -5,12 +5,14 @@ By second_recognizer, that is the network of the arcface stage, or one from else
 
 import numpy as np
 
-from w2wpp.compute.runtime import run_stage, stage_arguments
-from w2wpp.evaluation.gallery import build_gallery, embed_all, rounded, score_pictures, scoring
+from w2wpp.evaluation import scoring
+from w2wpp.evaluation.gallery import build_gallery, embed_all, score_pictures
+from w2wpp.faces.portraits import read_portraits
 from w2wpp.faces.recognizers import load_recognizer
-from w2wpp.files.storage import read_pack, write_csv, write_json
+from w2wpp.files.storage import read_pack, rounded, write_csv, write_json
 from w2wpp.run.params import require_photos
-from w2wpp.world.populations import read_portraits
+from w2wpp.run.stage import run_stage, stage_arguments
+from w2wpp.spaces.registry import METHODS
 
 REFERENCES = ("nearest", "one-photo", "true")
 
@@ -31,7 +33,7 @@ def main() -> None:
 
     references = read_pack(args.references / "pictures.safetensors")[0]
     made = {rung: references[rung] for rung in REFERENCES if rung in references}
-    for space in ("pca", "vae"):
+    for space in METHODS:
         made[f"{space} inversion"] = read_pack(args.evaluations / space / "pictures.safetensors")[0]["inversion"]
     summaries, scores = score_pictures(made, gallery, recognizer, args.params.evaluate.bootstrap)
     summaries = {rung.replace(" ", "_"): summary for rung, summary in summaries.items()}

@@ -1,6 +1,6 @@
 """Check every key of params.yaml, also those that no stage about to run would read, and the files that they name."""
 
-from w2wpp.compute.runtime import run_stage, stage_arguments
+from w2wpp.run.stage import run_stage, stage_arguments
 
 
 def main() -> None:

@@ -28,13 +28,15 @@ from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from w2wpp.compute.batches import Batch, Work
-from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, build_pipeline, build_tokenizer
+from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.faces.frames import CENTRE, SQUARE
 from w2wpp.lora.adapters import initial_weights
-from w2wpp.lora.layout import Adapted, WeightLayout
-from w2wpp.run.params import LORA_TARGETS, BaseParams, Params, load_params
+from w2wpp.lora.layout import LORA_TARGETS, Adapted, WeightLayout
+from w2wpp.run.params import Params, load_params
+from w2wpp.world.base_model import BaseParams, build_pipeline, build_tokenizer
+from w2wpp.world.drawing import draw_batches, photo_batches
 from w2wpp.world.people import CAPTION_WORDS
-from w2wpp.world.populations import draw_batches, person_names, photo_batches, sample_people
+from w2wpp.world.populations import person_names, sample_people
 from w2wpp.world.zoo import Role, lora_batches, train_batch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,7 +145,7 @@ def zoo_batches(tmp_path) -> Callable[..., list[Batch]]:
         people, photos = sample_people(0, "zoo", count, 2), tmp_path / "photos"
         noise = np.random.default_rng(2).integers(256, size=(count, 2, SIZE, SIZE, 3), dtype=np.uint8)
         drawn = photo_batches(people, 2, photos)
-        with patch("w2wpp.world.populations.render_people",
+        with patch("w2wpp.world.drawing.render_people",
                    lambda some, _: noise[[people.index(each) for each in some]]):
             draw_batches(drawn, SIZE)
         return lora_batches(Role("zoo", "zoo", person_names("zoo", count), people, 0), 2, scratch, drawn)

@@ -1,4 +1,4 @@
-"""What the processes run that tests/test_vae.py launches: training on the files of one folder.
+"""What the processes run that tests/test_vae_training.py launches: training on the files of one folder.
 
 python tests/launched_vae.py FOLDER NAME ... [--broken NAME]
 """
@@ -12,9 +12,9 @@ from accelerate import Accelerator
 
 from w2wpp.compute.schedules import step_generator
 from w2wpp.files.storage import read_json, read_pack, write_json
-from w2wpp.run.params import VAEParams
-from w2wpp.spaces.fit import vae
-from w2wpp.spaces.spaces import load_space
+from w2wpp.spaces import vae_training as vae
+from w2wpp.spaces.registry import load_space
+from w2wpp.spaces.vae_training import VAEParams
 
 
 def break_at_third_epoch(seed: int, epoch: int):

@@ -7,9 +7,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, build_tokenizer, encode_prompts, load_pipeline
+from w2wpp.diffusion.pipeline import encode_prompts, load_pipeline
+from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.files.errors import InputError
 from w2wpp.world import base_training
+from w2wpp.world.base_model import build_tokenizer
 from w2wpp.world.base_training import (
     CAPTIONS_PER_PHOTO,
     caption_tokens,

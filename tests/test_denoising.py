@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from w2wpp.diffusion.denoising import denoising_loss, draw_timesteps, generate, region_weights, training_schedule
-from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, encode_images, encode_prompts, load_pipeline
+from w2wpp.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
+from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.inversion.photo_encoder import LatentPrior
 from w2wpp.inversion.search import invert
-from w2wpp.spaces.spaces import PCASpace
+from w2wpp.spaces.affine import PCASpace
 
 PROMPTS = ["a photo of sks person", "a photo of sks person, smiling"]
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from w2wpp.diffusion.denoising import denoising_loss, training_schedule
-from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT, photo_prompts, prompted_latents, train_loras
+from w2wpp.diffusion.dreambooth import photo_prompts, prompted_latents, train_loras
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts
+from w2wpp.diffusion.prompts import IDENTITY_PROMPT
 from w2wpp.files.errors import InputError
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.run.params import CollectParams
@@ -122,7 +123,7 @@ def test_mirror_images_are_further_photos_with_the_same_prompts(pipe, settings, 
 def test_captions_need_their_columns(pipe):
     manifest = pd.DataFrame({"person": ["a"], "photo_expression": ["smiling"], "photo_background": ["blue"]})
     assert photo_prompts(pipe, manifest, captions=False).shape[0] == 1
-    with pytest.raises(InputError, match=r"photo_shirt.*captions: false"):
+    with pytest.raises(InputError, match=r"photo_shirt.*without captions"):
         photo_prompts(pipe, manifest, captions=True)
 
 

@@ -14,8 +14,8 @@ from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_pack, write_csv, write_pack
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.lora.packs import write_loras
+from w2wpp.lora.statistics import standardise
 from w2wpp.lora.weights import read_weights
-from w2wpp.spaces.fit.pca import standardise
 
 ROOT = Path(__file__).parents[1]
 

@@ -151,7 +151,7 @@ def test_order_of_targets_does_not_matter_but_unknown_ones_do(pipe, layout):
     assert WeightLayout.of_unet(pipe.unet, 1, 8.0, ["to_v", "to_q"]) == layout
     with pytest.raises(InputError, match="Known: to_q, to_k, to_v, to_out") as caught:
         WeightLayout.of_unet(pipe.unet, 1, 8.0, ["to_q", "to_x"])
-    assert caught.value.key == "lora.targets"
+    assert caught.value.key == "targets"
     assert "to_x" in caught.value.reason
 
 
@@ -165,7 +165,7 @@ def test_blocks_narrow_the_layout(pipe):
     for unknown in ("up_blocks.9", block[:-1]):
         with pytest.raises(InputError, match=f"{unknown!r}.*{block}") as caught:
             WeightLayout.of_unet(pipe.unet, 1, 8.0, ["attn1.to_v"], [block, unknown])
-        assert caught.value.key == "lora.blocks"
+        assert caught.value.key == "blocks"
 
 
 def test_mask_of_B(any_layout):

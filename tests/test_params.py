@@ -3,8 +3,10 @@
 import pytest
 import yaml
 
-from w2wpp.files.errors import InputError
-from w2wpp.run.params import load_params
+from w2wpp.diffusion.dreambooth import DreamBoothParams
+from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.run.params import Params, in_params, load_params
+from w2wpp.spaces.vae_training import KLParams
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_unknown_section(write):
     ("vae.lr", float("nan"), "nan"),
     ("flatten.max_quarantined", 1.01, "less than or equal to 1"),
     ("portraits.size", 60, "multiple of 8"),
-    ("space", "umap", "'pca' or 'vae'"),
+    ("space", "umap", "pca, linear, vae"),
     ("collect.source", "hub", "'zoo', 'w2w' or 'folder'"),
     ("collect.path", "", "at least 1 character"),
     ("collect.held_out", 0.5, "less than 0.5"),
@@ -140,15 +142,30 @@ def test_wrong_value(write, key, value, says):
     error = refusal(file)
     assert error.key.startswith(key)
     assert says in error.reason
-    assert "got" in error.reason
+    assert str(value) in error.reason or "got" in error.reason
     assert "params.yaml" in error.remedy
 
 
-@pytest.mark.parametrize("key", ["seed", "vae", "base.text.hidden", "base.codec.widths.1"])
-def test_missing_key(write, key):
-    error = refusal(write(key.removesuffix(".1"), [96] if key.endswith(".1") else None))
-    assert (error.key, error.reason) == (key, "key missing")
+@pytest.mark.parametrize("key", ["seed", "vae", "base.text.hidden"])
+def test_a_missing_key_has_its_default(write, params, key):
+    assert load_params(write(key, None)) == params
+
+
+def test_shipped_settings_are_the_defaults(params):
+    assert params == Params()
+
+
+def test_a_list_that_is_too_short(write):
+    error = refusal(write("base.codec.widths", [96]))
+    assert (error.key, error.reason) == ("base.codec.widths.1", "key missing")
     assert "Restore" in error.remedy
+
+
+def test_an_error_about_an_argument_names_the_key_of_its_section():
+    error = in_params(ArgumentError(KLParams, "warmup", "too long", "Shorten it"))
+    assert str(error) == "params.yaml: vae.kl.warmup: too long. Shorten it"
+    assert in_params(ArgumentError(DreamBoothParams, "steps", "too few")).key == "collect.steps"
+    assert in_params(ArgumentError(None, "faces", "unknown")).key == "faces"
 
 
 def test_too_few_portraits(write):

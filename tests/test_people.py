@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from w2wpp.diffusion.prompts import CLASS_PROMPT
 from w2wpp.world.people import (
     CAPTION_WORDS,
-    CLASS_PROMPT,
     EXPRESSIONS,
     GLASSES,
     HAIR_STYLES,

@@ -19,13 +19,13 @@ from PIL import Image
 from trees import leaves
 
 from w2wpp.diffusion.denoising import generate
-from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT
 from w2wpp.diffusion.pipeline import load_pipeline
+from w2wpp.diffusion.prompts import IDENTITY_PROMPT
 from w2wpp.files.storage import read_pack
 from w2wpp.lora.adapters import export_lora
 from w2wpp.lora.weights import read_weights
 from w2wpp.run.params import load_params
-from w2wpp.spaces.spaces import load_space
+from w2wpp.spaces.registry import METHODS, load_space
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -35,8 +35,8 @@ TINY = {
                 "trained": "B", "steps": 2, "mirrored": True, "class_images": 4, "class_images_per_step": 1,
                 "people_at_once": 3},
     "probe": {"people": 16, "photos": 1, "steps": 5},
-    "pca": {"latent_dim": 4},
-    "vae": {"latent_dim": 4, "metric_inputs": 2, "width": 16, "epochs": 5},
+    "linear": {"inputs": 2},
+    "vae": {"latent_dim": 4, "width": 16, "epochs": 5},
     "sample": {"people": 3, "seeds": 1},
     "interpolate": {"pairs": 2, "steps": 3},
     "photo_encoder": {"photos": 2},
@@ -88,14 +88,15 @@ def clone(tmp_path_factory) -> Clone:
 
 def test_shipped_base_is_not_trained_again(clone):
     assert "base" not in clone.ran(clone.output)
-    assert {"collect", "vae", "evaluate@pca", "evaluate@vae", "report"} <= clone.ran(clone.output)
+    assert {"collect", *METHODS, *(f"evaluate@{name}" for name in METHODS), "report"} <= clone.ran(clone.output)
 
 
 def test_metrics_trees_are_identical_and_finite(clone):
-    pca, vae = leaves(clone.metrics("pca")), leaves(clone.metrics("vae"))
-    assert pca.keys() == vae.keys()
-    assert {"inversion.id_score", "inversion.tar_at_far1", "reconstruction.rel_mse", "sampling.diversity"} <= pca.keys()
-    assert all(isinstance(value, (int, float)) for value in pca.values())
+    trees = [leaves(clone.metrics(name)) for name in METHODS]
+    assert all(tree.keys() == trees[0].keys() for tree in trees)
+    assert {"inversion.id_score", "inversion.tar_at_far1", "reconstruction.rel_mse", "sampling.diversity"
+            } <= trees[0].keys()
+    assert all(isinstance(value, (int, float)) for tree in trees for value in tree.values())
     assert clone.metrics("inversion") == clone.metrics("vae")["inversion"]
     assert clone.metrics("comparison")["people"] <= TINY["portraits"]["test"]
 
@@ -104,7 +105,7 @@ def test_second_recogniser_scores_the_same_people(clone):
     second, comparison = clone.metrics("second_opinion"), clone.metrics("comparison")
     assert "arcface" not in clone.ran(clone.output)
     assert second["verification_auc"] > 0.8
-    assert {"true", "one-photo", "nearest", "pca_inversion", "vae_inversion"} <= second.keys()
+    assert {"true", "one-photo", "nearest", *(f"{name}_inversion" for name in METHODS)} <= second.keys()
     assert comparison["second_opinion"]["people"] == comparison["people"]
     assert comparison["second_opinion"]["gain"] != comparison["gain"]
 
@@ -206,7 +207,8 @@ def test_the_example_of_the_readme_draws_a_person(clone, tmp_path):
 
 def test_same_seed_gives_same_bytes(clone):
     for run in ("a", "b"):
-        clone.run("python", "stages/vae.py", "--out", f"again/{run}/spaces/vae")
+        clone.run("python", "stages/fit.py", "--space", "vae", "--out", f"again/{run}/spaces", "--scratch",
+                  f"again/{run}/scratch")
         invert = ["python", "stages/invert.py", "--space", "vae", "--spaces", f"again/{run}/spaces",
                   "--encoders", f"again/{run}/photo_encoders", "--out", f"again/{run}/inversions",
                   "--out_timing", f"again/{run}/timing", "--scratch", f"again/{run}/scratch"]
@@ -225,11 +227,17 @@ def test_same_seed_gives_same_bytes(clone):
 
 def test_latent_dim_experiment_reruns_only_what_depends_on_it(clone):
     ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "vae.latent_dim=3"))
-    depending = {"vae", "sample@vae", "interpolate@vae", "photo_encoder@vae", "invert@vae", "evaluate@vae",
-                 "second_opinion", "compare", "report"}
-    assert ran == {"settings", *depending}
-    assert clone.metrics("vae")["latent_dim"] == 3
-    assert clone.metrics("pca")["latent_dim"] == 4
+    by_space = ("sample", "interpolate", "photo_encoder", "invert", "evaluate")
+    assert ran == {"settings", *METHODS, *(f"{stage}@{name}" for stage in by_space for name in METHODS),
+                   "second_opinion", "compare", "report"}
+    assert [clone.metrics(name)["latent_dim"] for name in METHODS] == [3, 3, 3]
+
+
+def test_a_dimension_of_one_space_alone_leaves_the_others(clone):
+    clone.run("git", "checkout", "-q", ".")
+    ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "pca.latent_dim=3"))
+    assert not {stage for stage in ran if "vae" in stage or "linear" in stage}
+    assert [clone.metrics(name)["latent_dim"] for name in METHODS] == [3, 4, 4]
 
 
 def test_pca_baseline_experiment_and_metrics_diff(clone):
@@ -244,7 +252,8 @@ def test_pca_baseline_experiment_and_metrics_diff(clone):
 
 
 @pytest.mark.parametrize("change, words", [
-    ("vae.latent_dim=400", ["vae.latent_dim", "1 .. 7"]),
+    ("pca.latent_dim=400", ["pca.latent_dim", "1 .. 7"]),
+    ("linear.latent_dim=8", ["linear.latent_dim", "1 .. 7"]),
     ("+vae.latentdim=8", ["vae.latentdim", "unknown key", "latent_dim"]),
     ("+vaee.latent_dim=8", ["vaee", "unknown key"]),
     ("vae.kl.schedule=cosine", ["vae.kl.schedule", "monotonic"]),

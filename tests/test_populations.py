@@ -3,17 +3,10 @@
 import pytest
 import torch
 
+from w2wpp.faces.portraits import read_portraits, write_portraits
 from w2wpp.files.errors import InputError
 from w2wpp.world.people import identity_from_row
-from w2wpp.world.populations import (
-    GROUPS,
-    held_out_people,
-    manifest_rows,
-    person_names,
-    read_portraits,
-    sample_people,
-    write_portraits,
-)
+from w2wpp.world.populations import GROUPS, held_out_people, manifest_rows, person_names, sample_people
 
 
 def test_groups_share_nobody_and_counts_may_grow():

@@ -6,17 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT
-from w2wpp.files.errors import InputError
+from w2wpp.diffusion.prompts import IDENTITY_PROMPT
 from w2wpp.lora.adapters import adapted, initial_weights
 from w2wpp.lora.shards import open_shards, write_shards
-from w2wpp.spaces.fit.predictions import (
-    MODELS_AT_ONCE,
-    fit_prediction_pca,
-    noisy_inputs,
-    prediction_gradients,
-    predictions,
-)
+from w2wpp.spaces.predictions import MODELS_AT_ONCE, fit_prediction_pca, noisy_inputs, prediction_gradients, predictions
 
 INPUTS = 3
 EVERYWHERE = (0.0, 0.0, 1.0, 1.0)
@@ -132,7 +125,7 @@ def test_fitting_is_repeatable(pipe, zoo, inputs, scratch):
 
 @pytest.mark.parametrize("components", [0, 12])
 def test_more_components_than_people_span_are_refused(pipe, zoo, inputs, components, scratch):
-    with pytest.raises(InputError, match=r"vae\.metric_people: 12 people span 11 directions"):
+    with pytest.raises(ValueError, match=r"12 people span 11 directions"):
         fit_prediction_pca(pipe, zoo, all_of(zoo).mean(0), inputs, people=12, components=components, scratch=scratch())
 
 

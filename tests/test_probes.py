@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from w2wpp.diffusion.pipeline import IDENTITY_TOKEN
+from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.files.errors import InputError
 from w2wpp.world.people import BACKGROUNDS, CAPTION_WORDS, EXPRESSIONS
 from w2wpp.world.populations import sample_people

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from w2wpp.compute.batches import Batch, Work, batches_of, finish, joined
+from w2wpp.compute.engine import EngineParams
 from w2wpp.files.errors import InputError
 from w2wpp.inversion.photo_encoder import LatentPrior
 from w2wpp.inversion.search import invert_batch
-from w2wpp.run.params import EngineParams
-from w2wpp.spaces.spaces import PCASpace
+from w2wpp.spaces.affine import PCASpace
 
 # Nobody else may use the cluster, and no token of the user's be looked for. Ray reads this when it is imported.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}

@@ -14,30 +14,31 @@ from safetensors.torch import load_file
 from trees import leaves
 
 from w2wpp.diffusion.hub import find_model
-from w2wpp.diffusion.pipeline import REFERENCE, check_photo_size, load_pipeline
-from w2wpp.diffusion.pretrained import refer_to_model
+from w2wpp.diffusion.pipeline import check_photo_size, load_pipeline
+from w2wpp.diffusion.pretrained import REFERENCE, refer_to_model
 from w2wpp.evaluation.gallery import draw_zoo
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_csv, read_json, read_pack
 from w2wpp.ingest.sources import read_layout
 from w2wpp.inversion.photo_encoder import PhotoEncoder
-from w2wpp.run.params import LoraParams, Params, load_params
+from w2wpp.lora.layout import LoraParams
+from w2wpp.run.params import Params, load_params
 from w2wpp.run.preflight import check_sources
 from w2wpp.run.profile import apply_profile
+from w2wpp.spaces.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "profiles/sd15.yaml"
 TINY = ("base.revision=null", "collect.source=folder", "collect.path=loras", "collect.held_out=0.2",
         "flatten.max_quarantined=0.5", "portraits.photo_size=64", "portraits.validation=2", "portraits.test=3",
         "portraits.score_photos=2", "recognizer=insightface:tiny", "second_recognizer=insightface:other",
-        "faces=insightface:tiny", "pca.latent_dim=3", "vae.latent_dim=3", "vae.width=8", "vae.epochs=2",
-        "sample.people=2", "sample.seeds=1", "interpolate.pairs=2", "interpolate.steps=3", "photo_encoder.photos=1",
-        "invert.steps=6",
-        "invert.lr=1.0", "generate.inference_steps=2", "generate.batch=5", "evaluate.seeds=2",
+        "faces=insightface:tiny", "vae.latent_dim=3", "linear.inputs=2", "linear.components=4", "vae.width=8",
+        "vae.epochs=2", "sample.people=2", "sample.seeds=1", "interpolate.pairs=2", "interpolate.steps=3", "photo_encoder.photos=1",
+        "invert.steps=6", "invert.lr=1.0", "generate.inference_steps=2", "generate.batch=5", "evaluate.seeds=2",
         "evaluate.class_samples=6", "evaluate.bootstrap=100", "evaluate.clip=clip", "evaluate.clip_revision=x")
 
 
-BY_SPACE = ("sample", "interpolate", "photo_encoder", "invert", "evaluate")
+BY_SPACE = ("fit", "sample", "interpolate", "photo_encoder", "invert", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +57,9 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
         patch.chdir(folder)
         patch.setenv("INSIGHTFACE_HOME", str(folder))
         apply_profile(PROFILE, "params.yaml", [*TINY, f"base.model={sd15_base}"])
-        for stage in ("settings", "base", "portraits", "collect", "flatten", "pca", "vae", "sample", "interpolate",
+        for stage in ("settings", "base", "portraits", "collect", "flatten", "fit", "sample", "interpolate",
                       "photo_encoder", "invert", "references", "evaluate", "second_opinion", "compare", "report"):
-            for space in ("pca", "vae") if stage in BY_SPACE else [None]:
+            for space in METHODS if stage in BY_SPACE else [None]:
                 patch.setattr(sys, "argv", [f"{stage}.py", *(["--space", space] if space else [])])
                 runpy.run_path(str(ROOT / f"stages/{stage}.py"), run_name="__main__")
     return folder
@@ -66,9 +67,9 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
 
 def test_every_stage_runs_and_measures(world):
     metrics = {path.stem: leaves(json.loads(path.read_text())) for path in (world / "metrics").glob("*.json")}
-    assert set(metrics) == {"world", "base", "zoo", "pca", "vae", "second_opinion", "comparison", "inversion"}
+    assert set(metrics) == {"world", "base", "zoo", *METHODS, "second_opinion", "comparison", "inversion"}
     assert all(isinstance(value, (int, float)) for tree in metrics.values() for value in tree.values())
-    assert metrics["pca"].keys() == metrics["vae"].keys() == {
+    assert metrics["pca"].keys() == metrics["linear"].keys() == metrics["vae"].keys() == {
         "latent_dim", "reconstruction.rel_mse", "sampling.face_found", "sampling.diversity", "sampling.novelty",
         "sampling.prompt_alignment", "interpolation.evenness", "interpolation.face_found", "inversion.id_score",
         "inversion.id_score_low", "inversion.id_score_high", "inversion.id_score_normalised", "inversion.tar_at_far1",
@@ -80,7 +81,7 @@ def test_every_stage_runs_and_measures(world):
     assert metrics["comparison"]["gain.mean"] != metrics["comparison"]["second_opinion.gain.mean"]
     assert {"nearest.id_score", "pca_inversion.id_score"} <= metrics["second_opinion"].keys()
     assert read_csv(world / "data/comparison/ladder.csv")["rung"].unique().tolist() == [
-        "mean", "nearest", "pca inversion", "vae inversion"]
+        "linear inversion", "mean", "nearest", "pca inversion", "vae inversion"]
 
 
 def test_held_out_people_are_those_in_the_folder(world):
@@ -105,17 +106,17 @@ def test_inversions_are_of_each_person_and_load_elsewhere(world, sd15_base):
     pipe = load_pipeline(sd15_base)
     pipe.load_lora_weights(str(world / f"data/inversions/vae/loras/{meta['people'][0]}.safetensors"))
     assert len(pipe.get_active_adapters()) == 1
-    assert len(list((world / ".scratch/invert/encoded").iterdir())) == 1    # by both spaces
+    assert len(list((world / ".scratch/invert").glob("latents-*"))) == 1    # by all spaces
 
 
 def test_the_search_starts_at_what_pictures_of_the_zoo_tell(world):
     people = read_csv(world / "data/weights/people.csv")["role"].eq("zoo").sum()
-    for space in ("pca", "vae"):
+    for space in METHODS:
         encoder = PhotoEncoder.load(world / f"data/photo_encoders/{space}.safetensors")
         assert encoder.matrix.shape == (4 * 8 * 8, 3)
         assert ((encoder.spread > 0.2) & (encoder.spread <= 1)).all()
     latents = list((world / ".scratch/photo_encoder").glob("*/*.safetensors"))
-    assert len(latents) == 1                                                # by both spaces
+    assert len(latents) == 1                                                # by all spaces
     assert read_pack(latents[0])[0]["latents"].shape == (min(people, 6), 2, 4, 8, 8)
 
 

@@ -18,22 +18,22 @@ from w2wpp.ingest.folder import scan_folder
 from w2wpp.ingest.foreign import read_lora
 from w2wpp.ingest.sources import collect_folder, collect_w2w, read_layout
 from w2wpp.ingest.w2w_people import ATTRIBUTES
-from w2wpp.lora.layout import WeightLayout, flatten
+from w2wpp.lora.layout import LoraParams, WeightLayout, flatten
 from w2wpp.lora.shards import write_shards
 from w2wpp.lora.weights import read_weights
-from w2wpp.run.params import LoraParams, Params, load_params, require_photos
-from w2wpp.spaces.fit import pca
-from w2wpp.spaces.spaces import load_space
+from w2wpp.run.params import Params, load_params, require_photos
+from w2wpp.spaces import pca
+from w2wpp.spaces.registry import METHODS, load_space
 
 ROOT = Path(__file__).parents[1]
 SD15 = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768,
         "layers_per_block": 2, "attention_head_dim": 8}
 TINY = {"seed": 0, "lora": {"rank": 1, "alpha": 27, "targets": ["to_q", "to_v"], "blocks": []},
-        "pca": {"latent_dim": 3, "within_person_ridge": None}, "flatten": {"max_quarantined": 0.5},
+        "pca": {"within_person_ridge": None}, "linear": {"inputs": 2, "components": 4, "within_person_ridge": None},
+        "flatten": {"max_quarantined": 0.5},
         "generate": {"inference_steps": 1, "guidance": 2.0},
         "sample": {"people": 2, "seeds": 1, "prompts": ["a photo of sks person"]},
-        "vae": {"latent_dim": 3, "metric_inputs": 2, "metric_components": 4, "within_person_ridge": None, "width": 8,
-                "layers": 1, "epochs": 2, "batch": 8},
+        "vae": {"latent_dim": 3, "within_person_ridge": None, "width": 8, "layers": 1, "epochs": 2, "batch": 8},
         "interpolate": {"pairs": 8, "steps": 3}}
 
 
@@ -68,7 +68,7 @@ def stage(tmp_path, base, monkeypatch):
         known = {"base": base} | {key: tmp_path / value for key, value in paths.items()}
         monkeypatch.setattr(sys, "argv", [f"{name}.py", "--params", str(tmp_path / "params.yaml"), *options,
                                           *(f"--{key}={value}" for key, value in known.items()
-                                            if key != "base" or name not in ("flatten", "pca"))])
+                                            if key != "base" or name != "flatten")])
         runpy.run_path(str(ROOT / f"stages/{name}.py"), run_name="__main__")
     return run
 
@@ -85,8 +85,8 @@ def publish(folder: Path, weights: torch.Tensor, people) -> None:
 def draw_all(stage) -> None:
     """What a zoo without photos allows, up to pictures."""
     stage("flatten", zoo="zoo", out="weights")
-    for space in ("pca", "vae"):
-        stage(space, weights="weights", out=f"spaces/{space}")
+    for space in METHODS:
+        stage("fit", "--space", space, weights="weights", spaces="spaces", out="spaces", scratch="scratch")
         stage("sample", "--space", space, spaces="spaces", out="samples")
         stage("interpolate", "--space", space, weights="weights", spaces="spaces", out="interpolations")
 
@@ -105,7 +105,7 @@ def test_layout_of_chosen_layers(base):
     modules = [layer.module for layer in read_layout(base, lora).layers]
     assert {".".join(module.split(".")[:2]) for module in modules} == {"mid_block.attentions", "up_blocks.1"}
     assert all(module.endswith((".attn1.to_v", ".ff.net.0.proj")) for module in modules)
-    with pytest.raises(InputError, match=r"lora.targets: no transformer .* linear 'proj_in'.*convolutions"):
+    with pytest.raises(InputError, match=r"targets: no transformer .* linear 'proj_in'.*convolutions"):
         read_layout(base, lora.model_copy(update={"targets": ["proj_in"]}))
 
 
@@ -133,7 +133,7 @@ def test_folder_up_to_pictures(tmp_path, mini, make_params, stage, capsys, write
             for name, lora in scan_folder(folder, mini).accepted.items()}
     expected = torch.stack([read[name].half().float() for name in names])
     assert torch.equal(torch.cat([data.of("zoo"), data.of("true")]), expected)
-    for space in ("pca", "vae"):
+    for space in METHODS:
         pictures = read_pack(tmp_path / f"samples/{space}/pictures.safetensors")[0]["pictures"]
         strips, meta = read_pack(tmp_path / f"interpolations/{space}/pictures.safetensors")
         assert pictures.shape == (2, 1, 1, 64, 64, 3)

@@ -6,11 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2wpp.files.errors import InputError
+from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.storage import read_pack, write_pack
 from w2wpp.lora.layout import Adapted, WeightLayout
-from w2wpp.spaces.fit.pca import fit_pca, standardise
-from w2wpp.spaces.spaces import LinearSpace, PCASpace, VAESpace, WeightSpace, check_latent_dim, load_space
+from w2wpp.lora.statistics import standardise
+from w2wpp.spaces.affine import LinearSpace, PCASpace
+from w2wpp.spaces.base import WeightSpace, check_latent_dim
+from w2wpp.spaces.pca import fit_pca
+from w2wpp.spaces.registry import load_space
+from w2wpp.spaces.vae_space import VAESpace
+from w2wpp.spaces.vae_training import VAEParams
 
 FEW, MANY = 12, 80                                                        # fewer and more people than the 30 weights
 
@@ -204,11 +209,11 @@ def test_corrupt_or_missing_file_is_refused(space, tmp_path):
 def test_latent_dim_is_checked(number, dimension, latent_dim):
     limit = min(number - 1, dimension)
     if 1 <= latent_dim <= limit:
-        check_latent_dim("vae.latent_dim", latent_dim, number, dimension)
+        check_latent_dim(VAEParams, latent_dim, number, dimension)
         return
-    with pytest.raises(InputError) as caught:
-        check_latent_dim("vae.latent_dim", latent_dim, number, dimension)
-    assert caught.value.key == "vae.latent_dim"
+    with pytest.raises(ArgumentError) as caught:
+        check_latent_dim(VAEParams, latent_dim, number, dimension)
+    assert (caught.value.owner, caught.value.key) == (VAEParams, "latent_dim")
     assert f"1 .. {limit}:" in caught.value.remedy
 
 
@@ -223,15 +228,15 @@ def test_decode_is_differentiable(space, normal):
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**31), st.floats(0, 30))
 def test_log_prior_is_the_standard_normal(latent_dim, n, seed, spread):
     space = PCASpace(latent_dim, WeightLayout((Adapted("x", 1, 1),), 1, 1.0))
-    z = spread * space.sample(n, torch.Generator().manual_seed(seed))
+    z = spread * space.prior.sample(n, torch.Generator().manual_seed(seed))
     expected = torch.distributions.Normal(0, 1).log_prob(z).sum(1)
-    torch.testing.assert_close(space.log_prior(z), expected, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(space.prior.log_prob(z), expected, atol=1e-3, rtol=1e-4)
 
 
 def test_sample_is_repeatable_and_standard_normal(space):
-    z = space.sample(4000, torch.Generator().manual_seed(0))
+    z = space.prior.sample(4000, torch.Generator().manual_seed(0))
     assert z.shape == (4000, 5)
-    assert torch.equal(z, space.sample(4000, torch.Generator().manual_seed(0)))
-    assert not torch.equal(z, space.sample(4000, torch.Generator().manual_seed(1)))
+    assert torch.equal(z, space.prior.sample(4000, torch.Generator().manual_seed(0)))
+    assert not torch.equal(z, space.prior.sample(4000, torch.Generator().manual_seed(1)))
     assert z.mean(0).abs().max() < 0.07
     torch.testing.assert_close(torch.cov(z.T), torch.eye(5), atol=0.1, rtol=0)

@@ -5,8 +5,8 @@ import torch
 
 from w2wpp.compute.schedules import step_generator
 from w2wpp.diffusion.denoising import draw_timesteps, prediction_target, training_schedule
-from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT
 from w2wpp.diffusion.pipeline import encode_prompts
+from w2wpp.diffusion.prompts import IDENTITY_PROMPT
 from w2wpp.diffusion.starts import DRAWS_PER_PHOTO, gradient_start, person_gradients, spanning_rows
 from w2wpp.files.errors import InputError
 from w2wpp.lora.layout import WeightLayout
@@ -82,5 +82,5 @@ def test_a_rank_beyond_the_layers_is_refused(pipe, photos, text):
     assert fan_in < 64
     halves = tuple({layer.module: torch.ones(3, layer.fan_out, layer.fan_in) for layer in layout.layers}
                    for _ in range(2))
-    with pytest.raises(InputError, match=r"lora.rank.*" + str(fan_in)):
+    with pytest.raises(InputError, match=r"LoraParams: rank.*" + str(fan_in)):
         gradient_start(layout, halves)

@@ -1,14 +1,11 @@
 """Files are whole or absent, equal content gives equal bytes, and anything unreadable is an InputError."""
 
-import json
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from w2wpp.files import errors, storage
+from w2wpp.files import storage
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import (
     META_KEY,
@@ -17,7 +14,6 @@ from w2wpp.files.storage import (
     read_csv,
     read_json,
     read_pack,
-    scratch_folder,
     write_atomically,
     write_csv,
     write_json,
@@ -159,29 +155,6 @@ def test_csv_without_column(tmp_path):
     with pytest.raises(InputError, match="column missing") as caught:
         read_csv(tmp_path / "x.csv", ["person", "split"])
     assert caught.value.key == "split"
-
-
-def test_scratch_folder_follows_the_recipe(tmp_path):
-    recipe = {"seed": 0, "collect": {"steps": 3, "lr": 0.1}, "inputs": ["ab"]}
-    folder = scratch_folder(tmp_path, **recipe)
-    assert folder.is_dir()
-    assert scratch_folder(tmp_path, **json.loads(json.dumps(recipe))) == folder
-    changed = [recipe | {"seed": 1}, recipe | {"inputs": ["ac"]}, recipe | {"collect": {"steps": 4, "lr": 0.1}}]
-    assert len({scratch_folder(tmp_path, **each) for each in changed} | {folder}) == 4
-
-
-def test_scratch_folder_follows_the_code(tmp_path, monkeypatch):
-    storage._library_code.cache_clear()  # other tests may have loaded more of the library since
-    folder = scratch_folder(tmp_path, seed=0)
-    changed = tmp_path / "errors.py"
-    changed.write_text(Path(errors.__file__).read_text() + "# changed\n")
-    monkeypatch.setattr(errors, "__file__", str(changed))
-    storage._library_code.cache_clear()
-    other = scratch_folder(tmp_path, seed=0)
-    monkeypatch.undo()
-    storage._library_code.cache_clear()
-    assert other != folder
-    assert scratch_folder(tmp_path, seed=0) == folder
 
 
 def test_folder_hash_follows_names_and_bytes(tmp_path):

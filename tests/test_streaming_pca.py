@@ -11,9 +11,10 @@ import torch
 from w2wpp.files.errors import InputError
 from w2wpp.lora.layout import Adapted, WeightLayout
 from w2wpp.lora.shards import Shards, write_shards
-from w2wpp.spaces.fit.pca import fit_pca, standardise
-from w2wpp.spaces.fit.streaming_pca import fit_streaming_pca, standardise_shards
-from w2wpp.spaces.spaces import load_space
+from w2wpp.lora.statistics import standardise, standardise_shards
+from w2wpp.spaces.pca import fit_pca
+from w2wpp.spaces.registry import load_space
+from w2wpp.spaces.streaming_pca import fit_streaming_pca
 
 LEADING, LATENT = 5, 12
 WIDE, TALL = (150, 400), (400, 150)                                         # fewer and more rows than numbers in them
@@ -202,7 +203,8 @@ MEASURE = """
 import sys
 from pathlib import Path
 from w2wpp.lora.shards import open_shards
-from w2wpp.spaces.fit.streaming_pca import fit_streaming_pca, standardise_shards
+from w2wpp.lora.statistics import standardise_shards
+from w2wpp.spaces.streaming_pca import fit_streaming_pca
 folder, latent_dim, block_rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 def peak(name, latent_dim):
     shards = open_shards(folder / name)

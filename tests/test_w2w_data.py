@@ -23,9 +23,9 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict, load_peft_weights
 from safetensors.torch import save_file
 
-from w2wpp.ingest import torch_files, w2w_data, w2w_people, w2w_source, w2w_units
 from w2wpp.files.errors import InputError
 from w2wpp.files.tensor_files import opened
+from w2wpp.ingest import torch_files, w2w_data, w2w_people, w2w_source, w2w_units
 from w2wpp.ingest.torch_files import open_matrix
 from w2wpp.ingest.w2w_data import pack_w2w, read_w2w, verify_w2w
 from w2wpp.ingest.w2w_people import ATTRIBUTES, SPLITS, assign_splits, read_people

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from w2wpp.lora.shards import write_shards
+from w2wpp.lora.statistics import standardise
 from w2wpp.lora.weights import Weights, variance_shares
-from w2wpp.spaces.fit.pca import standardise
 
 
 @pytest.fixture

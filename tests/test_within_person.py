@@ -4,10 +4,11 @@ import pytest
 import torch
 from scipy.linalg import eigh, subspace_angles
 
-from w2wpp.files.errors import InputError
-from w2wpp.spaces.fit.pca import fit_pca, standardise
-from w2wpp.spaces.fit.within_person import discriminants, within_person_space
-from w2wpp.spaces.spaces import load_space
+from w2wpp.files.errors import ArgumentError
+from w2wpp.lora.statistics import standardise
+from w2wpp.spaces.pca import PCAParams, fit_pca
+from w2wpp.spaces.registry import load_space
+from w2wpp.spaces.within_person import discriminants, within_person_space
 
 PEOPLE, PAIRS = 400, 150
 
@@ -98,8 +99,8 @@ def test_a_space_of_it_survives_a_file_and_has_fixed_signs(full, loras, tmp_path
 
 @pytest.mark.parametrize("pairs", [0, 1])
 def test_too_few_pairs_are_refused(full, loras, pairs):
-    with pytest.raises(InputError, match=rf"collect.repeated: {pairs} of the zoo people have two LoRAs"):
-        within_person_space(full, loras[0][:pairs], loras[1][:pairs], 1.0, 3)
+    with pytest.raises(ArgumentError, match=rf"PCAParams: within_person_ridge: 1.0, but {pairs} of the zoo people"):
+        within_person_space(full, loras[0][:pairs], loras[1][:pairs], 1.0, 3, PCAParams)
 
 
 def test_a_constant_weight_is_no_trouble(loras, toy_layout):

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from w2wpp.compute.engine import EngineParams
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import chunks
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_pack, write_pack
-from w2wpp.run.params import EngineParams
 
 Work = Callable[..., dict[str, Tensor]]
 
@@ -130,7 +130,6 @@ def finish(batches: list[Batch], work: Work, what: str = "", engine: EngineParam
         return
     on_ray = engine is not None and engine.kind == "ray"
     if on_ray:
-        # Not loaded before, as work in progress begins anew when code that is loaded changes (see `scratch_folder`).
         from w2wpp.compute.ray_engine import compute_on_ray
         done = compute_on_ray(missing, work, engine, one_core=cores is not None)
     else:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 import w2wpp
 from w2wpp.compute.batches import Batch, Work
+from w2wpp.compute.engine import EngineParams
 from w2wpp.compute.runtime import ENVIRONMENT, device, prepare
-from w2wpp.files.errors import InputError
-from w2wpp.run.params import EngineParams
+from w2wpp.files.errors import ArgumentError
 
 
 def compute_on_ray(batches: list[Batch], work: Work, engine: EngineParams, one_core: bool
@@ -45,7 +45,7 @@ def compute_on_ray(batches: list[Batch], work: Work, engine: EngineParams, one_c
             except ray.exceptions.RayTaskError as error:
                 raise error.cause or error from error
             except ray.exceptions.RayError as error:
-                raise InputError("params.yaml", "engine.retries", f"{engine.retries}, and still a batch was lost "
+                raise ArgumentError(EngineParams, "retries", f"{engine.retries}, and still a batch was lost "
                                  f"({str(error).splitlines()[0]})", "Run again: finished batches are kept") from error
 
 
@@ -58,7 +58,7 @@ def connected(engine: EngineParams) -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise InputError("params.yaml", "engine.kind", "ray, but Ray is not installed",
+        raise ArgumentError(EngineParams, "kind", "ray, but Ray is not installed",
                          "`pip install 'w2wpp[ray]'`, or set it to local") from error
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -69,7 +69,7 @@ def connected(engine: EngineParams) -> ModuleType:
             ray.init(engine.address or "local", runtime_env=runtime, log_to_driver=False,
                      logging_level=logging.ERROR)
         except (OSError, ImportError, RuntimeError, ValueError) as error:
-            raise InputError("params.yaml", "engine.address", f"no Ray cluster that can be used "
+            raise ArgumentError(EngineParams, "address", f"no Ray cluster that can be used "
                              f"({' '.join(str(error).split())[:300]})",
                              "Start one with `ray start --head`, or set it to null") from error
     return ray
@@ -88,7 +88,7 @@ def _check_that_one_machine_has(needs: dict[str, float], nodes: list[dict]) -> N
     if not any(node["Alive"] and all(node["Resources"].get(names[key], 0) >= number for key, number in needs.items())
                for node in nodes):
         asked = " and ".join(f"{number} {names[key]}" for key, number in needs.items())
-        raise InputError("params.yaml", "engine", f"no machine of the Ray cluster has {asked}, which a batch takes",
+        raise ArgumentError(EngineParams, "kind", f"no machine of the Ray cluster has {asked}, which a batch takes",
                          "Add one, or set OMP_NUM_THREADS for batches on fewer cores")
 
 

@@ -1,18 +1,11 @@
-"""What every stage does first: quiet libraries, memory settings, seeds, and one-line errors."""
+"""A process that computes: quiet libraries, memory settings, its device and its progress bars."""
 
-import argparse
 import ctypes
 import os
-import sys
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
-
-from w2wpp.files.errors import InputError
-from w2wpp.run.params import load_params
 
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -37,48 +30,9 @@ def progress(iterable, what: str, **kwargs) -> tqdm:
     return tqdm(iterable, desc=what, mininterval=1.0, dynamic_ncols=True, **kwargs)
 
 
-def stage_arguments(description: str, space: bool = False, shard: bool = False, **paths: str) -> argparse.Namespace:
-    """Command line of a stage: --params, one option per path, and what only some stages have.
-
-    Args:
-        space: whether there is --space, for stages that run once per space.
-        shard: whether there is --shard, for stages whose batches several machines can share.
-
-    Returns:
-        The paths as `Path` under their names, `params` as checked settings, `space`, and `shard` as text.
-
-    Raises:
-        InputError: params.yaml is wrong (see `load_params`).
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--params", default="params.yaml", help="settings")
-    if space:
-        parser.add_argument("--space", choices=["pca", "vae"], required=True, help="the weight space to use")
-    if shard:
-        parser.add_argument("--shard", default="1/1", metavar="I/N",
-                            help="compute part I of N of the batches, which machines that share the resume state can "
-                                 "do at once, and leave joining them to a run without --shard")
-    for name, default in paths.items():
-        outgoing = name == "metrics" or name.startswith("out")
-        kind = "output" if outgoing else "resume state" if name == "scratch" else "input"
-        parser.add_argument(f"--{name}", type=Path, default=Path(default), help=kind)
-    args = parser.parse_args()
-    args.params = load_params(args.params)
-    return args
-
-
 def prepare() -> None:
     """Settings of a process that computes, a stage's own or one that works for it."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning)
     keep_freed_memory()
-
-
-def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; an InputError becomes one line on stderr and exit status 1."""
-    prepare()
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")

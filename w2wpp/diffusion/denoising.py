@@ -1,15 +1,40 @@
 """The diffusion loss of many adapted models at once, and the pictures that they make."""
 
+from typing import Annotated, Literal
+
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
+from pydantic import Field
 from torch import Tensor
 
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import chunks
 from w2wpp.diffusion.pipeline import encode_prompts, to_images
+from w2wpp.files.settings import Count, Section
 from w2wpp.lora.adapters import adapted
 from w2wpp.lora.layout import WeightLayout
-from w2wpp.run.params import GenerateParams
+
+
+class GenerateParams(Section):
+    """How every picture of a model is drawn."""
+
+    inference_steps: Count = 10
+    """Denoising steps of a picture."""
+    guidance: Annotated[float, Field(ge=1)] = 1.0
+    """Classifier-free guidance where the prompt asks for a person alone; 1 turns it off."""
+    prompted_guidance: Annotated[float, Field(ge=1)] = 3.0
+    """Guidance where the prompt asks for more than a person: smiles, backgrounds, hair."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    batch: Count = 64
+    """Pictures drawn at once."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the base model when it draws and inverts; a CPU always computes in float32."""
+
+    @property
+    def prompted(self) -> "GenerateParams":
+        """The same for prompts that ask for more than a person."""
+        return self.model_copy(update={"guidance": self.prompted_guidance})
 
 
 def training_schedule(pipe: StableDiffusionPipeline) -> DDPMScheduler:

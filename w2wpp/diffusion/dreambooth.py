@@ -1,20 +1,50 @@
 """DreamBooth (Ruiz et al. 2023, arXiv 2208.12242) with LoRA, many people at a time."""
 
+from typing import Annotated, Literal
+
 import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
+from pydantic import Field
 from torch import Tensor
 
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
-from w2wpp.diffusion.denoising import denoising_loss, generate, training_schedule
-from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, encode_images, encode_prompts
+from w2wpp.diffusion.denoising import GenerateParams, denoising_loss, generate, training_schedule
+from w2wpp.diffusion.pipeline import encode_images, encode_prompts
+from w2wpp.diffusion.prompts import CLASS_PROMPT, IDENTITY_PROMPT, described
 from w2wpp.files.errors import InputError
+from w2wpp.files.settings import Count, Positive, Section, Shift, Weight, Whole
 from w2wpp.lora.layout import WeightLayout
-from w2wpp.run.params import CollectParams, GenerateParams
-from w2wpp.world.people import CLASS_PROMPT, described
 
-IDENTITY_PROMPT = f"a photo of {IDENTITY_TOKEN} person"
+
+class DreamBoothParams(Section):
+    """How LoRAs are trained on photos of people."""
+
+    trained: Literal["both", "B"] = "B"
+    """`both`: A and B, as in weights2weights; `B`: A stays, and a LoRA's effect is linear in its weights (LoRA-FA)."""
+    steps: Count = 600
+    """Optimisation steps of every LoRA."""
+    lr: Annotated[float, Field(gt=0, le=1)] = 2.0e-2
+    """Learning rate of Adam."""
+    adam_epsilon: Positive = 1.0e-3
+    """Adam's epsilon; a large one keeps weights still that a person's photos hardly move."""
+    timestep_shift: Shift = 1.0
+    """Share of noisy timesteps: 1 is uniform, more is noisier."""
+    photos_per_step: Count = 2
+    """Photos of a person in every step."""
+    mirrored: bool = False
+    """Train on the mirror image of each photo, too."""
+    captions: bool = True
+    """The prompt of a photo says what it shows besides the person."""
+    class_images: Count = 64
+    """Pictures of the class prompt for prior preservation, shared by all people."""
+    class_images_per_step: Whole = 0
+    """Class pictures in every step; 1 or more turns prior preservation on."""
+    prior_weight: Weight = 1.0
+    """Weight of the class pictures' loss."""
+
+
 CAPTIONED = ["photo_expression", "photo_shirt", "photo_background"]
 
 
@@ -34,7 +64,7 @@ def photo_prompts(pipe: StableDiffusionPipeline, manifest: pd.DataFrame, caption
     missing = [column for column in CAPTIONED if column not in manifest]
     if captions and missing:
         raise InputError("manifest.csv", missing[0], "column missing, but captions need it",
-                         "Add it, or set `captions: false` in params.yaml")
+                         "Add it, or train and invert without captions")
     prompts = ([described(prompt, *row) for row in manifest[CAPTIONED].itertuples(index=False)] if captions
                else [prompt] * len(manifest))
     different = sorted(set(prompts))
@@ -42,7 +72,7 @@ def photo_prompts(pipe: StableDiffusionPipeline, manifest: pd.DataFrame, caption
 
 
 @torch.no_grad()
-def prompted_latents(pipe: StableDiffusionPipeline, photos: Tensor, manifest: pd.DataFrame, params: CollectParams
+def prompted_latents(pipe: StableDiffusionPipeline, photos: Tensor, manifest: pd.DataFrame, params: DreamBoothParams
                      ) -> tuple[Tensor, Tensor]:
     """Latents [n, photos, c, h, w] of photos uint8 [n, photos, h, w, 3], and the embeddings of their prompts.
 
@@ -54,7 +84,7 @@ def prompted_latents(pipe: StableDiffusionPipeline, photos: Tensor, manifest: pd
     return encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2]), text
 
 
-def class_images(pipe: StableDiffusionPipeline, layout: WeightLayout, params: CollectParams, how: GenerateParams
+def class_images(pipe: StableDiffusionPipeline, layout: WeightLayout, params: DreamBoothParams, how: GenerateParams
                  ) -> Tensor:
     """Latents [class_images, c, h, w] of the base model's own pictures of the class prompt."""
     unadapted = torch.zeros(1, layout.dimension)
@@ -63,7 +93,7 @@ def class_images(pipe: StableDiffusionPipeline, layout: WeightLayout, params: Co
 
 
 def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tensor, latents: Tensor, text: Tensor,
-                class_latents: Tensor, params: CollectParams, seed: int, what: str) -> tuple[Tensor, Tensor]:
+                class_latents: Tensor, params: DreamBoothParams, seed: int, what: str) -> tuple[Tensor, Tensor]:
     """Train one LoRA per person on that person's photos, with prior preservation on shared class images.
 
     All people see the same noise, timesteps and photo numbers, so a person's LoRA does not depend on who is trained

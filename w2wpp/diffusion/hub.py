@@ -6,7 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from w2wpp.files.errors import InputError
+from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.tensor_files import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -17,14 +17,15 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def find_model(key: str, model: str, revision: str | None, files: tuple[str, ...]) -> Path:
+def find_model(model: str, revision: str | None, files: tuple[str, ...], owner: type | None = None,
+               key: str = "model") -> Path:
     """The folder of a model.
 
     Args:
-        key: of params.yaml that names the model, such as "base.model".
         model: its folder, or its name on the Hub, which is asked unless HF_HUB_OFFLINE is set.
         revision: of the model on the Hub.
         files: patterns of the files that are used, all of which must match something.
+        owner, key: the setting that names the model, for errors (see `ArgumentError`).
 
     Raises:
         InputError: the model is not there and cannot be had, or lacks a file; it says what to put where.
@@ -36,7 +37,7 @@ def find_model(key: str, model: str, revision: str | None, files: tuple[str, ...
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if not _NAME.fullmatch(model):
-            raise InputError("params.yaml", key, f"no such folder: {name}", "Give the folder of the model, or its name "
+            raise ArgumentError(owner, key, f"no such folder: {name}", "Give the folder of the model, or its name "
                              "on the Hugging Face Hub")
         try:
             folder = Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=list(files),
@@ -44,7 +45,7 @@ def find_model(key: str, model: str, revision: str | None, files: tuple[str, ...
         # What a broken connection raises depends on the HTTP library, which changes with the version of the client.
         except Exception as error:
             cause = "HF_HUB_OFFLINE is set" if offline() else printable(" ".join(str(error).split()) or repr(error))
-            raise InputError("params.yaml", key, f"{name} is no folder here, not in the Hub's cache, and cannot be "
+            raise ArgumentError(owner, key, f"{name} is no folder here, not in the Hub's cache, and cannot be "
                              f"downloaded ({cause})", remedy) from error
     for pattern in files:
         if not any(folder.glob(pattern)):

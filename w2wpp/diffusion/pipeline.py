@@ -1,108 +1,27 @@
-"""The base model as a diffusers `StableDiffusionPipeline`: built small for this world, loaded from any directory."""
+"""The base model as a diffusers `StableDiffusionPipeline`: loaded from any directory, asked for latents and pixels."""
 
-import re
 import weakref
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
 from safetensors import SafetensorError
-from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from w2wpp.codec import PatchCodec
+from w2wpp.diffusion.pretrained import model_folder
 from w2wpp.files.errors import InputError
-from w2wpp.run.params import BaseParams, TextParams
 
 diffusers.utils.logging.set_verbosity_error()
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-IDENTITY_TOKEN = "sks"
-REFERENCE = "pretrained.json"   # in place of a model, says where it lies
 PIXELS_AT_ONCE = 2**20          # of pictures that are encoded
 _EMBEDDED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-def build_tokenizer(words: Iterable[str], max_tokens: int) -> CLIPTokenizer:
-    """A CLIP tokenizer, byte-pair encoding, in whose vocabulary every one of `words` is a single token.
-
-    The merges are found here, as `train_new_from_iterator` breaks ties at random: a tokenizer built anew, when training
-    resumes after a kill, would have other ids than those that the model has learnt.
-    """
-    pieces = sorted({piece for word in words for piece in re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", word.lower())})
-    splits = [(*piece[:-1], piece[-1] + "</w>") for piece in pieces]
-    alphabet = sorted(ByteLevel.alphabet())
-    vocabulary = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(letter + "</w>" for letter in alphabet)]
-    merges = []
-    while pairs := Counter(pair for split in splits for pair in pairwise(split)):
-        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
-        splits = [_merge(split, *merges[-1]) for split in splits]
-        vocabulary.append("".join(merges[-1]))
-    ids = {token: number for number, token in enumerate(dict.fromkeys(vocabulary))}
-    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=max_tokens)
-
-
-def _merge(split: tuple[str, ...], left: str, right: str) -> tuple[str, ...]:
-    """`split` with every `left` that `right` follows joined to it."""
-    merged: list[str] = []
-    for part in split:
-        if part == right and merged and merged[-1] == left:
-            merged[-1] += part
-        else:
-            merged.append(part)
-    return tuple(merged)
-
-
-def build_text_encoder(tokenizer: CLIPTokenizer, params: TextParams) -> CLIPTextModel:
-    """A randomly initialised CLIP text model with `params.hidden` channels over `tokenizer`'s vocabulary."""
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=params.hidden, intermediate_size=4 * params.hidden,
-        num_hidden_layers=params.layers, num_attention_heads=params.heads, max_position_embeddings=params.max_tokens,
-        projection_dim=params.hidden, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id))
-
-
-def build_pipeline(params: BaseParams, size: int, words: Iterable[str]) -> StableDiffusionPipeline:
-    """The untrained base model for pictures of `size` pixels, with Stable Diffusion's components in miniature."""
-    tokenizer = build_tokenizer(words, params.text.max_tokens)
-    levels = len(params.unet.channels)
-    unet = UNet2DConditionModel(
-        sample_size=size // 8, in_channels=params.codec.channels, out_channels=params.codec.channels,
-        layers_per_block=1, block_out_channels=tuple(params.unet.channels),
-        down_block_types=("CrossAttnDownBlock2D",) * levels, up_block_types=("CrossAttnUpBlock2D",) * levels,
-        cross_attention_dim=params.text.hidden, norm_num_groups=16, use_linear_projection=True,
-        # diffusers reads `attention_head_dim` as the number of heads in this model.
-        attention_head_dim=params.unet.heads)
-    return StableDiffusionPipeline(
-        vae=PatchCodec(params.codec.channels, tuple(params.codec.widths)),
-        text_encoder=build_text_encoder(tokenizer, params.text), tokenizer=tokenizer, unet=unet,
-        scheduler=DPMSolverMultistepScheduler(
-            num_train_timesteps=1000, beta_schedule=params.denoiser.noise_schedule, beta_start=0.00085, beta_end=0.012,
-            prediction_type=params.denoiser.prediction, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-
-
-def model_folder(folder: str | Path) -> Path:
-    """Where the files of the base model in a folder lie: there, or where a reference to another model says.
-
-    Raises:
-        InputError: the model that is referred to is not there any more, or not the same.
-    """
-    folder = Path(folder)
-    if not (folder / REFERENCE).is_file():
-        return folder
-    # Not loaded before, as a zoo in training begins anew when code that is loaded changes (see `scratch_folder`).
-    from w2wpp.diffusion.pretrained import follow_reference
-    return follow_reference(folder / REFERENCE)
 
 
 def load_pipeline(folder: str | Path, device: torch.device | str = "cpu", dtype: str = "float32"

@@ -3,18 +3,17 @@
 from pathlib import Path
 
 from w2wpp.diffusion.hub import find_model
-from w2wpp.diffusion.pipeline import REFERENCE
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import file_hash, read_json, write_json
-from w2wpp.run.params import BaseParams
 
+REFERENCE = "pretrained.json"   # in place of a model, says where it lies
 # What a StableDiffusionPipeline is made of; safety checker and single-file checkpoints are not used.
 FILES = ("model_index.json", "scheduler/*.json", "text_encoder/*.json", "text_encoder/*.safetensors", "tokenizer/*",
          "unet/config.json", "unet/*.safetensors", "vae/config.json", "vae/*.safetensors")
 _AGAIN = "Put it back, or run `dvc repro -f base` to take what is there now"
 
 
-def refer_to_model(params: BaseParams, out: Path) -> Path:
+def refer_to_model(model: str, revision: str | None, out: Path) -> Path:
     """Write `pretrained.json` in `out` in place of a base model: the folder that has it, and what is in it.
 
     The files, some 4 GB for Stable Diffusion 1.5, stay where they are.
@@ -25,10 +24,10 @@ def refer_to_model(params: BaseParams, out: Path) -> Path:
     Raises:
         InputError: see `find_model`.
     """
-    folder = find_model("base.model", params.model, params.revision, FILES).absolute()
+    folder = find_model(model, revision, FILES).absolute()
     files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
     write_json(out / REFERENCE, {
-        "folder": str(folder), "model": params.model, "revision": params.revision,
+        "folder": str(folder), "model": model, "revision": revision,
         "files": {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
                   for path in files}})
     return folder
@@ -53,3 +52,15 @@ def follow_reference(path: Path) -> Path:
         if file.stat().st_size != size:
             raise InputError(str(file), None, f"not of the size that {path} knows", _AGAIN)
     return folder
+
+
+def model_folder(folder: str | Path) -> Path:
+    """Where the files of the base model in a folder lie: there, or where a reference to another model says.
+
+    Raises:
+        InputError: the model that is referred to is not there any more, or not the same.
+    """
+    folder = Path(folder)
+    if not (folder / REFERENCE).is_file():
+        return folder
+    return follow_reference(folder / REFERENCE)

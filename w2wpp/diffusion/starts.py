@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
-import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
@@ -12,12 +10,9 @@ from torch import Tensor, nn
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import chunks, step_generator
 from w2wpp.diffusion.denoising import prediction_loss, training_schedule
-from w2wpp.diffusion.dreambooth import prompted_latents
-from w2wpp.files.errors import InputError
-from w2wpp.lora.adapters import initial_weights
-from w2wpp.lora.layout import WeightLayout
-from w2wpp.run.params import CollectParams
-from w2wpp.world.populations import draw_resumably, manifest_rows, person_names, sample_people
+from w2wpp.files.errors import ArgumentError
+from w2wpp.lora.layout import LoraParams, WeightLayout
+from w2wpp.lora.statistics import row_signs
 
 DRAWS_PER_PHOTO = 2
 
@@ -76,8 +71,7 @@ def spanning_rows(one: Tensor, other: Tensor, rank: int) -> Tensor:
     one, other = one - one.mean(0), other - other.mean(0)
     covariance = torch.einsum("noi,noj->ij", one, other).double()
     rows = torch.linalg.eigh((covariance + covariance.T) / 2).eigenvectors.flip(1)[:, :rank].T
-    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
-    return (rows * largest.sign()).float()
+    return (rows * row_signs(rows)).float()
 
 
 def gradient_start(layout: WeightLayout, halves: tuple[dict[str, Tensor], dict[str, Tensor]]) -> Tensor:
@@ -91,26 +85,9 @@ def gradient_start(layout: WeightLayout, halves: tuple[dict[str, Tensor], dict[s
     """
     narrowest = min(layer.fan_in for layer in layout.layers)
     if layout.rank > narrowest:
-        raise InputError("params.yaml", "lora.rank", f"{layout.rank}, but a layer has {narrowest} inputs",
-                         f"Choose 1 .. {narrowest}, or other lora.targets")
+        raise ArgumentError(LoraParams, "rank", f"{layout.rank}, but a layer has {narrowest} inputs",
+                         f"Choose 1 .. {narrowest}, or other targets")
     weights = torch.zeros(1, layout.dimension)
     for name, (down, _) in layout.split(weights).items():
         down.copy_(spanning_rows(halves[0][name], halves[1][name], layout.rank) / 3 ** 0.5)
     return weights[0]
-
-
-def shared_start(pipe: StableDiffusionPipeline, layout: WeightLayout, size: int, params: CollectParams, seed: int,
-                 drawn: Path) -> Tensor:
-    """The weight vector [d] that every LoRA starts from, as `params.start` says.
-
-    Args:
-        size: pixels of the photos of base people that gradients are taken on.
-        drawn: scratch folder of these photos.
-    """
-    if params.start == "kaiming":
-        return initial_weights(layout, seed)
-    people = sample_people(seed, "base", params.start_people, params.start_photos)
-    photos = draw_resumably(people, size, drawn)
-    rows = pd.DataFrame(manifest_rows(person_names("base", len(people)), ["base"] * len(people), people))
-    return gradient_start(layout, person_gradients(pipe, layout, *prompted_latents(pipe, photos, rows, params),
-                                                   params.timestep_shift, seed, params.people_at_once))

@@ -2,25 +2,51 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
+from pydantic import Field
 
-from w2wpp.diffusion.denoising import generate
+from w2wpp.diffusion.denoising import GenerateParams, generate
 from w2wpp.evaluation import scoring
+from w2wpp.faces.portraits import Portraits
 from w2wpp.faces.recognizers import Embeddings, Recognizer
 from w2wpp.files.errors import InputError
+from w2wpp.files.settings import Count, Prompt, Section
 from w2wpp.files.storage import read_pack, write_pack
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.weights import Weights
-from w2wpp.run.params import Params
-from w2wpp.world.populations import Portraits
 
 
-def draw_zoo(pipe: StableDiffusionPipeline, data: Weights, count: int, params: Params) -> tuple[Portraits, list[int]]:
-    """A picture of each of `count` zoo people, drawn by their LoRAs, for zoos that bring no photos of them.
+class EvaluateParams(Section):
+    """How models of held-out people are scored."""
+
+    prompt: Prompt = "a photo of sks person"
+    """Prompt of the pictures that ID scores are of."""
+    seeds: Count = 4
+    """Pictures per model."""
+    class_samples: Annotated[int, Field(ge=2)] = 500
+    """Pictures of the base model, to see that it draws faces."""
+    prompted_people: Count = 12
+    """Test people whose true LoRAs are asked for expressions and backgrounds."""
+    prompted_samples: Count = 128
+    """Pictures per prompt of the base model; a LoRA draws `seeds`."""
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    """Bootstrap resamples of the people."""
+    prompt_alignment: Literal["none", "clip"] = "none"
+    """`clip` measures how well pictures show what their prompts say, as CLIP sees it."""
+    clip: Prompt = "openai/clip-vit-large-patch14"
+    """Folder of the CLIP model, or its name on the Hugging Face Hub."""
+    clip_revision: Prompt = "32bd64288804d66eefd0ccbe215aa642df71cc41"
+    """Revision of the CLIP model on the Hub."""
+
+
+def draw_zoo(pipe: StableDiffusionPipeline, data: Weights, params: EvaluateParams, drawing: GenerateParams
+             ) -> tuple[Portraits, list[int]]:
+    """A picture of each of `params.class_samples` zoo people, drawn by their LoRAs, for zoos without photos of them.
 
     People are evenly spread over the zoo; of those with several LoRAs, the first one draws.
 
@@ -30,11 +56,10 @@ def draw_zoo(pipe: StableDiffusionPipeline, data: Weights, count: int, params: P
     first: dict[str, int] = {}
     for row, name in enumerate(data.names("zoo")):
         first.setdefault(name, row)
-    people, spread = list(first), torch.linspace(0, len(first) - 1, min(count, len(first)))
+    people, spread = list(first), torch.linspace(0, len(first) - 1, min(params.class_samples, len(first)))
     names = [people[at] for at in spread.round().int().tolist()]
     rows = [first[name] for name in names]
-    pictures = generate(pipe, data.layout, data.zoo.rows(rows), [params.evaluate.prompt], 1, params.generate,
-                        "zoo people")[:, 0]
+    pictures = generate(pipe, data.layout, data.zoo.rows(rows), [params.prompt], 1, drawing, "zoo people")[:, 0]
     manifest = pd.DataFrame({"person": names, "split": "zoo", "photo": 0})
     return Portraits(pictures, names, ["zoo"] * len(names), manifest), rows
 
@@ -159,7 +184,7 @@ def score_pictures(pictures: dict[str, torch.Tensor], gallery: Gallery, recogniz
 
 
 def score_rungs(pipe: StableDiffusionPipeline, layout: WeightLayout, rungs: dict[str, torch.Tensor], gallery: Gallery,
-                recognizer: Recognizer, params: Params
+                recognizer: Recognizer, params: EvaluateParams, drawing: GenerateParams
                 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]], pd.DataFrame]:
     """Draw the models of each rung, one per held-out person, and score the pictures.
 
@@ -169,13 +194,6 @@ def score_rungs(pipe: StableDiffusionPipeline, layout: WeightLayout, rungs: dict
     Returns:
         Pictures uint8 [n, seeds, h, w, 3] per rung, and what `score_pictures` says of them.
     """
-    how = params.evaluate
-    pictures = {rung: generate(pipe, layout, weights, [how.prompt], how.seeds, params.generate, f"{rung} LoRAs")[:, 0]
+    pictures = {rung: generate(pipe, layout, weights, [params.prompt], params.seeds, drawing, f"{rung} LoRAs")[:, 0]
                 .expand(len(gallery.people), -1, -1, -1, -1) for rung, weights in rungs.items()}
-    return pictures, *score_pictures(pictures, gallery, recognizer, how.bootstrap)
-
-
-def rounded(tree: dict, digits: int = 4) -> dict:
-    """A metrics tree with every float rounded, so that diffs show changes and not noise."""
-    return {key: rounded(value, digits) if isinstance(value, dict) else
-            round(value, digits) if isinstance(value, float) else value for key, value in tree.items()}
+    return pictures, *score_pictures(pictures, gallery, recognizer, params.bootstrap)

@@ -8,9 +8,10 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from w2wpp.diffusion.hub import find_model
-from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, to_pixels
+from w2wpp.diffusion.pipeline import to_pixels
+from w2wpp.diffusion.prompts import IDENTITY_TOKEN
+from w2wpp.evaluation.gallery import EvaluateParams
 from w2wpp.files.errors import InputError
-from w2wpp.run.params import EvaluateParams
 
 FILES = ("config.json", "*.safetensors", "tokenizer*.json")
 BATCH = 32
@@ -20,17 +21,17 @@ class PromptAlignment:
     """CLIPScore without its weight (Hessel et al. 2021, arXiv 2104.08718): cosine between picture and prompt.
 
     Raises:
-        InputError: the model of `evaluate.clip` is missing (see `find_model`) or cannot be loaded.
+        InputError: the model `params.clip` is missing (see `find_model`) or cannot be loaded.
     """
 
     def __init__(self, params: EvaluateParams, device: torch.device | str = "cpu") -> None:
-        folder = find_model("evaluate.clip", params.clip, params.clip_revision, FILES)
+        folder = find_model(params.clip, params.clip_revision, FILES, EvaluateParams, "clip")
         try:
             self._model = CLIPModel.from_pretrained(folder, local_files_only=True).to(device).eval()
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise InputError(str(folder), None, f"no CLIP model ({' '.join(str(error).split())[:300]})",
-                             "Set evaluate.clip to the folder of one, or evaluate.prompt_alignment to none") from error
+                             "Give the folder of a CLIP model, or set prompt_alignment to none") from error
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor, prompts: list[str]) -> float:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from w2wpp.faces.recognizers import ARCFACE_LANDMARKS, FaceFinder, fit_similarity, load_pack
-from w2wpp.files.errors import InputError
+from w2wpp.files.errors import ArgumentError
 
 Frame = tuple[complex, complex]
 # Detectors see a picture this large at least, and no smaller share of it around it, or miss faces that fill it.
@@ -42,7 +42,7 @@ def load_face_finder(spec: str) -> Callable[[np.ndarray], Frame | None]:
         from insightface.utils.face_align import arcface_dst
         points, known = partial(_pack_points, detector), arcface_dst.astype(float) @ (1, 1j)
     else:
-        raise InputError("params.yaml", "faces", f"unknown face finder {spec!r}", "Use dlib or insightface:<pack name>")
+        raise ArgumentError(None, "faces", f"unknown face finder {spec!r}", "Use dlib or insightface:<pack name>")
     return partial(_find, points, known)
 
 

@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 
 from w2wpp.compute.runtime import progress
 from w2wpp.faces.frames import Frame, align
+from w2wpp.faces.portraits import PortraitsParams
 from w2wpp.files.errors import InputError
 from w2wpp.files.tensor_files import opened, printable
-from w2wpp.run.params import PortraitsParams
 
 SUFFIXES, FORMATS = (".jpg", ".jpeg", ".png", ".webp"), ("JPEG", "PNG", "WEBP")
 MAX_BYTES, MAX_PIXELS, MIN_SIDE = 64 * 2**20, 64 * 10**6, 64

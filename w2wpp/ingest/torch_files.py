@@ -114,7 +114,7 @@ def open_matrix(path: str | Path, columns: int) -> StoredMatrix:
     if len(shape) != 2 or shape[0] < 1 or shape[1] != columns:
         raise InputError(where, None, f"shape {list(shape)}, expected [rows, {columns}]",
                          "Give weights of rank 1 on to_q and to_v of Stable Diffusion 1.5, that model in data/base, "
-                         "and lora in params.yaml likewise")
+                         "and the LoRA settings likewise")
     if strides != (columns, 1) or offset:
         raise InputError(where, None, f"strides {list(strides)} from number {offset}, expected [{columns}, 1] from 0",
                          _RESAVE)

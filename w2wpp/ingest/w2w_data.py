@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import chunks
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import file_hash, read_csv, read_json, scratch_folder, write_csv, write_json
+from w2wpp.files.storage import file_hash, read_csv, read_json, write_csv, write_json
 from w2wpp.files.tensor_files import opened, printable
 from w2wpp.ingest.torch_files import StoredMatrix, open_matrix
 from w2wpp.ingest.w2w_people import SPLITS, assign_splits, read_people
@@ -81,8 +82,9 @@ def pack_w2w(files: W2WFiles, layout: WeightLayout, out: str | Path, scratch: st
                          "Lower the shares of validation and test")
 
     work = scratch_folder(
-        scratch, rows=matrix.rows, crc32=matrix.crc32, identities=file_hash(files.identities), layout=layout.hash,
-        dtype=str(dtype), seed=seed, validation=validation, test=test, rows_per_shard=rows_per_shard)
+        scratch, "w2w", rows=matrix.rows, crc32=matrix.crc32, identities=file_hash(files.identities),
+        layout=layout.hash, dtype=str(dtype), seed=seed, validation=validation, test=test,
+        rows_per_shard=rows_per_shard)
     data = work / "data"
     data.mkdir(exist_ok=True)
     for left in data.rglob(".*"):    # half-written by a run that was killed

@@ -12,10 +12,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from w2wpp.files.settings import Positive, Section, Whole
 from w2wpp.files.storage import read_pack, write_pack
 
 FOLDS = 4
 LEAST_VARIANCE = 0.05    # of what is left to search along a direction, which may never stand still
+
+
+class PhotoEncoderParams(Section):
+    """The encoder that tells from one photo where the search starts and how far it has to go."""
+
+    photos: Whole = 4
+    """Photos of each zoo person, and their mirror images, to learn from; 0 starts every search at the mean."""
+    ridge: Positive = 0.1
+    """Ridge penalty per photo."""
 
 
 class LatentPrior(NamedTuple):

@@ -1,6 +1,7 @@
 """Inversion of one photo per person into a weight space: only z is optimised, through the frozen decoder and UNet."""
 
 import time
+from typing import Literal
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -9,9 +10,38 @@ from torch import Tensor
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
 from w2wpp.diffusion.denoising import denoising_loss, region_weights, training_schedule
+from w2wpp.files.settings import Count, Positive, Prompt, Region, Section, Shift, Weight
 from w2wpp.inversion.photo_encoder import LatentPrior
-from w2wpp.run.params import InvertParams
-from w2wpp.spaces.spaces import WeightSpace
+from w2wpp.spaces.base import WeightSpace
+
+
+class InvertParams(Section):
+    """How one photo of a person is inverted."""
+
+    steps: Count = 50
+    """Steps of Adam on z."""
+    lr: Positive = 3.0
+    """Learning rate."""
+    adam_epsilon: Positive = 1.0e-2
+    """Adam's epsilon; a large one keeps directions at the mean that the photo hardly speaks of."""
+    whitened: bool = True
+    """false: step along each direction in units of the weights, as in weights2weights."""
+    timestep_shift: Shift = 1.0
+    """Share of noisy timesteps: 1 is uniform, more is noisier."""
+    timesteps_per_step: Count = 1
+    """Timesteps drawn in every step."""
+    region: Region = (0.125, 0.125, 0.875, 1.0)
+    """Part of the photo that counts, around the face: left, top, right, bottom in shares of the picture."""
+    mask: Literal["none", "face"] = "none"
+    """`face`: of that region only the face counts, as found on each photo."""
+    prompt: Prompt = "a photo of sks person"
+    """Prompt of the photo."""
+    captions: bool = False
+    """The prompt says what the photo shows besides the person."""
+    prior_weight: Weight = 1.0e-4
+    """Weight of the log prior of z."""
+    people_at_once: Count = 32
+    """People inverted in one batch."""
 
 
 def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior, latents: Tensor, text: Tensor,
@@ -49,7 +79,7 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior
                                 params.timestep_shift, step_generator(seed, step), pixel_weights).mean(0)
         optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=5)
         optimizer.zero_grad()
-        (losses - params.prior_weight * space.log_prior((z - prior.mean) / prior.spread)).sum().backward()
+        (losses - params.prior_weight * space.prior.log_prob((z - prior.mean) / prior.spread)).sum().backward()
         optimizer.step()
         history.append(losses.detach())
         bar.set_postfix(loss=f"{history[-1].mean().item():.4f}", refresh=False)

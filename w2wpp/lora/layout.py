@@ -5,15 +5,34 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from w2wpp.files.errors import InputError
-from w2wpp.run.params import LORA_TARGETS
+from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.files.settings import Positive, Prompt, Section
 
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+LORA_TARGETS = (*_ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
+                *(f"{attention}.{target}" for attention in ("attn1", "attn2") for target in _ATTENTION))
 # Down, middle, up is the order of the weights2weights data; nn.Module registers up before middle.
 _BLOCK_ORDER = ("down_blocks", "mid_block", "up_blocks")
+
+
+class LoraParams(Section):
+    """Which weights of the UNet a LoRA adapts; weights2weights adapts to_q and to_v everywhere at rank 1."""
+
+    rank: Annotated[int, Field(ge=1, le=64)] = 12
+    """Rank of every adapted layer."""
+    alpha: Positive = 24.0
+    """The update is scaled by alpha / rank."""
+    targets: Annotated[list[Literal[LORA_TARGETS]], Field(min_length=1)] = Field([
+        "proj_in", "proj_out", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"])
+    """Linear layers of the UNet's transformers."""
+    blocks: list[Prompt] = Field(["down_blocks.0", "up_blocks.1"])
+    """Parts of the UNet to adapt; an empty list adapts all."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +78,12 @@ class WeightLayout:
                  if ".attentions." in name and name.endswith(endings) and isinstance(module, nn.Linear)}
         missing = [target for target in targets if not any(name.endswith("." + target) for name in found)]
         if missing:
-            raise InputError("params.yaml", "lora.targets", f"no transformer of the UNet has a linear {missing[0]!r}",
+            raise ArgumentError(LoraParams, "targets", f"no transformer of the UNet has a linear {missing[0]!r}",
                              f"Known: {', '.join(LORA_TARGETS)}; proj_in and proj_out are convolutions in some UNets")
 
         for block in blocks:
             if not any(name.startswith(block + ".") for name in found):
-                raise InputError("params.yaml", "lora.blocks", f"no {' or '.join(targets)} in a {block!r} of the UNet",
+                raise ArgumentError(LoraParams, "blocks", f"no {' or '.join(targets)} in a {block!r} of the UNet",
                                  f"It has {', '.join(sorted({name.split('.transformer')[0] for name in found}))}")
         if blocks:
             found = {name: module for name, module in found.items()
@@ -154,14 +173,14 @@ def flatten(state: dict[str, Tensor], layout: WeightLayout, where: str) -> Tenso
     expected = {key: shape for key, shape, _ in layout.entries}
     unexpected = sorted(state.keys() - expected.keys())
     if unexpected:
-        raise InputError(where, unexpected[0], "unexpected key", "Check lora.targets in params.yaml")
+        raise InputError(where, unexpected[0], "unexpected key", "Check the targets that LoRAs are read for")
     dtypes = set()
     for key, shape in expected.items():
         if key not in state:
-            raise InputError(where, key, "key missing", "Check lora.targets in params.yaml")
+            raise InputError(where, key, "key missing", "Check the targets that LoRAs are read for")
         tensor = state[key]
         if tuple(tensor.shape) != shape:
-            raise InputError(where, key, f"shape {list(tensor.shape)}, expected {list(shape)}", "Check lora.rank")
+            raise InputError(where, key, f"shape {list(tensor.shape)}, expected {list(shape)}", "Check the rank")
         if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32):
             raise InputError(where, key, f"dtype {tensor.dtype}", "Convert it to float16, bfloat16 or float32")
         dtypes.add(tensor.dtype)

@@ -13,18 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
+from w2wpp.spaces.registry import METHODS
 from w2wpp.world.people import HAIR_COLORS
 
 # Okabe and Ito's colours, told apart with every common colour blindness.
-COLORS = {"pca": "#0072B2", "vae": "#D55E00"}
+COLORS = {name: method.color for name, method in METHODS.items()}
 GREY, INK = "#6f6f6f", "#222222"
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442", "#999999")
-LABELS = {"pca": "PCA (w2w)", "vae": "VAE (w2w++)"}
+LABELS = {name: method.label for name, method in METHODS.items()}
 SWEEPS = {"dimensions": "latent_dim", "people": "people", "rungs": "variant"}   # what each of them varies
 RUNGS = {"mean": "mean LoRA of the zoo", "nearest": "LoRA of the most similar zoo person",
          "one-photo": "DreamBooth from one photo", "true": "true LoRA (several photos)",
-         "pca inversion": "PCA, inverted from one photo", "vae inversion": "VAE, inverted from one photo",
-         "pca reconstruction": "true LoRA through PCA", "vae reconstruction": "true LoRA through VAE"}
+         **{f"{name} inversion": f"{method.title}, inverted from one photo" for name, method in METHODS.items()},
+         **{f"{name} reconstruction": f"true LoRA through {method.title}" for name, method in METHODS.items()}}
 DPI = 110
 TILE = 0.7  # inches
 LARGEST = 128  # pixels of a picture on a sheet, of which a tile shows fewer
@@ -129,7 +130,7 @@ def latent_space(planes: dict[str, np.ndarray], held_out: np.ndarray, factors: d
     """Small multiples: a row per space, a column per factor, a point per person, held-out people as triangles.
 
     Args:
-        planes: [n, 2] by space ("pca", "vae").
+        planes: [n, 2] by space.
         held_out: bool [n], of people the spaces never saw.
         factors: values [n] by factor name, either numbers in [0, 1] or strings.
     """

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from w2wpp.files.errors import InputError
-from w2wpp.spaces.spaces import WeightSpace
+from w2wpp.spaces.base import WeightSpace
+from w2wpp.spaces.registry import METHODS
 
 # What the table shows: path in metrics/<space>.json, name, which way is better, decimals.
 MEASURES = (
@@ -61,7 +62,7 @@ def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
     """Rows of the headline table: name, better, and one text per space; `OPTIONAL` ones that no space has are left out.
 
     Args:
-        spaces: metrics/pca.json and metrics/vae.json by space.
+        spaces: metrics/<space>.json by space.
 
     Raises:
         InputError: a metric is missing.
@@ -105,8 +106,8 @@ FACTS = (
     ("zoo.tar_at_far1", "true LoRA verified as the person (TAR at FAR 1 %)", 3),
     ("second_opinion.verification_auc", "the second recogniser tells two real photos (AUC)", 3),
     ("second_opinion.true.id_score_normalised", "true LoRA, as the second recogniser sees it", 3),
-    ("second_opinion.pca_inversion.id_score_normalised", "PCA inversion, as the second recogniser sees it", 3),
-    ("second_opinion.vae_inversion.id_score_normalised", "VAE inversion, as the second recogniser sees it", 3),
+    *((f"second_opinion.{name}_inversion.id_score_normalised",
+       f"{method.title} inversion, as the second recogniser sees it", 3) for name, method in METHODS.items()),
     ("zoo.variance.within", "share of the zoo's variance that is chance: within a person", 3),
     ("zoo.variance.between", "share that is between people", 3),
     ("throughput.steps", "steps per LoRA in benchmarks/batched_training.md, which measures how fast they train", 0),
@@ -141,10 +142,11 @@ def world_rows(metrics: Mapping[str, Mapping]) -> list[dict[str, str]]:
 def markdown(comparison: Mapping, spaces: Mapping[str, Mapping]) -> str:
     """The verdict and the headline table as Markdown, as the README shows them; arguments as above."""
     verdict, sentence = headline(comparison)
-    lines = [f"**{verdict}.** {sentence}", "", "| test people | PCA (w2w) | VAE (w2w++) |", "|---|---|---|"]
-    lines += [f"| {row['name']} ({row['better']} is better) | {row['pca']} | {row['vae']} |"
-              for row in measure_rows(spaces)]
-    return "\n".join(lines)
+    labels = [METHODS[name].label for name in spaces]
+    rows = [["test people", *labels], ["---"] * (1 + len(labels))]
+    rows += [[f"{row['name']} ({row['better']} is better)", *(row[name] for name in spaces)]
+             for row in measure_rows(spaces)]
+    return "\n".join([f"**{verdict}.** {sentence}", "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def spread(values: pd.Series, count: int) -> list[str]:

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from w2wpp.faces.portraits import Portraits
 from w2wpp.files.storage import read_pack
 from w2wpp.lora.weights import Weights
 from w2wpp.report.figures import COLORS, INK, LABELS, Column, contact_sheet, latent_plane, latent_space, picture_sheet
 from w2wpp.report.page import latent_effects, people_factors, score_text, side_by_side, spread
-from w2wpp.spaces.spaces import load_space
-from w2wpp.world.populations import Portraits
+from w2wpp.spaces.registry import BASELINE, METHODS, load_space
 
-SPACES = ("pca", "vae")
+SPACES = tuple(METHODS)
 BESIDE = {"true": "true LoRA, several photos", "one-photo": "DreamBooth, one photo"}   # inversions, on sheets
 PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES, TRUE_LORAS = 56, 10, 6, 12, 32, 16
 
@@ -109,10 +109,10 @@ def inversion_figures(sheets: Sheets) -> dict[str, Figure]:
 
 
 def interpolation_figure(folder: Path, zoo: Portraits | None) -> Figure:
-    """Strips of both spaces under one another, between real photos of the two zoo people, if there are any."""
+    """Strips of all spaces under one another, between real photos of the two zoo people, if there are any."""
     strips, row_titles, row_colors, ends = [], [], [], []
     packs = {space: read_pack(folder / space / "pictures.safetensors") for space in SPACES}
-    for pair, names in enumerate(packs["pca"][1]["people"][:PAIRS]):
+    for pair, names in enumerate(packs[BASELINE][1]["people"][:PAIRS]):
         for space, (tensors, _) in packs.items():
             strips.append(tensors["pictures"][pair].numpy())
             ends += [[zoo.images[zoo.names.index(name), 0].numpy() for name in names]] if zoo else []
@@ -126,7 +126,7 @@ def interpolation_figure(folder: Path, zoo: Portraits | None) -> Figure:
 
 
 def latent_figure(folder: Path, data: Weights, zoo: Portraits, held_out: Portraits) -> Figure:
-    """Zoo people, and the true LoRAs of held-out people, in both spaces."""
+    """Zoo people, and the true LoRAs of held-out people, in all spaces."""
     spaces = {space: load_space(folder / space / "space.safetensors") for space in SPACES}
     facts = pd.concat([zoo.manifest, held_out.manifest]).drop_duplicates("person").set_index("person")
     names = data.names("zoo") + data.names("true")

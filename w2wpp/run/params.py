@@ -2,42 +2,32 @@
 
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from w2wpp.files.errors import InputError
-
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-LORA_TARGETS = (*_ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
-                *(f"{attention}.{target}" for attention in ("attn1", "attn2") for target in _ATTENTION))
-
-Count = Annotated[int, Field(ge=1)]
-Width = Annotated[int, Field(ge=8, multiple_of=8)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-Shift = Annotated[float, Field(ge=0.1, le=100)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
-Ridge = Annotated[float, Field(gt=0)] | None
-Prompt = Annotated[str, Field(min_length=1)]
-
-
-def _not_empty(region: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    left, top, right, bottom = region
-    if left >= right or top >= bottom:
-        raise ValueError("a region is left, top, right, bottom, and must not be empty")
-    return region
-
-
-Region = Annotated[tuple[Share, Share, Share, Share], Field(strict=False), AfterValidator(_not_empty)]
-
-
-class Section(BaseModel):
-    # Strict, or the string "1" and the 1 that `true` is would pass as numbers.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from w2wpp.compute.engine import EngineParams
+from w2wpp.diffusion.denoising import GenerateParams
+from w2wpp.evaluation.gallery import EvaluateParams
+from w2wpp.faces.portraits import PortraitsParams
+from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.files.settings import Count, Prompt, Section, Share, Whole
+from w2wpp.files.settings import Path as PathText
+from w2wpp.inversion.photo_encoder import PhotoEncoderParams
+from w2wpp.inversion.search import InvertParams
+from w2wpp.lora.layout import LoraParams
+from w2wpp.spaces.linear import LinearParams
+from w2wpp.spaces.pca import PCAParams
+from w2wpp.spaces.registry import METHODS
+from w2wpp.spaces.vae_training import VAEParams
+from w2wpp.world.arcface import ArcFaceParams
+from w2wpp.world.base_model import BaseParams
+from w2wpp.world.probes import ProbeParams
+from w2wpp.world.zoo import ZooParams
 
 
 def _recognizer(spec: str) -> str:
@@ -53,129 +43,24 @@ def _face_finder(spec: str) -> str:
     return spec
 
 
+def _space(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"unknown space {name!r}: it may be {', '.join(METHODS)}")
+    return name
+
+
 Recognizer = Annotated[str, AfterValidator(_recognizer)]
 
 
-class EngineParams(Section):
-    kind: Literal["local", "ray"]
-    address: Prompt | None
-    gpus_per_task: Rate
-    retries: Annotated[int, Field(ge=0)]
+class CollectParams(ZooParams):
+    """The zoo: one LoRA per person."""
 
-
-class PortraitsParams(Section):
-    size: Annotated[int, Field(ge=32, le=512, multiple_of=8)]
-    photos: Annotated[int, Field(ge=2)]
-    score_photos: Annotated[int, Field(ge=2)]
-    validation: Annotated[int, Field(ge=2)]
-    test: Annotated[int, Field(ge=2)]
-    source: Literal["rendered", "folder"]
-    path: Annotated[str, Field(min_length=1)] | None
-    photo_size: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
-
-    @model_validator(mode="after")
-    def _folder_is_named(self) -> "PortraitsParams":
-        if self.source == "folder" and self.path is None:
-            raise ValueError("portraits.source folder needs portraits.path, the folder of the photos")
-        return self
-
-
-class CodecParams(Section):
-    channels: Annotated[int, Field(ge=1, le=192)]
-    widths: Annotated[tuple[Width, Width], Field(strict=False)]   # YAML has lists, no tuples
-    steps: Count
-    decoder_steps: Count
-    batch: Count
-    lr: Rate
-    latent_noise: Weight
-
-
-class TextParams(Section):
-    hidden: Annotated[int, Field(ge=8)]
-    layers: Count
-    heads: Count
-    max_tokens: Annotated[int, Field(ge=8, le=77)]
-
-    @model_validator(mode="after")
-    def _heads_share(self) -> "TextParams":
-        if self.hidden % self.heads:
-            raise ValueError("base.text.hidden must be a multiple of base.text.heads")
-        return self
-
-
-class UNetParams(Section):
-    channels: Annotated[list[Annotated[int, Field(ge=16, multiple_of=16)]], Field(min_length=1, max_length=4)]
-    heads: Count
-
-
-class DenoiserParams(Section):
-    prediction: Literal["v_prediction", "epsilon"]
-    noise_schedule: Literal["squaredcos_cap_v2", "scaled_linear"]
-    timestep_shift: Shift
-    steps: Count
-    batch: Count
-    lr: Rate
-    ema: Share
-    caption_dropout: Share
-    class_prompt: Share
-    name_prompt: Share
-    name_dropout: Share
-
-    @model_validator(mode="after")
-    def _captions_remain(self) -> "DenoiserParams":
-        if self.caption_dropout + self.class_prompt + self.name_prompt > 1:
-            raise ValueError("caption_dropout, class_prompt and name_prompt are shares of the captions and must not "
-                             "add up to more than 1")
-        return self
-
-
-class BaseParams(Section):
-    source: Literal["trained", "pretrained"]
-    model: Annotated[str, Field(min_length=1)] | None
-    revision: Annotated[str, Field(min_length=1)] | None
-    people: Annotated[int, Field(ge=2)]
-    photos: Count
-    codec: CodecParams
-    text: TextParams
-    unet: UNetParams
-    denoiser: DenoiserParams
-
-    @model_validator(mode="after")
-    def _model_is_named(self) -> "BaseParams":
-        if self.source == "pretrained" and self.model is None:
-            raise ValueError("base.source pretrained needs base.model, a folder or a name on the Hugging Face Hub")
-        return self
-
-
-class LoraParams(Section):
-    rank: Annotated[int, Field(ge=1, le=64)]
-    alpha: Annotated[float, Field(gt=0)]
-    targets: Annotated[list[Literal[LORA_TARGETS]], Field(min_length=1)]
-    blocks: list[Prompt]
-
-
-class CollectParams(Section):
-    source: Literal["zoo", "w2w", "folder"]
-    path: Annotated[str, Field(min_length=1)] | None
-    held_out: Annotated[float, Field(gt=0, lt=0.5)]
-    people: Annotated[int, Field(ge=4)]
-    repeated: Annotated[int, Field(ge=0)]
-    photos: Count
-    start: Literal["kaiming", "gradients"]
-    start_people: Annotated[int, Field(ge=2)]
-    start_photos: Annotated[int, Field(ge=2, multiple_of=2)]
-    trained: Literal["both", "B"]
-    steps: Count
-    lr: Rate
-    adam_epsilon: Annotated[float, Field(gt=0)]
-    timestep_shift: Shift
-    photos_per_step: Count
-    mirrored: bool
-    captions: bool
-    class_images: Count
-    class_images_per_step: Annotated[int, Field(ge=0)]
-    prior_weight: Weight
-    people_at_once: Count
+    source: Literal["zoo", "w2w", "folder"] = "zoo"
+    """`zoo`: LoRAs trained here; `w2w`: the weights2weights data; `folder`: anyone's LoRAs."""
+    path: PathText | None = None
+    """The folder of LoRAs, or of a local copy of the weights2weights data."""
+    held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Share of the people of w2w and folder for validation, and as many for test."""
 
     @model_validator(mode="after")
     def _folder_is_named(self) -> "CollectParams":
@@ -183,148 +68,69 @@ class CollectParams(Section):
             raise ValueError("collect.source folder needs collect.path, the folder of the LoRAs")
         return self
 
-    @model_validator(mode="after")
-    def _repeated_are_people(self) -> "CollectParams":
-        if self.repeated > self.people:
-            raise ValueError(f"collect.repeated must be at most collect.people ({self.people}), got {self.repeated}")
-        return self
-
-
-class ProbeParams(Section):
-    people: Annotated[int, Field(ge=2)]
-    photos: Count
-    steps: Count
-
-
-class ArcFaceParams(Section):
-    dim: Count
-    width: Count
-    steps: Count
-    batch: Annotated[int, Field(ge=2)]
-    lr: Rate
-    margin: Annotated[float, Field(ge=0, le=1)]
-    scale: Annotated[float, Field(gt=0)]
-
 
 class FlattenParams(Section):
-    people: Annotated[int, Field(ge=4)] | None
-    max_quarantined: Share
+    """LoRAs as weight vectors."""
 
-
-class PCAParams(Section):
-    latent_dim: Count
-    within_person_ridge: Ridge
-
-
-class KLParams(Section):
-    schedule: Literal["monotonic", "cyclical", "none"]
-    weight: Weight
-    warmup: Rate
-    cycles: Count
-
-
-class VAEParams(Section):
-    seed: Annotated[int, Field(ge=0)]
-    latent_dim: Count
-    metric: Literal["weights", "predictions"]
-    metric_inputs: Count
-    metric_shift: Shift
-    metric_region: Region
-    metric_people: Annotated[int, Field(ge=2)]
-    metric_components: Count
-    within_person_ridge: Ridge
-    width: Count
-    layers: Annotated[int, Field(ge=0)]
-    epochs: Count
-    batch: Count
-    lr: Rate
-    weight_decay: Weight
-    patience: Count
-    kl: KLParams
+    people: Annotated[int, Field(ge=4)] | None = None
+    """Zoo people whose LoRAs spaces learn from, the first so many; null: all."""
+    max_quarantined: Share = 0.01
+    """Share of LoRAs that may be refused before the stage fails."""
 
 
 class SampleParams(Section):
-    people: Annotated[int, Field(ge=2)]
-    seeds: Count
-    prompts: Annotated[list[Prompt], Field(min_length=1)]
+    """New people sampled from each space."""
+
+    people: Annotated[int, Field(ge=2)] = 24
+    """People sampled."""
+    seeds: Count = 2
+    """Pictures per prompt."""
+    prompts: Annotated[list[Prompt], Field(min_length=1)] = Field([
+        "a photo of sks person", "a photo of sks person, smiling", "a photo of sks person, on a blue background"])
+    """Prompts; the first asks for a person and no more, and samples are scored by its pictures."""
 
 
 class InterpolateParams(Section):
-    pairs: Count
-    steps: Annotated[int, Field(ge=3)]
-    prompt: Prompt
+    """Blends of two zoo people in each space."""
 
-
-class PhotoEncoderParams(Section):
-    photos: Annotated[int, Field(ge=0)]
-    ridge: Annotated[float, Field(gt=0)]
-
-
-class InvertParams(Section):
-    steps: Count
-    lr: Annotated[float, Field(gt=0)]
-    adam_epsilon: Annotated[float, Field(gt=0)]
-    whitened: bool
-    timestep_shift: Shift
-    timesteps_per_step: Count
-    region: Region
-    mask: Literal["none", "face"]
-    prompt: Prompt
-    captions: bool
-    prior_weight: Weight
-    people_at_once: Count
-
-
-class GenerateParams(Section):
-    inference_steps: Count
-    guidance: Annotated[float, Field(ge=1)]
-    prompted_guidance: Annotated[float, Field(ge=1)]
-    negative_prompt: str
-    batch: Count
-    dtype: Literal["float32", "bfloat16"]
-
-    @property
-    def prompted(self) -> "GenerateParams":
-        """The same for prompts that ask for more than a person."""
-        return self.model_copy(update={"guidance": self.prompted_guidance})
-
-
-class EvaluateParams(Section):
-    prompt: Prompt
-    seeds: Count
-    class_samples: Annotated[int, Field(ge=2)]
-    prompted_people: Count
-    prompted_samples: Count
-    bootstrap: Annotated[int, Field(ge=100)]
-    prompt_alignment: Literal["none", "clip"]
-    clip: Prompt
-    clip_revision: Prompt
+    pairs: Count = 8
+    """Pairs of people."""
+    steps: Annotated[int, Field(ge=3)] = 7
+    """Pictures per strip, ends included."""
+    prompt: Prompt = "a photo of sks person"
+    """Prompt of the pictures."""
 
 
 class Params(Section):
-    """All of params.yaml, whose comments say what each key does."""
+    """All settings of the pipeline; params.yaml overrides the defaults."""
 
-    seed: Annotated[int, Field(ge=0)]
-    space: Literal["pca", "vae"]
-    recognizer: Recognizer
-    second_recognizer: Literal["arcface"] | Recognizer
-    faces: Annotated[str, AfterValidator(_face_finder)]
-    engine: EngineParams
-    portraits: PortraitsParams
-    base: BaseParams
-    lora: LoraParams
-    collect: CollectParams
-    probe: ProbeParams
-    arcface: ArcFaceParams
-    flatten: FlattenParams
-    pca: PCAParams
-    vae: VAEParams
-    sample: SampleParams
-    interpolate: InterpolateParams
-    photo_encoder: PhotoEncoderParams
-    invert: InvertParams
-    generate: GenerateParams
-    evaluate: EvaluateParams
+    seed: Whole = 0
+    """Seed of everything that is drawn."""
+    space: Annotated[str, AfterValidator(_space)] = "vae"
+    """Space whose inversion metrics/inversion.json shows."""
+    recognizer: Recognizer = "dlib"
+    """Recogniser that settings are chosen by: dlib, insightface:<pack name> or insightface:<path of an ONNX file>."""
+    second_recognizer: Literal["arcface"] | Recognizer = "arcface"
+    """Recogniser that nothing is chosen by; `arcface` is the one trained here."""
+    faces: Annotated[str, AfterValidator(_face_finder)] = "dlib"
+    """Finder of the faces that photos are aligned and masked by: dlib or insightface:<pack name>."""
+    engine: EngineParams = EngineParams()
+    portraits: PortraitsParams = PortraitsParams()
+    base: BaseParams = BaseParams()
+    lora: LoraParams = LoraParams()
+    collect: CollectParams = CollectParams()
+    probe: ProbeParams = ProbeParams()
+    arcface: ArcFaceParams = ArcFaceParams()
+    flatten: FlattenParams = FlattenParams()
+    pca: PCAParams = PCAParams()
+    linear: LinearParams = LinearParams()
+    vae: VAEParams = VAEParams()
+    sample: SampleParams = SampleParams()
+    interpolate: InterpolateParams = InterpolateParams()
+    photo_encoder: PhotoEncoderParams = PhotoEncoderParams()
+    invert: InvertParams = InvertParams()
+    generate: GenerateParams = GenerateParams()
+    evaluate: EvaluateParams = EvaluateParams()
 
     @model_validator(mode="after")
     def _photos_suffice(self) -> "Params":
@@ -336,7 +142,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _people_are_repeated(self) -> "Params":
-        for space in ("pca", "vae"):
+        for space in METHODS:
             if getattr(self, space).within_person_ridge and (self.collect.source != "zoo" or self.collect.repeated < 2):
                 raise ValueError(f"{space}.within_person_ridge must be null where fewer than two zoo people have two "
                                  "LoRAs, as those of collect.repeated have in a zoo that is trained here")
@@ -350,6 +156,25 @@ class Params(Section):
             raise ValueError(f"collect.source must be w2w or folder where {foreign[0]} is not of this world, as the "
                              "zoo that is trained here is one of rendered people")
         return self
+
+    def latent_dim(self, space: str) -> int:
+        """Dimensions of a space: its own, or those of the VAE."""
+        return getattr(self, space).latent_dim or self.vae.latent_dim
+
+
+def sections(model: type[Section] = Params, key: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """Every section below a settings class, with its key such as "vae.kl"."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield f"{key}{name}", field.annotation
+            yield from sections(field.annotation, f"{key}{name}.")
+
+
+def in_params(error: ArgumentError, where: str = "params.yaml") -> InputError:
+    """The same error in terms of the file of settings, where the argument has a key."""
+    found = [key for key, section in sections() if error.owner and issubclass(section, error.owner)]
+    key = f"{found[0]}.{error.key}" if found else error.key
+    return InputError(where, key, error.reason, error.remedy)
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from w2wpp.diffusion.hub import find_model
 from w2wpp.diffusion.pretrained import FILES as BASE_FILES
+from w2wpp.evaluation.gallery import EvaluateParams
 from w2wpp.evaluation.prompt_alignment import FILES as CLIP_FILES
 from w2wpp.faces.frames import load_face_finder
 from w2wpp.faces.photos import names_of_people
@@ -12,6 +13,7 @@ from w2wpp.files.errors import InputError
 from w2wpp.files.tensor_files import printable
 from w2wpp.ingest.w2w_source import find_files
 from w2wpp.run.params import Params
+from w2wpp.world.base_model import BaseParams
 
 
 def check_sources(params: Params) -> None:
@@ -21,7 +23,7 @@ def check_sources(params: Params) -> None:
         InputError: naming the first that is missing, and what to put where.
     """
     if params.base.source == "pretrained":
-        find_model("base.model", params.base.model, params.base.revision, BASE_FILES)
+        find_model(params.base.model, params.base.revision, BASE_FILES, BaseParams)
     if params.collect.source == "w2w":
         find_files(params.collect.path)
     elif not Path(params.collect.path).is_dir():
@@ -34,4 +36,4 @@ def check_sources(params: Params) -> None:
     for recognizer in {params.recognizer, params.second_recognizer} - {"arcface"}:
         load_recognizer(recognizer)
     if params.evaluate.prompt_alignment == "clip":
-        find_model("evaluate.clip", params.evaluate.clip, params.evaluate.clip_revision, CLIP_FILES)
+        find_model(params.evaluate.clip, params.evaluate.clip_revision, CLIP_FILES, EvaluateParams, "clip")

@@ -12,10 +12,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from w2wpp.compute.runtime import run_stage
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import write_atomically
 from w2wpp.run.params import check_params
+from w2wpp.run.stage import run_stage
 
 
 class _Representer(RoundTripRepresenter):

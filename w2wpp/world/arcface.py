@@ -4,16 +4,37 @@ No other stage learns from it or is tuned with it, which makes it a second opini
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
 from w2wpp.diffusion.pipeline import random_pixels
 from w2wpp.faces.recognizers import ARCFACE_SIZE
-from w2wpp.run.params import ArcFaceParams
+from w2wpp.files.settings import Count, Positive, Rate, Section
+
+
+class ArcFaceParams(Section):
+    """The second recogniser, trained on the base people."""
+
+    dim: Count = 128
+    """Numbers in an embedding."""
+    width: Count = 64
+    """Channels of the first block."""
+    steps: Count = 1000
+    """Training steps."""
+    batch: Annotated[int, Field(ge=2)] = 128
+    """Faces per step."""
+    lr: Rate = 2.0e-3
+    """Learning rate of AdamW."""
+    margin: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Additive angular margin, in radians."""
+    scale: Positive = 24.0
+    """Scale of the cosines."""
 
 
 class _Block(nn.Module):

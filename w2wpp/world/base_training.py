@@ -15,9 +15,10 @@ from w2wpp.codec import PatchCodec, codec_loss
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import steady_rate, step_generator
 from w2wpp.diffusion.denoising import draw_timesteps, prediction_target, training_schedule
-from w2wpp.diffusion.pipeline import IDENTITY_TOKEN, random_pixels, to_pixels
+from w2wpp.diffusion.pipeline import random_pixels, to_pixels
+from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.files.storage import write_atomically
-from w2wpp.run.params import CodecParams, DenoiserParams
+from w2wpp.world.base_model import CodecParams, DenoiserParams
 from w2wpp.world.people import caption, class_caption, identity_factors
 from w2wpp.world.populations import Person
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-RGB = tuple[float, float, float]
+from w2wpp.diffusion.prompts import described
 
-CLASS_PROMPT = "a photo of a person"
+RGB = tuple[float, float, float]
 
 # Local changes of the head that may differ between people. A name without side is applied to both sides.
 HEAD_CHANGES: tuple[str, ...] = (
@@ -293,8 +293,6 @@ def sample_nuisance(seed: int) -> Nuisance:
 _STYLE_WORDS = {"bald": "bald", "cropped": "cropped", "short": "short", "side-parted": "side-parted", "curly": "curly",
                 "long": "long", "bob": "chin-length", "tied": "tied-back"}  # fmt: skip
 _BEARD_WORDS = {"stubble": "stubble", "full": "a beard"}
-_EXPRESSION_WORDS = {"neutral": "with a neutral face"}
-
 CAPTION_WORDS: tuple[str, ...] = tuple(sorted({
     ",", "a", "an", "photo", "of", "young", "middle-aged", "older", "old", "man", "woman", "person", "with", "and",
     "hair", "beard", "stubble", "bald", "eyes", "glasses", "neutral", "face", "on", "background", "in", "shirt",
@@ -347,17 +345,6 @@ def class_caption(nuisance: Nuisance, rng: np.random.Generator, token: str | Non
     """
     said = rng.uniform(size=2)
     return _described_in_part(f"a photo of {token or 'a'} person", nuisance, *said)
-
-
-def described(prompt: str, expression: str | None, shirt: str | None, background: str | None) -> str:
-    """`prompt` followed by those of a photo's circumstances that are given."""
-    if expression:
-        prompt += f", {_EXPRESSION_WORDS.get(expression, expression)}"
-    if shirt:
-        prompt += f", in a {shirt} shirt"
-    if background:
-        prompt += f", on a {background} background"
-    return prompt
 
 
 def _described_in_part(prompt: str, nuisance: Nuisance, say_expression: float, say_surroundings: float) -> str:

@@ -3,20 +3,34 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
 from w2wpp.diffusion.pipeline import random_pixels, to_pixels
 from w2wpp.files.errors import InputError
+from w2wpp.files.settings import Count, Section
 from w2wpp.files.storage import read_pack, write_pack
 from w2wpp.world.people import BACKGROUNDS, EXPRESSIONS, HAIR_COLORS, Identity, Nuisance
 from w2wpp.world.populations import Person
 
 IGNORED = -100
+
+
+class ProbeParams(Section):
+    """The probe that reads factors off pictures, to see whether prompts are obeyed."""
+
+    people: Annotated[int, Field(ge=2)] = 3000
+    """Rendered people to train on."""
+    photos: Count = 3
+    """Photos per person."""
+    steps: Count = 2500
+    """Training steps."""
 
 
 @dataclass(frozen=True)

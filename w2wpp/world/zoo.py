@@ -1,17 +1,45 @@
-"""Whose LoRAs the collect stage trains, from which photos, and what it does with a batch of them."""
+"""Whose LoRAs the collect stage trains, from which photos and which start, and what it does with a batch of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pandas as pd
 from diffusers import StableDiffusionPipeline
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from w2wpp.compute.batches import Batch, batches_of, read_batch
-from w2wpp.diffusion.dreambooth import prompted_latents, train_loras
+from w2wpp.diffusion.dreambooth import DreamBoothParams, prompted_latents, train_loras
+from w2wpp.faces.portraits import PortraitsParams
+from w2wpp.files.settings import Count, Whole
 from w2wpp.lora.layout import WeightLayout
-from w2wpp.run.params import CollectParams, Params
 from w2wpp.world.populations import Person, manifest_rows, person_names, sample_people, with_photos
+
+
+class ZooParams(DreamBoothParams):
+    """The people of the zoo, their photos, and how their LoRAs are trained."""
+
+    people: Annotated[int, Field(ge=4)] = 2000
+    """Zoo people."""
+    repeated: Whole = 200
+    """Zoo people who get a second LoRA from other photos and another seed."""
+    photos: Count = 8
+    """Photos per person."""
+    start: Literal["kaiming", "gradients"] = "gradients"
+    """`kaiming`: as peft and weights2weights; `gradients`: A spans what other people's gradients differ in."""
+    start_people: Annotated[int, Field(ge=2)] = 128
+    """Base people whose gradients are taken."""
+    start_photos: Annotated[int, Field(ge=2, multiple_of=2)] = 8
+    """Photos of each of them."""
+    people_at_once: Count = 32
+    """People whose LoRAs are trained in one batch."""
+
+    @model_validator(mode="after")
+    def _repeated_are_people(self) -> "ZooParams":
+        if self.repeated > self.people:
+            raise ValueError(f"collect.repeated must be at most collect.people ({self.people}), got {self.repeated}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -35,13 +63,12 @@ class Role:
         return pd.DataFrame(manifest_rows(self.names[some], [self.split] * count, self.people[some]))
 
 
-def zoo_roles(params: Params) -> list[Role]:
+def zoo_roles(seed: int, zoo: ZooParams, portraits: PortraitsParams) -> list[Role]:
     """The zoo people, those of them with a second LoRA, and the two references of the held-out people.
 
     Held-out people are drawn anew and not read from data/portraits, so that a picture that another processor rounds
     differently does not make hours of shipped training stale.
     """
-    zoo, portraits, seed = params.collect, params.portraits, params.seed
     names, people = person_names("zoo", zoo.people), sample_people(seed, "zoo", zoo.people, 2 * zoo.photos)
     held_out = [(split, person_names(split, count), sample_people(seed, split, count, zoo.photos))
                 for split, count in (("validation", portraits.validation), ("test", portraits.test))]
@@ -67,7 +94,7 @@ def lora_batches(role: Role, people_at_once: int, scratch: Path, photos: list[Ba
 
 
 def train_batch(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tensor, class_latents: Tensor,
-                params: CollectParams, photos: Tensor, manifest: pd.DataFrame, seed: int, what: str
+                params: DreamBoothParams, photos: Tensor, manifest: pd.DataFrame, seed: int, what: str
                 ) -> dict[str, Tensor]:
     """The "weights" [n, d] and "losses" [n] of `train_loras` on photos uint8 [n, photos, h, w, 3] and their manifest.
 

@@ -18,13 +18,15 @@ from torch.distributions import Normal, kl_divergence
 from w2wpp.compute.schedules import step_generator
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_json, write_json, write_pack
-from w2wpp.run.params import KLParams, VAEParams
-from w2wpp.spaces.fit import vae
-from w2wpp.spaces.fit.pca import fit_pca, standardise
-from w2wpp.spaces.fit.vae import (
+from w2wpp.lora.statistics import standardise
+from w2wpp.spaces import vae_training as vae
+from w2wpp.spaces.pca import fit_pca
+from w2wpp.spaces.prior import StandardNormal
+from w2wpp.spaces.vae_training import (
+    KLParams,
+    VAEParams,
     basis_coordinates,
     error_beyond,
-    kl_per_unit,
     kl_weight,
     reconstruction_error,
     train_vae,
@@ -87,8 +89,8 @@ def test_kl_weight(schedule, epochs, warmup, expected):
 def test_kl_per_unit(normal):
     mean, log_variance = normal(7, 4), normal(7, 4)
     expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).mean(0)
-    torch.testing.assert_close(kl_per_unit(mean, log_variance), expected)
-    assert torch.equal(kl_per_unit(torch.zeros(5, 2), torch.zeros(5, 2)), torch.zeros(2))
+    torch.testing.assert_close(StandardNormal.kl_per_unit(mean, log_variance), expected)
+    assert torch.equal(StandardNormal.kl_per_unit(torch.zeros(5, 2), torch.zeros(5, 2)), torch.zeros(2))
 
 
 def test_training_is_repeatable(train, validation, basis, settings, fit):
@@ -162,7 +164,7 @@ def test_best_epoch_on_validation_is_kept(train, validation, basis, settings, we
     torch.testing.assert_close(latents.std(0), torch.ones(2), atol=1e-4, rtol=0)
     space.latent_mean.zero_()                                   # as in training
     space.latent_std.fill_(1)
-    kl = kl_per_unit(*space.posterior(coordinates)).sum().item()
+    kl = StandardNormal.kl_per_unit(*space.posterior(coordinates)).sum().item()
     assert kl == pytest.approx(history[kept[0]]["validation_kl"], rel=1e-5)
 
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from w2wpp.diffusion.denoising import denoising_loss, region_weights, training_schedule
-from w2wpp.diffusion.dreambooth import IDENTITY_PROMPT, train_loras
+from w2wpp.diffusion.dreambooth import train_loras
 from w2wpp.diffusion.pipeline import encode_prompts
+from w2wpp.diffusion.prompts import IDENTITY_PROMPT
 from w2wpp.inversion.photo_encoder import LatentPrior
-from w2wpp.inversion.search import invert
+from w2wpp.inversion.search import InvertParams, invert
 from w2wpp.lora.adapters import initial_weights
-from w2wpp.run.params import InvertParams
-from w2wpp.spaces.spaces import PCASpace
+from w2wpp.spaces.affine import PCASpace
 
 
 @pytest.fixture

@@ -16,12 +16,11 @@ from w2wpp.compute.batches import in_resumable_batches
 from w2wpp.compute.runtime import progress
 from w2wpp.diffusion.denoising import region_weights, training_schedule
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts
-from w2wpp.files.errors import InputError
 from w2wpp.lora.adapters import adapted
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.shards import Shards
 from w2wpp.lora.weights import BLOCK_ROWS
-from w2wpp.spaces.spaces import LinearSpace
+from w2wpp.spaces.affine import LinearSpace
 
 MODELS_AT_ONCE = 64
 
@@ -127,12 +126,11 @@ def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor,
         scratch: where its answers are kept, for another number of components or after a kill.
 
     Raises:
-        InputError: there are too few people for so many components.
+        ValueError: there are too few people for so many components.
     """
     asked = min(people, len(zoo))
     if not 1 <= components < asked:
-        raise InputError("params.yaml", "vae.metric_people", f"{asked} people span {asked - 1} directions, not "
-                         f"{components}", "Raise it, or lower vae.latent_dim")
+        raise ValueError(f"{asked} people span {asked - 1} directions, not {components}")
     chosen = torch.linspace(0, len(zoo) - 1, asked).round().long().tolist()
     answers = predictions(pipe, zoo.layout, zoo.rows(chosen).float(), inputs, scratch)
     _, _, directions = torch.linalg.svd((answers - answers.mean(0)).flatten(1), full_matrices=False)

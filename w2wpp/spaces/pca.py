@@ -1,23 +1,29 @@
-"""Principal component analysis of weight vectors (w2w)."""
+"""The baseline: principal component analysis of z-scored weight vectors, as in weights2weights."""
 
 import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+from w2wpp.files.settings import Count, Ridge, Section
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.shards import Shards
-from w2wpp.spaces.fit.streaming_pca import fit_streaming_pca
-from w2wpp.spaces.spaces import PCASpace
+from w2wpp.lora.weights import Weights
+from w2wpp.spaces.affine import LinearSpace, PCASpace
+from w2wpp.spaces.base import FitContext, Fitted, SpaceMethod
+from w2wpp.spaces.streaming_pca import fit_streaming_pca
+from w2wpp.spaces.within_person import within_person_space
 
 MAX_NUMBERS = 2**28   # that are decomposed in memory: 1 GiB of float32
 MAX_COMPONENTS = 4096
 
 
-def standardise(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [d] over weight vectors [n, d] in float32; constant coordinates get deviation 1."""
-    weights = weights.float()
-    mean, std = weights.mean(0), weights.std(0)
-    return mean, torch.where(std > 1e-8, std, torch.ones_like(std))
+class PCAParams(Section):
+    """The baseline, PCA as in weights2weights."""
+
+    latent_dim: Count | None = None
+    """Dimensions; null: those of the VAE."""
+    within_person_ridge: Ridge = 1.0
+    """The smaller, the less counts what LoRAs of one person differ by; null where nothing is known of it."""
 
 
 def fit_pca(weights: Tensor, mean: Tensor, std: Tensor, latent_dim: int, layout: WeightLayout, seed: int
@@ -57,3 +63,17 @@ def fit_components(shards: Shards, mean: Tensor, std: Tensor, least: int, seed: 
     if n * d <= MAX_NUMBERS:
         return fit_pca(next(shards.blocks(n)), mean, std, every, shards.layout, seed)
     return fit_streaming_pca(shards, mean, std, min(every, max(least, MAX_COMPONENTS)), seed)
+
+
+def fit(data: Weights, params: PCAParams, latent_dim: int, context: FitContext) -> Fitted:
+    """The components, or their combinations, that people differ most in; see `PCAParams.within_person_ridge`."""
+    full, shares = fit_components(data.zoo, data.mean, data.std, latent_dim, context.seed)
+    ridge = params.within_person_ridge
+    space = (within_person_space(full, *data.pairs(), ridge, latent_dim, PCAParams) if ridge
+             else full.truncated(latent_dim))
+    variance = full.scales[0].square() / shares[0]
+    kept = (space.synthesis / data.std).square().sum() / variance
+    return Fitted(space, None, {"explained_variance.json": {"shares": shares.tolist(), "kept": kept.item()}})
+
+
+METHOD = SpaceMethod("pca", "PCA", "PCA (w2w)", "#0072B2", PCAParams, fit, (PCASpace, LinearSpace))

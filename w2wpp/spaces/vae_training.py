@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -13,14 +14,57 @@ from torch.optim import Optimizer
 
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
-from w2wpp.files.errors import InputError
+from w2wpp.files.errors import ArgumentError
+from w2wpp.files.settings import Count, Rate, Ridge, Section, Weight, Whole
 from w2wpp.files.storage import write_atomically
 from w2wpp.lora.weights import BLOCK_ROWS
-from w2wpp.run.params import KLParams, VAEParams
-from w2wpp.spaces.spaces import LinearSpace, PCASpace, VAESpace
+from w2wpp.spaces.affine import LinearSpace, PCASpace
+from w2wpp.spaces.prior import StandardNormal
+from w2wpp.spaces.vae_space import VAESpace
 
 COLLAPSED_BELOW_NATS = 0.01
 CHECKPOINT_SECONDS = 30.0
+
+
+class KLParams(Section):
+    """Annealing of the KL term."""
+
+    schedule: Literal["monotonic", "cyclical", "none"] = "monotonic"
+    """How the weight of the KL term rises: once, in cycles, or not at all."""
+    weight: Weight = 1.0e-2
+    """Weight of the KL term once it has risen."""
+    warmup: Rate = 0.3
+    """Share of the epochs, or of a cycle, over which the weight rises."""
+    cycles: Count = 4
+    """Cycles of the cyclical schedule."""
+
+
+class VAEParams(Section):
+    """The VAE of w2w++."""
+
+    seed: Whole = 0
+    """Seed of the VAE's training alone."""
+    latent_dim: Count = 64
+    """Dimensions of the latent space."""
+    metric: Literal["predictions", "weights"] = "predictions"
+    """What the VAE reconstructs: the UNet's predictions, as the linear space, or z-scored weights, as PCA."""
+    within_person_ridge: Ridge = 1.0
+    """As of `pca`, where the metric is weights; predictions have the basis of `linear`."""
+    width: Count = 4096
+    """Units of a hidden layer."""
+    layers: Whole = 1
+    """Hidden layers of encoder and decoder; 0 keeps both linear."""
+    epochs: Count = 200
+    """Epochs at most."""
+    batch: Count = 256
+    """People per step."""
+    lr: Rate = 2.0e-4
+    """Learning rate of AdamW."""
+    weight_decay: Weight = 1.0
+    """Weight decay of AdamW."""
+    patience: Count = 20
+    """Epochs without a smaller validation error before training stops."""
+    kl: KLParams = KLParams()
 
 
 def kl_weight(epoch: int, epochs: int, params: KLParams) -> float:
@@ -29,11 +73,6 @@ def kl_weight(epoch: int, epochs: int, params: KLParams) -> float:
         return params.weight
     period = epochs / (params.cycles if params.schedule == "cyclical" else 1)
     return params.weight * min(1.0, (epoch % period) / period / params.warmup)
-
-
-def kl_per_unit(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(q(z | w) || N(0, 1)) in nats per latent unit, averaged over a batch [n, k] -> [k]."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(0)
 
 
 def reconstruction_error(space: VAESpace, output: Tensor, target: Tensor) -> Tensor:
@@ -91,7 +130,7 @@ def train_vae(coordinates: dict[str, Tensor], basis: LinearSpace | PCASpace, par
     """
     train, processes = coordinates["train"], accelerator.num_processes
     if processes > min(params.batch, len(train)):
-        raise InputError("params.yaml", "vae.batch", f"{min(params.batch, len(train))} rows for {processes} processes",
+        raise ArgumentError(VAEParams, "batch", f"{min(params.batch, len(train))} rows for {processes} processes",
                          "Start fewer processes, or raise it where there are people enough")
     torch.manual_seed(params.seed)
     space = VAESpace(params.latent_dim, basis.layout, basis.kind, basis.latent_dim, params.width, params.layers)
@@ -159,7 +198,7 @@ def _train_epoch(space: VAESpace, train: Tensor, optimizer: Optimizer, epoch: in
         mean, log_variance = space.posterior(target)
         z = mean + (0.5 * log_variance).exp() * noise.to(accelerator.device)
         error = reconstruction_error(space, space.decode_coordinates(z), target)
-        kl = kl_per_unit(mean, log_variance).sum()
+        kl = StandardNormal.kl_per_unit(mean, log_variance).sum()
         # The processes' gradients are averaged, each counting alike, but one may have a row more than another.
         share = len(own) * processes / len(rows)
         optimizer.zero_grad()
@@ -174,7 +213,7 @@ def _train_epoch(space: VAESpace, train: Tensor, optimizer: Optimizer, epoch: in
 @torch.no_grad()
 def _validate(space: VAESpace, coordinates: Tensor, beyond: Tensor) -> dict[str, float | int]:
     mean, log_variance = space.posterior(coordinates)
-    kl = kl_per_unit(mean, log_variance)
+    kl = StandardNormal.kl_per_unit(mean, log_variance)
     error = reconstruction_error(space, space.decode_coordinates(mean), coordinates) + beyond
     return {"validation_error": error.item(), "validation_kl": kl.sum().item(),
             "collapsed_units": int((kl < COLLAPSED_BELOW_NATS).sum())}

@@ -1,42 +1,16 @@
 """Principal component analysis of weight vectors that do not fit in memory (w2w at full size)."""
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from w2wpp.compute.runtime import progress
-from w2wpp.files.errors import InputError
 from w2wpp.lora.shards import Shards
-from w2wpp.spaces.spaces import PCASpace, check_latent_dim
+from w2wpp.lora.statistics import blocks_with_progress, refuse_infinite
+from w2wpp.spaces.affine import PCASpace
+from w2wpp.spaces.base import check_latent_dim
 
 _COLUMNS = 1024
-
-
-def standardise_shards(shards: Shards, block_rows: int = 256) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [d] in float32 over all rows, as `w2wpp.spaces.fit.pca.standardise`, in one pass.
-
-    Blocks' means and squared deviations are taken and merged in float64 (Chan, Golub and LeVeque 1983, "Algorithms for
-    computing the sample variance"). Memory: about 16 block_rows d bytes.
-
-    Raises:
-        InputError: there are fewer than two rows, or naming the first one that is not finite.
-    """
-    if len(shards) < 2:
-        raise InputError(*shards.place(0), "the only row, so nothing has a deviation", "Collect more LoRAs")
-    count, mean, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for block in _bar(shards, block_rows, "mean and deviation"):
-        rows = block.double()
-        block_mean = rows.mean(0)
-        if not torch.isfinite(block_mean).all():
-            _refuse_infinite(shards, count, rows)
-        delta, total = block_mean - mean, count + len(rows)
-        squares = squares + rows.sub_(block_mean).square_().sum(0) + delta.square() * (count * len(rows) / total)
-        mean = mean + delta * (len(rows) / total)
-        count = total
-    std = (squares / (count - 1)).sqrt().float()
-    return mean.float(), torch.where(std > 1e-8, std, torch.ones_like(std))
 
 
 def fit_streaming_pca(shards: Shards, mean: Tensor, std: Tensor, latent_dim: int, seed: int, *, oversampling: int = 32,
@@ -72,7 +46,7 @@ def fit_streaming_pca(shards: Shards, mean: Tensor, std: Tensor, latent_dim: int
         InputError: latent_dim is not in 1 .. min(n - 1, d), or naming the first row that is not finite.
     """
     n, d = len(shards), shards.dimension
-    check_latent_dim("pca.latent_dim", latent_dim, n, d)
+    check_latent_dim(None, latent_dim, n, d)
     rows = _ZScores(shards, mean, std, block_rows, device)
     size = min(latent_dim + oversampling, n, d)
     sketch = _sketch_rows if n < d else _sketch_columns
@@ -117,12 +91,12 @@ class _ZScores:
             InputError: naming the first row that is not finite, in the first pass.
         """
         start = 0
-        for raw in _bar(self.shards, self.block_rows, what):
+        for raw in blocks_with_progress(self.shards, self.block_rows, what):
             block = self.buffer[:len(raw)].copy_(raw.to(self.device)).sub_(self.mean).mul_(self.factor)
             if first:
                 norms = torch.linalg.vector_norm(block, dim=1)
                 if not torch.isfinite(norms).all():
-                    _refuse_infinite(self.shards, start, raw)
+                    refuse_infinite(self.shards, start, raw)
                 self.squares += norms.double().square().sum().item()
             yield slice(start, start + len(raw)), block
             start += len(raw)
@@ -175,13 +149,3 @@ def _orthonormalise(rows: Tensor) -> Tensor:
     factor = columns[:len(rows)].triu()
     torch.linalg.householder_product(columns, scales, out=columns)
     return factor
-
-
-def _bar(shards: Shards, block_rows: int, what: str) -> Iterator[Tensor]:
-    return progress(shards.blocks(block_rows), what, total=math.ceil(len(shards) / block_rows))
-
-
-def _refuse_infinite(shards: Shards, start: int, rows: Tensor) -> None:
-    """Raise the InputError for the first of these rows, the first of which is number `start`, that is not finite."""
-    bad = start + int((~torch.isfinite(rows).all(1)).nonzero()[0])
-    raise InputError(*shards.place(bad), "not finite", "Train this LoRA again, or leave it out")

@@ -7,8 +7,8 @@ Discriminant Analysis, Friedman 1989), since there are fewer people with two LoR
 import torch
 from torch import Tensor
 
-from w2wpp.files.errors import InputError
-from w2wpp.spaces.spaces import LinearSpace, PCASpace
+from w2wpp.files.errors import ArgumentError
+from w2wpp.spaces.affine import LinearSpace, PCASpace
 
 
 def discriminants(scales: Tensor, differences: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
@@ -33,22 +33,22 @@ def discriminants(scales: Tensor, differences: Tensor, ridge: float) -> tuple[Te
     return rows.float(), scales.float()
 
 
-def within_person_space(space: LinearSpace | PCASpace, first: Tensor, second: Tensor, ridge: float, latent_dim: int
-                        ) -> LinearSpace:
+def within_person_space(space: LinearSpace | PCASpace, first: Tensor, second: Tensor, ridge: float, latent_dim: int,
+                        owner: type | None = None) -> LinearSpace:
     """The `latent_dim` dimensions of a larger space, white for the zoo people, that tell people best apart.
 
     Args:
         first, second: weight vectors [m, d] of two LoRAs of each of m zoo people.
         ridge: as of `discriminants`.
+        owner: the settings class that has the ridge, for errors.
 
     Raises:
-        InputError: m is less than two.
+        ArgumentError: m is less than two.
     """
     if len(first) < 2:
-        raise InputError("params.yaml", "collect.repeated", f"{len(first)} of the zoo people have two LoRAs, too few "
-                         "to tell what these differ by",
-                         "Raise it, see which LoRAs data/weights/quarantine.csv and flatten.people leave out, or set "
-                         "pca.within_person_ridge and vae.within_person_ridge to null")
+        raise ArgumentError(owner, "within_person_ridge", f"{ridge}, but {len(first)} of the zoo people have two "
+                            "LoRAs, too few to tell what these differ by", "Set it to null, or give more zoo people a "
+                            "second LoRA; the quarantine list says which were refused")
     rows, scales = discriminants(space.scales, space.encode(first) - space.encode(second), ridge)
     rows = rows[:latent_dim]
     return LinearSpace.fitted(space.layout, space.mean, scales[:latent_dim], rows @ space.analysis,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from w2wpp.evaluation.gallery import Gallery, build_gallery, embed_all, rounded
+from w2wpp.evaluation.gallery import Gallery, build_gallery, embed_all
 from w2wpp.faces.recognizers import Embeddings
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import write_pack
+from w2wpp.files.storage import rounded, write_pack
 
 
 def everyone_found(vectors: np.ndarray) -> Embeddings:

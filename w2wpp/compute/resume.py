@@ -1,0 +1,35 @@
+"""Folders of work in progress, named by what is computed, from what, and by which version of the computation."""
+
+import hashlib
+import json
+from pathlib import Path
+
+# The version of each computation that resumes. Raise it with every change that alters results: the old state is then
+# left alone and the work starts anew. tests/test_resume.py pins the results of each version on small inputs.
+VERSIONS = {
+    "photos": 1,         # renders of invented people
+    "codec": 1,
+    "decoder": 1,
+    "denoiser": 1,
+    "loras": 1,          # DreamBooth training, with its start and its class images
+    "predictions": 1,    # of zoo people's LoRAs, and their gradients
+    "coordinates": 1,    # of the zoo in the VAE's basis
+    "vae": 1,
+    "latents": 1,        # of photos
+    "inversion": 1,
+    "w2w": 1,            # the published weight vectors as shards
+}
+
+
+def scratch_folder(root: str | Path, task: str, **recipe: object) -> Path:
+    """The folder under `root` in which a task resumes, made if it is missing.
+
+    Args:
+        root: of the stage's resume state.
+        task: a key of `VERSIONS`.
+        recipe: settings and hashes of inputs that the results depend on. Another recipe has another folder.
+    """
+    named = json.dumps({"version": VERSIONS[task], "recipe": recipe}, sort_keys=True, default=str)
+    folder = Path(root) / f"{task}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,17 @@
+"""Prompts: the class prompt, the identity prompt, and what a photo shows besides the person."""
+
+CLASS_PROMPT = "a photo of a person"
+IDENTITY_TOKEN = "sks"
+IDENTITY_PROMPT = f"a photo of {IDENTITY_TOKEN} person"
+EXPRESSION_WORDS = {"neutral": "with a neutral face"}
+
+
+def described(prompt: str, expression: str | None, shirt: str | None, background: str | None) -> str:
+    """`prompt` followed by those of a photo's circumstances that are given."""
+    if expression:
+        prompt += f", {EXPRESSION_WORDS.get(expression, expression)}"
+    if shirt:
+        prompt += f", in a {shirt} shirt"
+    if background:
+        prompt += f", on a {background} background"
+    return prompt

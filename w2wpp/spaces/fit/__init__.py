@@ -1,1 +1,0 @@
-"""How each space is fitted to a zoo."""

@@ -1,0 +1,73 @@
+"""Function-weighted PCA: the linear space of what LoRAs do to the UNet's predictions.
+
+It is the VAE with the nonlinearity left out, so that the difference between the two is what nonlinearity adds.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from w2wpp.compute.resume import scratch_folder
+from w2wpp.compute.runtime import device
+from w2wpp.diffusion.denoising import generate
+from w2wpp.diffusion.pipeline import load_pipeline
+from w2wpp.diffusion.prompts import CLASS_PROMPT, IDENTITY_PROMPT
+from w2wpp.files.errors import ArgumentError
+from w2wpp.files.settings import Count, Region, Ridge, Section, Shift
+from w2wpp.files.storage import folder_hash
+from w2wpp.lora.weights import Weights
+from w2wpp.spaces.affine import LinearSpace
+from w2wpp.spaces.base import FitContext, Fitted, SpaceMethod
+from w2wpp.spaces.predictions import fit_prediction_pca, noisy_inputs
+from w2wpp.spaces.within_person import within_person_space
+
+
+class LinearParams(Section):
+    """Function-weighted PCA, the linear space that the VAE builds on."""
+
+    latent_dim: Count | None = None
+    """Dimensions; null: those of the VAE."""
+    inputs: Count = 32
+    """Noisy pictures of the base model on which predictions are compared."""
+    timestep_shift: Shift = 2.0
+    """Share of noisy timesteps: 1 is uniform, more is noisier."""
+    region: Region = (0.125, 0.125, 0.875, 1.0)
+    """Part of the picture in which predictions are compared: left, top, right, bottom."""
+    people: Annotated[int, Field(ge=2)] = 2000
+    """Zoo people whose predictions are computed."""
+    components: Count = 256
+    """Directions of the predictions; more where twice the latent dimension is, fewer where people span no more."""
+    within_person_ridge: Ridge = 1.0
+    """The smaller, the less counts what LoRAs of one person differ by; null where nothing is known of it."""
+
+
+def fit(data: Weights, params: LinearParams, latent_dim: int, context: FitContext) -> Fitted:
+    """The leading directions of people's predictions, and as the basis all of them.
+
+    Raises:
+        ArgumentError: too few people for so many dimensions, or for the within-person ridge.
+    """
+    # Directions beyond the latents are what a decoder can tell from them, and what they are chosen among.
+    spanned = min(params.people, len(data.zoo)) - 1
+    if latent_dim > spanned:
+        raise ArgumentError(LinearParams, "people", f"{spanned + 1} people span {spanned} directions, not {latent_dim}",
+                            "Raise it, or lower latent_dim")
+    components = max(latent_dim, min(max(params.components, 2 * latent_dim), spanned))
+    pipe = load_pipeline(context.base, device())
+    unadapted = torch.zeros(1, data.layout.dimension)
+    pictures = generate(pipe, data.layout, unadapted, [CLASS_PROMPT], params.inputs, context.drawing,
+                        "class images")[0, 0]
+    inputs = noisy_inputs(pipe, pictures, IDENTITY_PROMPT, params.timestep_shift, params.region, context.seed)
+    scratch = scratch_folder(
+        context.scratch, "predictions", seed=context.seed, drawing=context.drawing.model_dump(),
+        base=folder_hash(context.base), weights=folder_hash(context.weights), inputs=params.inputs,
+        timestep_shift=params.timestep_shift, region=params.region, people=params.people)
+    basis = fit_prediction_pca(pipe, data.zoo, data.mean, inputs, params.people, components, scratch)
+    if params.within_person_ridge:
+        basis = within_person_space(basis, *data.pairs(), params.within_person_ridge, basis.latent_dim,
+                                    LinearParams)
+    return Fitted(basis.truncated(latent_dim), basis, {})
+
+
+METHOD = SpaceMethod("linear", "linear", "linear (function-weighted PCA)", "#009E73", LinearParams, fit, (LinearSpace,))

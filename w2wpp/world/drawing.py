@@ -1,0 +1,47 @@
+"""Photos of invented people, drawn on as many cores as are worth it, in batches that survive a kill."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from w2wpp.compute.batches import Batch, batches_of, finish, joined
+from w2wpp.compute.engine import EngineParams
+from w2wpp.world.populations import Person
+from w2wpp.world.rendering import render_people
+
+PEOPLE_PER_BATCH = 50
+PHOTOS_PER_WORKER = 100    # drawn in the time that a process takes to start
+
+
+def _cores_worth_starting(people: list[Person]) -> int:
+    """On how many of the cores that torch uses photos of these people are drawn soonest."""
+    photos = sum(len(nuisances) for _, nuisances in people)
+    return max(1, min(torch.get_num_threads(), photos // PHOTOS_PER_WORKER))
+
+
+def draw(people: list[Person], size: int, progress: str | None = None) -> torch.Tensor:
+    """Photos uint8 [people, photos, size, size, 3], drawn on as many cores as are worth starting a process for."""
+    return torch.from_numpy(render_people(people, size, workers=_cores_worth_starting(people), progress=progress))
+
+
+def _draw_batch(size: int, people: list[Person]) -> dict[str, torch.Tensor]:
+    return {"photos": torch.from_numpy(render_people(people, size))}
+
+
+def photo_batches(people: list[Person], people_at_once: int, scratch: Path) -> list[Batch]:
+    """Batches of "photos" [n, photos, size, size, 3] that `draw_batches` draws, with files in `scratch`."""
+    return batches_of(len(people), people_at_once, scratch, lambda first, count: (people[first:first + count],))
+
+
+def draw_batches(batches: list[Batch], size: int, engine: EngineParams | None = None) -> None:
+    """Draw what is missing of `photo_batches`, in pictures of `size` pixels, where `engine` says, by default here."""
+    cores = _cores_worth_starting([person for batch in batches for person in batch.inputs()[0]])
+    finish(batches, partial(_draw_batch, size), "photos", engine, cores)
+
+
+def draw_resumably(people: list[Person], size: int, scratch: Path, engine: EngineParams | None = None) -> torch.Tensor:
+    """Photos as `draw` gives them; finished batches are read back from `scratch`."""
+    batches = photo_batches(people, PEOPLE_PER_BATCH, scratch)
+    draw_batches(batches, size, engine)
+    return joined(batches)["photos"]
