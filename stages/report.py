@@ -73,6 +73,7 @@ def main() -> None:
         measures=report.measure_rows({s: metrics[s] for s in SPACES}),
         facts=report.world_rows(metrics), metrics=metrics, params=args.params, training=training,
         methods=METHODS, baseline=BASELINE,
+        same_dimensions=len({metrics[name]["latent_dim"] for name in METHODS}) == 1,
         kept_variance=variance["kept"],
         shown={"inversion": min(SHOWN, len(sheets.test)), "test": len(sheets.test)})
     for name, png in pngs.items():

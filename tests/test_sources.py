@@ -20,6 +20,7 @@ from w2wpp.ingest.sources import collect_folder, collect_w2w, read_layout
 from w2wpp.ingest.w2w_people import ATTRIBUTES
 from w2wpp.lora.layout import LoraParams, WeightLayout, flatten
 from w2wpp.lora.shards import write_shards
+from w2wpp.lora.statistics import standardise
 from w2wpp.lora.weights import read_weights
 from w2wpp.run.params import Params, load_params, require_photos
 from w2wpp.spaces import pca
@@ -254,7 +255,7 @@ def test_folder_needs_a_path(make_params):
 def test_large_zoos_are_decomposed_out_of_memory(tmp_path, toy_layout, normal, monkeypatch):
     rows = normal(60, 4) @ normal(4, toy_layout.dimension) + 0.01 * normal(60, toy_layout.dimension)
     shards = write_shards(tmp_path / "shards", [rows], toy_layout, 16)
-    mean, std = pca.standardise(rows)
+    mean, std = standardise(rows)
     exact, shares = pca.fit_components(shards, mean, std, 4, 0)
     assert exact.latent_dim == toy_layout.dimension
     monkeypatch.setattr(pca, "MAX_NUMBERS", 100)

@@ -49,5 +49,5 @@ def find_model(model: str, revision: str | None, files: tuple[str, ...], owner: 
                              f"downloaded ({cause})", remedy) from error
     for pattern in files:
         if not any(folder.glob(pattern)):
-            raise InputError(str(folder), pattern, f"no such file, so this is not all of the model of {key}", remedy)
+            raise InputError(str(folder), pattern, "no such file, so this is not all of the model", remedy)
     return folder
