@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup repro sd15 test lint fresh
+.PHONY: setup repro sd15 test lint docs fresh
 setup: .venv/installed
 
 # The lock is complete, so --no-deps loses nothing and keeps the gigabytes of CUDA packages that a plain torch asks for
@@ -18,7 +18,7 @@ setup: .venv/installed
 repro: setup
 	dvc repro
 
-# Stable Diffusion 1.5, docs/sd15.md. SET has further settings, such as SET="portraits.path=my/photos".
+# Stable Diffusion 1.5, docs/how-to/sd15.md. SET has further settings, such as SET="portraits.path=my/photos".
 sd15: setup
 	python -m w2wpp.run.profile profiles/sd15.yaml $(SET)
 	dvc repro
@@ -28,6 +28,15 @@ test: setup
 
 lint: setup
 	ruff check .
+
+# The site, in .scratch/site; a broken link, or a page that no menu has, fails. The lock has the versions of
+# requirements.lock where both have a package, so it changes nothing in the environment.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+.venv/docs: .venv/installed requirements-docs.lock
+	pip install --no-deps -r requirements-docs.lock
+	touch $@
 
 # Up to date means: no stage would run for any reason but outputs that a fresh clone does not have.
 fresh: setup

@@ -191,7 +191,7 @@ def page(folder: Path) -> str:
            "One photo of each test person; paired gain in ID score over PCA of the same latent dimension and zoo, with",
            "its 95 % interval over people, and that over function-weighted PCA: the part of it that nonlinearity adds.",
            "`python benchmarks/sweep.py dimensions` (or `people`, `rungs`) measures it anew;",
-           "[experiments.md](experiments.md) says what it means.", ""]
+           "[findings.md](explanation/findings.md) says what it means.", ""]
     for group, title in TITLES.items():
         path = folder / f"sweep-{group}.csv"
         if path.exists():

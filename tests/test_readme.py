@@ -37,14 +37,14 @@ def test_readme_names_every_stage():
     assert [stage.stem for stage in (ROOT / "stages").glob("*.py") if f"`{stage.stem}`" not in readme] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/experiments.md", "docs/machines.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/explanation/experiments.md", "docs/how-to/machines.md"])
 def test_settings_of_commands_are_settings(page, tmp_path):
     shipped = (ROOT / "params.yaml").read_text()
     commands = re.findall(r"(?:-S \S+=\S+ ?)+", (ROOT / page).read_text())
     assert commands
     for command in commands:
         (tmp_path / "params.yaml").write_text(shipped)
-        apply_overrides(tmp_path / "params.yaml", re.findall(r"-S ([^\s`]+)", command))
+        apply_overrides(tmp_path / "params.yaml", re.findall(r"""-S ["']?([^\s`"']+)""", command))
         assert load_params(tmp_path / "params.yaml") != load_params(ROOT / "params.yaml")
 
 

@@ -221,7 +221,7 @@ def require_photos(params: Params) -> None:
         raise InputError("params.yaml", "collect.source", f"{params.collect.source!r} brings no photos of held-out "
                          "people, which this stage inverts or scores against",
                          "`dvc repro sample interpolate` needs none; for the rest give photos with portraits.source: "
-                         "folder (docs/sd15.md), or set it to zoo")
+                         "folder (docs/how-to/sd15.md), or set it to zoo")
 
 
 def _explain(error: dict) -> tuple[str, str]:
