@@ -38,6 +38,8 @@ class LinearParams(Section):
     """Zoo people whose predictions are computed."""
     components: Count = 256
     """Directions of the predictions; more where twice the latent dimension is, fewer where people span no more."""
+    people_at_once: Count = 64
+    """People whose LoRAs the UNet runs at once."""
     within_person_ridge: Ridge = 1.0
     """The smaller, the less counts what LoRAs of one person differ by; null where nothing is known of it."""
 
@@ -54,7 +56,7 @@ def fit(data: Weights, params: LinearParams, latent_dim: int, context: FitContex
         raise ArgumentError(LinearParams, "people", f"{spanned + 1} people span {spanned} directions, not {latent_dim}",
                             "Raise it, or lower latent_dim")
     components = max(latent_dim, min(max(params.components, 2 * latent_dim), spanned))
-    pipe = load_pipeline(context.base, device())
+    pipe = load_pipeline(context.base, device(), context.drawing.dtype)
     unadapted = torch.zeros(1, data.layout.dimension)
     pictures = generate(pipe, data.layout, unadapted, [CLASS_PROMPT], params.inputs, context.drawing,
                         "class images")[0, 0]
@@ -63,7 +65,8 @@ def fit(data: Weights, params: LinearParams, latent_dim: int, context: FitContex
         context.scratch, "predictions", seed=context.seed, drawing=context.drawing.model_dump(),
         base=folder_hash(context.base), weights=folder_hash(context.weights), inputs=params.inputs,
         timestep_shift=params.timestep_shift, region=params.region, people=params.people)
-    basis = fit_prediction_pca(pipe, data.zoo, data.mean, inputs, params.people, components, scratch)
+    basis = fit_prediction_pca(pipe, data.zoo, data.mean, inputs, params.people, components,
+                               params.people_at_once, scratch)
     if params.within_person_ridge:
         basis = within_person_space(basis, *data.pairs(), params.within_person_ridge, basis.latent_dim,
                                     LinearParams)

@@ -22,8 +22,6 @@ from w2wpp.lora.shards import Shards
 from w2wpp.lora.weights import BLOCK_ROWS
 from w2wpp.spaces.affine import LinearSpace
 
-MODELS_AT_ONCE = 64
-
 
 @dataclass(frozen=True)
 class NoisyInputs:
@@ -65,17 +63,18 @@ def _predict(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tenso
     """What models of weights [n, d] predict on one input [n, c * h * w], weighted such that squares are."""
     n = len(weights)
     with adapted(pipe.unet, layout, weights):
-        answer = pipe.unet(inputs.latents[number].expand(n, -1, -1, -1), inputs.timesteps[number].expand(n),
-                           inputs.text.expand(n, -1, -1)).sample
-    return (answer * inputs.pixel_weights.sqrt()).flatten(1)
+        dtype = pipe.unet.dtype
+        answer = pipe.unet(inputs.latents[number].to(dtype).expand(n, -1, -1, -1), inputs.timesteps[number].expand(n),
+                           inputs.text.to(dtype).expand(n, -1, -1)).sample
+    return (answer.float() * inputs.pixel_weights.sqrt()).flatten(1)
 
 
 @torch.no_grad()
 def predictions(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs,
-                scratch: Path) -> Tensor:
+                at_once: int, scratch: Path) -> Tensor:
     """What models of weights float32 [n, d] predict on all inputs: float32 [n, m, c * h * w], on the CPU.
 
-    Finished batches are read back from `scratch`.
+    Finished batches of `at_once` models are read back from `scratch`.
     """
     with progress(None, "predictions", total=len(weights) * len(inputs.latents)) as bar:
         def predict(first: int, count: int) -> dict[str, Tensor]:
@@ -84,16 +83,17 @@ def predictions(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Te
             bar.update(count * len(inputs.latents))
             return {"answers": torch.stack(answers, 1)}
 
-        return in_resumable_batches(len(weights), MODELS_AT_ONCE, scratch / "predictions", predict)["answers"]
+        return in_resumable_batches(len(weights), at_once, scratch / "predictions", predict)["answers"]
 
 
 def prediction_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs,
-                         directions: Tensor, scratch: Path) -> Tensor:
+                         directions: Tensor, at_once: int, scratch: Path) -> Tensor:
     """How the predictions of one model move along given directions when its weights do: float32 [q, d], on the CPU.
 
     Args:
         weights: the model's, float32 [d].
         directions: of all its predictions, [q, m, c * h * w].
+        at_once: directions per batch.
         scratch: where finished batches are kept, and read back from.
     """
     with progress(None, "prediction gradients", total=len(directions) * len(inputs.latents)) as bar:
@@ -107,12 +107,12 @@ def prediction_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, we
             bar.update(count * len(inputs.latents))
             return {"gradients": gradients}
 
-        return in_resumable_batches(len(directions), MODELS_AT_ONCE, scratch / "gradients",
+        return in_resumable_batches(len(directions), at_once, scratch / "gradients",
                                     differentiate)["gradients"]
 
 
 def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor, inputs: NoisyInputs, people: int,
-                       components: int, scratch: Path) -> LinearSpace:
+                       components: int, at_once: int, scratch: Path) -> LinearSpace:
     """The space of the `components` directions in which the zoo's predictions differ most.
 
     The directions are the principal ones of some zoo people's predictions. Their gradients at the mean LoRA turn any
@@ -123,6 +123,7 @@ def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor,
         zoo: weight vectors [n, d].
         mean: theirs, float32 [d].
         people: how many of them the UNet is asked about.
+        at_once: models that the UNet runs at once.
         scratch: where its answers are kept, for another number of components or after a kill.
 
     Raises:
@@ -132,10 +133,10 @@ def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor,
     if not 1 <= components < asked:
         raise ValueError(f"{asked} people span {asked - 1} directions, not {components}")
     chosen = torch.linspace(0, len(zoo) - 1, asked).round().long().tolist()
-    answers = predictions(pipe, zoo.layout, zoo.rows(chosen).float(), inputs, scratch)
+    answers = predictions(pipe, zoo.layout, zoo.rows(chosen).float(), inputs, at_once, scratch)
     _, _, directions = torch.linalg.svd((answers - answers.mean(0)).flatten(1), full_matrices=False)
     gradients = prediction_gradients(pipe, zoo.layout, mean, inputs,
-                                     directions[:components].unflatten(1, answers.shape[1:]), scratch)
+                                     directions[:components].unflatten(1, answers.shape[1:]), at_once, scratch)
 
     coordinates = torch.cat([(block.float() - mean) @ gradients.T for block in zoo.blocks(BLOCK_ROWS)])
     left, singular, rotation = torch.linalg.svd(coordinates, full_matrices=False)
