@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from w2wpp.faces.portraits import Portraits
 from w2wpp.files.storage import read_json, write_pack
 from w2wpp.report import figures, sheets
 from w2wpp.report.page import render_html
+from w2wpp.report.words import drawn_words
 from w2wpp.run.params import Params
-from w2wpp.world.populations import Portraits
+from w2wpp.spaces.registry import BASELINE, METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ["$$", "$x^2$", r"$\frac{1}{0}$", "5 $ or 6 $", r"a_b^c\n", "_", "{} %s {0}", "<b>&amp;", "\N{GRINNING FACE}",
@@ -89,12 +91,12 @@ def test_every_figure_has_an_example():
 def test_words_are_text_in_every_figure(name, caplog):
     texts = [text for draw in EXAMPLES[name] for text in drawn(draw(), caplog)]
     if name in ("latent_space", "ladder", "gains"):
-        assert {figures.drawn_words(words, 60) for words in WORDS} - {""} <= set(texts)
+        assert {drawn_words(words, 60) for words in WORDS} - {""} <= set(texts)
 
 
 @pytest.mark.parametrize("words", ["$$", "_", "\ud800", "x" * 70_000])
 def test_words_are_text_above_panels(words, caplog):
-    assert figures.drawn_words(f"scored by {words}", 60) in drawn(gains("latent_dim", ["VAE"], words), caplog)
+    assert drawn_words(f"scored by {words}", 60) in drawn(gains("latent_dim", ["VAE"], words), caplog)
 
 
 def test_words_are_text_on_the_sheets_of_the_report(tmp_path, caplog):
@@ -117,12 +119,12 @@ def test_words_are_text_on_the_sheets_of_the_report(tmp_path, caplog):
         assert any("word word" in text for text in drawn(figure, caplog))
     drawn(sheets.interpolation_figure(tmp_path / "blends", held_out), caplog)
     texts = drawn(sheets.sampling_figure(tmp_path / "samples", "vae"), caplog)
-    assert {figures.drawn_words(words, 10, 8) for words in WORDS} - {""} <= set(texts)
+    assert {drawn_words(words, 10, 12) for words in WORDS} - {""} <= set(texts)
 
 
 @pytest.mark.parametrize("words", ["plain", "José", "two\nlines and more", "x" * 70_000, "שלום"])
 def test_long_words_are_cut(words):
-    lines = figures.drawn_words(words, 10, 3).split("\n")
+    lines = drawn_words(words, 10, 3).split("\n")
     assert len(lines) <= 3 and max(map(len, lines)) <= 10
     told = " ".join(lines) if " " in words else "".join(lines)
     assert told == " ".join(words.split()) or told == words[:29] + "\N{HORIZONTAL ELLIPSIS}"
@@ -152,13 +154,18 @@ def test_settings_are_text_on_the_page(params: Params):
     settings = Params.model_construct(**{
         key: type(getattr(params, key)).model_construct(**value) if isinstance(value, dict) else value
         for key, value in content.items()})
-    metrics = {file.stem: read_json(file) for file in (ROOT / "metrics").glob("*.json")}
+    metrics = {name: read_json(ROOT / f"metrics/{name}.json")
+               for name in ("world", "base", "zoo", "second_opinion", "probe", BASELINE)}
+    metrics |= dict.fromkeys(METHODS, metrics[BASELINE]) | {"comparison": {"people": 12}}
     training = {"settings": {"kl": {"schedule": words, "weight": 0.1}, "metric": "weights", "latent_dim": 4},
                 "kept": {"epoch": 1, "collapsed_units": 0, "validation_kl": 1.0}}
-    pngs = {file.stem: b"" for file in (ROOT / "reports/figures").glob("*.png")}
+    pngs = dict.fromkeys(["people", "base", "interpolation", "inversion", "kl_curves", "explained_variance",
+                          "inversion_loss", "ladder", *(f"{what}_{space}" for what in ("sampling", "inversion")
+                                                        for space in METHODS)], b"")
     html = render_html(pngs, rendered=False, verdict=words, sentence=words, measures=[], metrics=metrics,
                        params=settings, facts=[{"name": words, "value": words}], training=training,
-                       labels=figures.LABELS, kept_variance=0.5, shown={"inversion": 1, "test": 1})
+                       methods=METHODS, baseline=BASELINE, same_dimensions=True, kept_variance=0.5,
+                       shown={"inversion": 1, "test": 1})
     page = Page(html)
     assert page.text.count(words) >= 9
     assert "script" not in page.elements

@@ -57,4 +57,5 @@ def test_only_the_named_values_change(tree, chance, values, blocks):
     expected["further"] = {"section": {"value": values.pop()}}
     changed = with_values(text, changed_leaves(tree, expected))
     assert YAML(typ="safe", pure=True).load(changed) == expected
-    assert changed.count(REMARK.strip()) == text.count(REMARK.strip())
+    if blocks:      # in flow, a comment may stand within a list that is replaced
+        assert changed.count(REMARK.strip()) == text.count(REMARK.strip())

@@ -1,20 +1,19 @@
 """Figures of the report: arrays and frames in, matplotlib figures out; nothing here reads or writes a file."""
 
 import io
-import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
+from w2wpp.report.words import as_label, as_text, drawn_words
 from w2wpp.spaces.registry import METHODS
 from w2wpp.world.people import HAIR_COLORS
 
@@ -30,23 +29,8 @@ RUNGS = {"mean": "mean LoRA of the zoo", "nearest": "LoRA of the most similar zo
          **{f"{name} reconstruction": f"true LoRA through {method.title}" for name, method in METHODS.items()}}
 DPI = 110
 TILE = 0.7  # inches
-# Prompts, names of people and of settings are text, whatever is in them, also dollar signs.
-as_text = rc_context({"text.parse_math": False, "text.usetex": False, "font.family": "DejaVu Sans",
-                      "font.enable_last_resort": True})
-HEADING_LINES, ROW_WIDTH, ROW_LINES, LABEL_WIDTH = 8, 24, 3, 60   # what is longer is cut, in characters
+HEADING_LINES, ROW_WIDTH, ROW_LINES = 12, 24, 3  # of words beside pictures, in characters; what is longer is cut
 LARGEST = 128  # pixels of a picture on a sheet, of which a tile shows fewer
-
-
-def drawn_words(words: str, width: int, lines: int = 1) -> str:
-    """Words as they are drawn: at most so many lines of so many characters, an ellipsis for what is cut off.
-
-    White space and what no font can draw, such as control characters, become single spaces.
-    """
-    seen = " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
-    wrapped = textwrap.wrap(seen[:(width + 1) * (lines + 1)], width)
-    if len(wrapped) > lines:
-        wrapped[lines - 1:] = [wrapped[lines - 1][:width - 1] + "\N{HORIZONTAL ELLIPSIS}"]
-    return "\n".join(wrapped)
 
 
 @dataclass(frozen=True)
@@ -104,7 +88,7 @@ def picture_sheet(columns: Sequence[Column], row_titles: Sequence[str] = (), row
                 x, y = start + place * 1.03, row * pitch
                 axes.imshow(_small(picture), extent=(x, x + 1, y + 1, y), interpolation="bicubic")
             if len(column.notes):
-                axes.text(middle, row * pitch + 1.03, _label(column.notes[row]), size=7, **text)
+                axes.text(middle, row * pitch + 1.03, as_label(column.notes[row]), size=7, **text)
         start += span + 0.18
     colors = row_colors or [INK] * len(row_titles)
     for row, (title, color) in enumerate(zip(row_titles, colors, strict=True)):
@@ -176,12 +160,12 @@ def latent_space(planes: dict[str, np.ndarray], held_out: np.ndarray, factors: d
             if column == 0:
                 axes.set_ylabel(f"{LABELS[space]}\nlatent direction 2", color=COLORS[space], size=8)
             if row == 0:
-                axes.set_title(_label(factor), size=9, color=INK)
+                axes.set_title(as_label(factor), size=9, color=INK)
             if last:
                 bar = figure.colorbar(points, ax=list(grid[:, column]), location="bottom", aspect=22)
                 bar.ax.tick_params(labelsize=7, rotation=0 if names is None else 60)
                 bar.set_ticks([0, 1] if names is None else range(len(names)),
-                              labels=factor_ends(factor) if names is None else map(_label, names))
+                              labels=factor_ends(factor) if names is None else map(as_label, names))
     return figure
 
 
@@ -306,7 +290,7 @@ def ladder(rungs: pd.DataFrame, floor: float, ceiling: float) -> Figure:
     for x, text, side in ((floor, "a stranger", "left"), (ceiling, "the person's own photos", "right")):
         axes.axvline(x, color=INK, linewidth=1, linestyle=":")
         axes.text(x, len(rungs) - 0.35, text, ha=side, va="bottom", size=8, color=INK)
-    axes.set_yticks(range(len(rungs)), [RUNGS.get(rung, _label(rung)) for rung in rungs["rung"]], fontsize=8)
+    axes.set_yticks(range(len(rungs)), [RUNGS.get(rung, as_label(rung)) for rung in rungs["rung"]], fontsize=8)
     axes.set_ylim(-0.6, len(rungs) - 0.4)
     axes.set_xlabel("ID score: centred cosine with the person's other photos (95 % interval)", size=8)
     axes.margins(x=0.08)
@@ -334,16 +318,16 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
             error = np.stack([shown["gain"] - shown["gain_low"], shown["gain_high"] - shown["gain"]])
             color = COLORS["vae"] if variant == "VAE" else GREY
             marker = "o" if by == "variant" else "os^Dv"[number % 5]
-            style = {"fmt": marker, "color": color, "markersize": 5, "label": _label(variant)}
+            style = {"fmt": marker, "color": color, "markersize": 5, "label": as_label(variant)}
             if by == "variant":
                 panel.errorbar(shown["gain"], np.full(len(shown), -number), xerr=error, **style)
             else:
                 places = shown[by] * (1 + 0.05 * (shown["seed"] + 3 * number))    # side by side
                 panel.errorbar(places, shown["gain"], yerr=error, **style)
-        panel.set_title(_label(f"scored by {recognizer}"), size=9)
+        panel.set_title(as_label(f"scored by {recognizer}"), size=9)
         if by == "variant":
             panel.axvline(0, color=INK, linewidth=0.8)
-            panel.set_yticks(-np.arange(len(variants)), map(_label, variants), fontsize=8)
+            panel.set_yticks(-np.arange(len(variants)), map(as_label, variants), fontsize=8)
             panel.set_xlabel("gain in ID score over PCA (95 % interval)", size=8)
             panel.locator_params(axis="x", nbins=5)
         else:
@@ -387,10 +371,6 @@ def png_bytes(figure: Figure, palette: int | None = None) -> bytes:
     small = io.BytesIO()
     image.save(small, "PNG", optimize=True)
     return small.getvalue()
-
-
-def _label(words: str) -> str:
-    return drawn_words(words, LABEL_WIDTH)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -1,6 +1,7 @@
 """YAML that people, editors and DVC write: read with errors that name file and line, changed with comments kept."""
 
-import io
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from w2wpp.files.errors import InputError
+
+_PLAIN = re.compile(r"[A-Za-z~/][\w./~:-]*( [\w./~:-]+)*")
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 def read_text(path: str | Path, remedy: str) -> str:
@@ -96,7 +100,7 @@ def _edit(text: str, section: MappingNode, name: str, value: object) -> tuple[in
         return first.index, first.index, f"{name}: {new}" + (", " if section.flow_style else "\n" + " " * first.column)
     key, old = places[name]
     colon, start = text.index(":", key.end_mark.index) + 1, old.start_mark.index
-    end = start + len(text[start:old.end_mark.index].rstrip())      # a list ends where the next key begins
+    end = start + len(text[start:old.end_mark.index].rstrip(" \r\n"))      # a list ends where the next key begins
     listed = isinstance(old, SequenceNode) and not old.flow_style   # in lines of its own
     if start < end and not listed:
         blanks, kept = _room(text[end:], len(new) - (end - start))
@@ -115,7 +119,11 @@ def _room(rest: str, shift: int) -> tuple[int, str]:
 
 
 def _written(value: object) -> str:
-    yaml, file = YAML(typ="safe", pure=True), io.StringIO()
-    yaml.default_flow_style, yaml.width, yaml.allow_unicode = True, 2**31, True
-    yaml.dump({"key": value}, file)
-    return file.getvalue().strip().removeprefix("{key:").removesuffix("}").strip()
+    """A value in one line: as JSON, which is YAML, but for words that need no quotes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and parse_yaml(f"[{value}]", "") == [value]:
+        return value
+    return _UNPRINTABLE.sub(lambda letter: f"\\u{ord(letter[0]):04x}", json.dumps(value, ensure_ascii=False))
