@@ -51,6 +51,22 @@ def test_changed_value_is_read(write):
     assert load_params(write("second_recognizer", "insightface:buffalo_l")).faces == "dlib"
 
 
+@pytest.mark.parametrize("key", ["collect.path", "portraits.path", "base.model", "evaluate.clip", "recognizer",
+                                 "second_recognizer"])
+def test_home_is_found_wherever_a_path_is_asked_for(write, monkeypatch, key):
+    monkeypatch.setenv("HOME", "/home/jo")
+    kind, end = ("insightface:", ".onnx") if "recognizer" in key else ("", "")
+
+    def read(path: str) -> str:
+        value = load_params(write(key, kind + path + end))
+        for part in key.split("."):
+            value = getattr(value, part)
+        return value
+    assert read("~/my photos") == f"{kind}/home/jo/my photos{end}"
+    for path in ("my/~/photos", "/mnt/photos", "author/model"):
+        assert read(path) == kind + path + end
+
+
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.0e-3", "0.001", ".001"])
 def test_numbers_may_be_written_as_people_write_them(write, number):
     file = write("collect.lr", 0.125)

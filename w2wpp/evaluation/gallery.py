@@ -16,6 +16,7 @@ from w2wpp.faces.portraits import Portraits
 from w2wpp.faces.recognizers import Embeddings, Recognizer
 from w2wpp.files.errors import InputError
 from w2wpp.files.settings import Count, Prompt, Section
+from w2wpp.files.settings import Path as PathText
 from w2wpp.files.storage import read_pack, write_pack
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.weights import Weights
@@ -38,7 +39,7 @@ class EvaluateParams(Section):
     """Bootstrap resamples of the people."""
     prompt_alignment: Literal["none", "clip"] = "none"
     """`clip` measures how well pictures show what their prompts say, as CLIP sees it."""
-    clip: Prompt = "openai/clip-vit-large-patch14"
+    clip: PathText = "openai/clip-vit-large-patch14"
     """Folder of the CLIP model, or its name on the Hugging Face Hub."""
     clip_revision: Prompt = "32bd64288804d66eefd0ccbe215aa642df71cc41"
     """Revision of the CLIP model on the Hub."""

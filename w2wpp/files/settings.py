@@ -1,5 +1,6 @@
 """Typed, range-checked settings: the base class of every section and the types that its fields share."""
 
+import os
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -13,7 +14,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Ridge = Annotated[float, Field(gt=0)] | None
 Prompt = Annotated[str, Field(min_length=1)]
-Path = Annotated[str, Field(min_length=1)]
+# Of a file or a folder, from ~ on in the user's home; a name on the Hugging Face Hub stays as it is.
+Path = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 
 
 def _not_empty(region: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

@@ -1,7 +1,7 @@
 """Figures of the report: arrays and frames in, matplotlib figures out; nothing here reads or writes a file."""
 
 import io
-import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
+from w2wpp.report.words import as_label, as_text, drawn_words
 from w2wpp.spaces.registry import METHODS
 from w2wpp.world.people import HAIR_COLORS
 
@@ -28,6 +29,7 @@ RUNGS = {"mean": "mean LoRA of the zoo", "nearest": "LoRA of the most similar zo
          **{f"{name} reconstruction": f"true LoRA through {method.title}" for name, method in METHODS.items()}}
 DPI = 110
 TILE = 0.7  # inches
+HEADING_LINES, ROW_WIDTH, ROW_LINES = 12, 24, 3  # of words beside pictures, in characters; what is longer is cut
 LARGEST = 128  # pixels of a picture on a sheet, of which a tile shows fewer
 
 
@@ -36,7 +38,7 @@ class Column:
     """Some pictures per row of a picture sheet, under one heading.
 
     Attributes:
-        title: the heading, wrapped to fit.
+        title: the heading, wrapped to fit, and cut if it is very long.
         pictures: uint8 [rows, m, h, w, 3].
         notes: one short text per row, below its pictures; none by default.
         color: of heading and notes.
@@ -48,12 +50,13 @@ class Column:
     color: str = INK
 
 
+@as_text
 def picture_sheet(columns: Sequence[Column], row_titles: Sequence[str] = (), row_colors: Sequence[str] = ()) -> Figure:
     """Pictures in rows, the columns side by side with gaps between them.
 
     Args:
         columns: at least one, all with the same number of rows.
-        row_titles: one per row, left of it; none by default.
+        row_titles: one per row, left of it, wrapped and cut likewise; none by default.
         row_colors: one per row title; ink by default.
 
     Raises:
@@ -64,10 +67,13 @@ def picture_sheet(columns: Sequence[Column], row_titles: Sequence[str] = (), row
         if pictures.dtype != np.uint8 or pictures.ndim != 5 or len(pictures) != rows:
             raise ValueError(f"expected uint8 [{rows}, m, h, w, 3], got {pictures.dtype} {pictures.shape}")
     pitch = 1.06 + (0.22 if any(len(column.notes) for column in columns) else 0.0)
+    row_titles = ["\n".join(drawn_words(line, ROW_WIDTH, ROW_LINES) for line in title.split("\n")[:2])
+                  for title in row_titles]
     left = 0.1 + 0.105 * max((len(line) for title in row_titles for line in title.split("\n")), default=0)
     widths = [column.pictures.shape[1] * 1.03 for column in columns]
-    titles = [textwrap.wrap(each.title, max(10, int(9.5 * span))) for each, span in zip(columns, widths, strict=True)]
-    heading = 0.15 + 0.24 * max(map(len, titles))
+    titles = [drawn_words(each.title, max(10, int(9.5 * span)), HEADING_LINES)
+              for each, span in zip(columns, widths, strict=True)]
+    heading = 0.15 + 0.24 * max(len(title.splitlines()) for title in titles)
     width, height = left + sum(widths) + 0.18 * (len(columns) - 1) + 0.1, heading + rows * pitch
     figure, axes = _canvas(width * TILE, height * TILE)
     axes.set_position([0, 0, 1, 1])
@@ -76,13 +82,13 @@ def picture_sheet(columns: Sequence[Column], row_titles: Sequence[str] = (), row
     for column, title, span in zip(columns, titles, widths, strict=True):
         middle = start + span / 2
         text = {"ha": "center", "va": "top", "color": column.color}
-        axes.text(middle, -heading + 0.1, "\n".join(title), size=8, weight="bold", **text)
+        axes.text(middle, -heading + 0.1, title, size=8, weight="bold", **text)
         for row, pictures in enumerate(column.pictures):
             for place, picture in enumerate(pictures):
                 x, y = start + place * 1.03, row * pitch
                 axes.imshow(_small(picture), extent=(x, x + 1, y + 1, y), interpolation="bicubic")
             if len(column.notes):
-                axes.text(middle, row * pitch + 1.03, column.notes[row], size=7, **text)
+                axes.text(middle, row * pitch + 1.03, as_label(column.notes[row]), size=7, **text)
         start += span + 0.18
     colors = row_colors or [INK] * len(row_titles)
     for row, (title, color) in enumerate(zip(row_titles, colors, strict=True)):
@@ -98,6 +104,7 @@ def _small(picture: np.ndarray) -> np.ndarray:
     return np.asarray(image)
 
 
+@as_text
 def contact_sheet(pictures: np.ndarray, across: int) -> Figure:
     """Pictures uint8 [n, h, w, 3] in rows of `across`; the last row is filled up with white."""
     across = min(across, len(pictures))
@@ -126,6 +133,7 @@ def latent_plane(latents: np.ndarray, effects: np.ndarray) -> np.ndarray:
     return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
 
 
+@as_text
 def latent_space(planes: dict[str, np.ndarray], held_out: np.ndarray, factors: dict[str, np.ndarray]) -> Figure:
     """Small multiples: a row per space, a column per factor, a point per person, held-out people as triangles.
 
@@ -152,12 +160,12 @@ def latent_space(planes: dict[str, np.ndarray], held_out: np.ndarray, factors: d
             if column == 0:
                 axes.set_ylabel(f"{LABELS[space]}\nlatent direction 2", color=COLORS[space], size=8)
             if row == 0:
-                axes.set_title(factor, size=9, color=INK)
+                axes.set_title(as_label(factor), size=9, color=INK)
             if last:
                 bar = figure.colorbar(points, ax=list(grid[:, column]), location="bottom", aspect=22)
                 bar.ax.tick_params(labelsize=7, rotation=0 if names is None else 60)
                 bar.set_ticks([0, 1] if names is None else range(len(names)),
-                              labels=factor_ends(factor) if names is None else names)
+                              labels=factor_ends(factor) if names is None else map(as_label, names))
     return figure
 
 
@@ -177,6 +185,7 @@ def _category_colors(names: list[str]) -> list:
     return [CATEGORIES[index % len(CATEGORIES)] for index in range(len(names))]
 
 
+@as_text
 def kl_curves(history: pd.DataFrame) -> Figure:
     """How the VAE trained: reconstruction error, KL, its weight and collapsed units by epoch, the kept epoch dashed.
 
@@ -213,6 +222,7 @@ def kl_curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
+@as_text
 def explained_variance(shares: np.ndarray, latent_dim: int, kept: float) -> Figure:
     """Cumulative share of the zoo's variance by number of principal components, and what a space has of it.
 
@@ -236,6 +246,7 @@ def explained_variance(shares: np.ndarray, latent_dim: int, kept: float) -> Figu
     return figure
 
 
+@as_text
 def inversion_loss(losses: dict[str, np.ndarray]) -> Figure:
     """Denoising loss of the photo during inversion: mean over people, and the band of the middle 80 % of them.
 
@@ -259,6 +270,7 @@ def inversion_loss(losses: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
+@as_text
 def ladder(rungs: pd.DataFrame, floor: float, ceiling: float) -> Figure:
     """Identity scores of all kinds of models as dots with intervals, between floor and ceiling, the best on top.
 
@@ -270,7 +282,7 @@ def ladder(rungs: pd.DataFrame, floor: float, ceiling: float) -> Figure:
     figure = _figure(7.6, 0.9 + 0.36 * len(rungs))
     axes = figure.subplots()
     for y, row in rungs.iterrows():
-        color = COLORS.get(row["rung"].split()[0], GREY)
+        color = COLORS.get(row["rung"].partition(" ")[0], GREY)
         axes.plot([row["low"], row["high"]], [y, y], color=color, linewidth=2, solid_capstyle="round")
         axes.plot([row["id_score"]], [y], "o", color=color, markersize=7)
         axes.annotate(f"{row['id_score']:.2f}", (row["id_score"], y), (0, 6), textcoords="offset points", ha="center",
@@ -278,7 +290,7 @@ def ladder(rungs: pd.DataFrame, floor: float, ceiling: float) -> Figure:
     for x, text, side in ((floor, "a stranger", "left"), (ceiling, "the person's own photos", "right")):
         axes.axvline(x, color=INK, linewidth=1, linestyle=":")
         axes.text(x, len(rungs) - 0.35, text, ha=side, va="bottom", size=8, color=INK)
-    axes.set_yticks(range(len(rungs)), [RUNGS.get(rung, rung) for rung in rungs["rung"]], fontsize=8)
+    axes.set_yticks(range(len(rungs)), [RUNGS.get(rung, as_label(rung)) for rung in rungs["rung"]], fontsize=8)
     axes.set_ylim(-0.6, len(rungs) - 0.4)
     axes.set_xlabel("ID score: centred cosine with the person's other photos (95 % interval)", size=8)
     axes.margins(x=0.08)
@@ -286,6 +298,7 @@ def ladder(rungs: pd.DataFrame, floor: float, ceiling: float) -> Figure:
     return figure
 
 
+@as_text
 def gains(lines: pd.DataFrame, by: str) -> Figure:
     """Gains in ID score over PCA, with intervals, one panel per recogniser.
 
@@ -305,16 +318,16 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
             error = np.stack([shown["gain"] - shown["gain_low"], shown["gain_high"] - shown["gain"]])
             color = COLORS["vae"] if variant == "VAE" else GREY
             marker = "o" if by == "variant" else "os^Dv"[number % 5]
-            style = {"fmt": marker, "color": color, "markersize": 5, "label": variant}
+            style = {"fmt": marker, "color": color, "markersize": 5, "label": as_label(variant)}
             if by == "variant":
                 panel.errorbar(shown["gain"], np.full(len(shown), -number), xerr=error, **style)
             else:
                 places = shown[by] * (1 + 0.05 * (shown["seed"] + 3 * number))    # side by side
                 panel.errorbar(places, shown["gain"], yerr=error, **style)
-        panel.set_title(f"scored by {recognizer}", size=9)
+        panel.set_title(as_label(f"scored by {recognizer}"), size=9)
         if by == "variant":
             panel.axvline(0, color=INK, linewidth=0.8)
-            panel.set_yticks(-np.arange(len(variants)), variants, fontsize=8)
+            panel.set_yticks(-np.arange(len(variants)), map(as_label, variants), fontsize=8)
             panel.set_xlabel("gain in ID score over PCA (95 % interval)", size=8)
             panel.locator_params(axis="x", nbins=5)
         else:
@@ -333,6 +346,7 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
     return figure
 
 
+@as_text
 def png_bytes(figure: Figure, palette: int | None = None) -> bytes:
     """The figure as PNG; equal figures give equal bytes.
 
@@ -341,7 +355,10 @@ def png_bytes(figure: Figure, palette: int | None = None) -> bytes:
         palette: number of colours to reduce it to, which makes sheets of pictures three times smaller.
     """
     file = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # Letters that the font has not are drawn as the sign of their script.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
     if palette is None:
         return file.getvalue()
     image = Image.open(file).convert("RGB")

@@ -1,14 +1,13 @@
 """params.yaml as typed, range-checked settings; an unknown key is an error, as a mistyped one must not pass unseen."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from w2wpp.compute.engine import EngineParams
 from w2wpp.diffusion.denoising import GenerateParams
@@ -20,6 +19,7 @@ from w2wpp.files.settings import Path as PathText
 from w2wpp.inversion.photo_encoder import PhotoEncoderParams
 from w2wpp.inversion.search import InvertParams
 from w2wpp.lora.layout import LoraParams
+from w2wpp.run.yaml_files import parse_mapping, read_text
 from w2wpp.spaces.linear import LinearParams
 from w2wpp.spaces.pca import PCAParams
 from w2wpp.spaces.registry import METHODS
@@ -29,12 +29,16 @@ from w2wpp.world.base_model import BaseParams
 from w2wpp.world.probes import ProbeParams
 from w2wpp.world.zoo import ZooParams
 
+RESTORE = "Restore it from the committed params.yaml"
+CHANGE = "Change it in params.yaml or with `dvc exp run -S`"
+
 
 def _recognizer(spec: str) -> str:
     if spec != "dlib" and not re.fullmatch(r"insightface:([^/\\]+|.+\.onnx)", spec):
         raise ValueError(f"unknown recogniser {spec!r}: it may be dlib, insightface:<pack name> or "
                          "insightface:<path.onnx>")
-    return spec
+    kind, _, target = spec.partition(":")
+    return f"{kind}:{os.path.expanduser(target)}" if spec.endswith(".onnx") else spec
 
 
 def _face_finder(spec: str) -> str:
@@ -184,23 +188,12 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         InputError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range;
             the message names the first such key, what is wrong with it and what it may be.
     """
-    try:
-        return check_params(Path(path).read_text(), str(path))
-    except FileNotFoundError as error:
-        raise InputError(str(path), None, "no such file", "Run from the repository's root") from error
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), None, f"not valid YAML ({' '.join(str(error).split())})") from error
+    text = read_text(path, "Run from the repository's root")
+    return check_params(parse_mapping(text, str(path), RESTORE), str(path))
 
 
-def check_params(text: str, where: str) -> Params:
-    """Settings from the text of params.yaml; an InputError, as of `load_params`, names `where` as its file."""
-    try:
-        # YAML 1.2, as DVC reads it: in 1.1, 1e-3 is text. A key that is there twice is an error.
-        content = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise InputError(where, None, f"not valid YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise InputError(where, None, "not a mapping of sections", "Restore it from the committed params.yaml")
+def check_params(content: dict, where: str, remedy: str = CHANGE) -> Params:
+    """Settings from what params.yaml says; an InputError, as of `load_params`, names `where` as its file."""
     try:
         return Params.model_validate(content)
     except ValidationError as error:
@@ -208,7 +201,7 @@ def check_params(text: str, where: str) -> Params:
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         # What concerns several sections has no place of its own; its message begins with the key to change.
         key = ".".join(str(part) for part in first["loc"]) or str(first["ctx"]["error"]).split()[0]
-        raise InputError(where, key, *_explain(first)) from error
+        raise InputError(where, key, *_explain(first, remedy)) from error
 
 
 def require_photos(params: Params) -> None:
@@ -224,14 +217,13 @@ def require_photos(params: Params) -> None:
                          "folder (docs/how-to/sd15.md), or set it to zoo")
 
 
-def _explain(error: dict) -> tuple[str, str]:
+def _explain(error: dict, remedy: str) -> tuple[str, str]:
     if error["type"] == "extra_forbidden":
         known = _siblings(error["loc"])
         meant = [f"Did you mean {each}? " for each in difflib.get_close_matches(str(error["loc"][-1]), known, 1)]
         return "unknown key", f"{''.join(meant)}Known keys here: {', '.join(known)}"
     if error["type"] == "missing":
-        return "key missing", "Restore it from the committed params.yaml"
-    remedy = "Change it in params.yaml or with `dvc exp run -S`"
+        return "key missing", RESTORE
     if error["type"] == "value_error":
         return str(error["ctx"]["error"]), remedy
     return f"{error['msg']}, got {error['input']!r}", remedy

@@ -4,25 +4,17 @@
 """
 
 import argparse
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
-
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import write_atomically
-from w2wpp.run.params import check_params
+from w2wpp.files.tensor_files import printable
+from w2wpp.run.params import RESTORE, check_params
 from w2wpp.run.stage import run_stage
+from w2wpp.run.yaml_files import changed_leaves, parse_mapping, parse_yaml, read_text, with_values
 
-
-class _Representer(RoundTripRepresenter):
-    """As params.yaml is written: null in so many letters."""
-
-
-_Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+ANOTHER = "Give a profile such as profiles/sd15.yaml"
 
 
 def apply_profile(profile: str | Path, params: str | Path = "params.yaml", settings: list[str] = ()) -> None:
@@ -34,50 +26,73 @@ def apply_profile(profile: str | Path, params: str | Path = "params.yaml", setti
 
     Raises:
         InputError: a file cannot be read or a setting has no such form, or the result is no valid params.yaml: a key
-            is unknown, or a value is of the wrong type or out of range. params.yaml then stays as it was.
+            is unknown, or a value is of the wrong type or out of range. It names which of params.yaml, the profile and
+            the settings is wrong; params.yaml then stays as it was.
     """
-    yaml = YAML()
-    yaml.Representer, yaml.width, yaml.preserve_quotes = _Representer, 10_000, True
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    content = _read(yaml, params)
-    _merge(content, _read(yaml, profile), str(profile))
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(str(profile), setting, "no setting", "Write section.key=value")
+    text = read_text(params, "Run from the repository's root")
+    steps = [(str(params), parse_mapping(text, str(params), RESTORE))]
+    changes = [(str(profile), parse_mapping(read_text(profile, ANOTHER), str(profile), ANOTHER))]
+    for where, tree in [*changes, *map(_parse_setting, settings)]:
         try:
-            tree = yaml.load(value)
-        except YAMLError as error:
-            raise InputError(str(profile), key, f"{value!r} is not valid YAML", "Quote it") from error
-        for part in reversed(key.split(".")):
-            tree = {part: tree}
-        _merge(content, tree, str(profile))
-    text = io.StringIO()
-    yaml.dump(content, text)
-    check_params(text.getvalue(), str(profile))
-    write_atomically(Path(params), lambda path: path.write_text(text.getvalue()))
+            steps.append((where, _merged(steps[-1][1], tree, where)))
+        except InputError:
+            _check(steps[:1])
+            raise
+    _check(steps)
+    written = _written(text, steps[0][1], steps[-1][1])
+    if written is None:
+        _check(steps[:1])
+        raise InputError(str(params), None, "its YAML has anchors or tags, so that single values cannot be replaced",
+                         RESTORE)
+    write_atomically(Path(params), lambda path: path.write_bytes(written.encode()))
 
 
-def _read(yaml: YAML, path: str | Path) -> dict:
+def _written(text: str, before: dict, after: dict) -> str | None:
     try:
-        content = yaml.load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise InputError(str(path), None, f"not readable YAML ({' '.join(str(error).split())})",
-                         "Give a profile such as profiles/sd15.yaml") from error
-    if not isinstance(content, dict):
-        raise InputError(str(path), None, "not a mapping of sections", "Give a profile such as profiles/sd15.yaml")
-    return content
+        written = with_values(text, changed_leaves(before, after))
+        return written if parse_yaml(written, "") == after else None
+    except (LookupError, ValueError, InputError):
+        return None
 
 
-def _merge(into: dict, tree: Mapping, where: str, within: str = "") -> None:
+def _parse_setting(setting: str) -> tuple[str, dict]:
+    key, equals, value = setting.partition("=")
+    if not equals or not all(key.split(".")):
+        raise InputError(f"setting {printable(setting)}", None, "no setting", "Write section.key=value")
+    where = f"setting {printable(key)}"
+    try:
+        tree = parse_yaml(value, where)
+    except InputError as error:
+        raise InputError(where, None, f"{value!r} is {error.reason}", "Quote it") from error
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    return where, tree
+
+
+def _merged(old: Mapping, tree: Mapping, where: str, within: str = "") -> dict:
+    new = dict(old)
     for key, value in tree.items():
-        if isinstance(into.get(key), dict) != isinstance(value, dict) and key in into:
+        if key in old and isinstance(old[key], Mapping) != isinstance(value, Mapping):
             raise InputError(where, f"{within}{key}", "a section of params.yaml and a value in its place, or the "
                              "reverse", "Nest keys as params.yaml does")
-        if isinstance(value, dict) and key in into:
-            _merge(into[key], value, where, f"{within}{key}.")
-        else:
-            into[key] = value
+        nested = key in old and isinstance(value, Mapping)
+        new[key] = _merged(old[key], value, where, f"{within}{key}.") if nested else value
+    return new
+
+
+def _check(steps: list[tuple[str, dict]]) -> None:
+    """Refuse the last step's content; the first step that has the same fault is the one to name."""
+    faults = [_fault(where, content) for where, content in steps]
+    if faults[-1]:
+        raise next(each for each in faults if each and (each.key, each.reason) == (faults[-1].key, faults[-1].reason))
+
+
+def _fault(where: str, content: dict) -> InputError | None:
+    try:
+        check_params(content, where, "Change it there")
+    except InputError as error:
+        return error
+    return None
 
 
 def main() -> None:
