@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
 
 class InputError(Exception):
     """A bad input, told in one line: ``<where>: <key>: <reason>. <remedy>``.
@@ -9,11 +13,13 @@ class InputError(Exception):
     Args:
         where: the file, stage or component that holds the bad input, e.g. ``params.yaml`` or a LoRA's path.
         key: the parameter or tensor at fault; None when the whole of ``where`` is.
-        reason: what is wrong, without a final full stop.
+        reason: what is wrong, without a final full stop; addresses of objects in it are left out, as they differ from
+            run to run.
         remedy: what to do about it; None when the reason says it all.
     """
 
     def __init__(self, where: str, key: str | None, reason: str, remedy: str | None = None) -> None:
+        reason = _ADDRESS.sub("", reason)
         super().__init__(where, key, reason, remedy)
         self.where = where
         self.key = key
@@ -37,5 +43,5 @@ class ArgumentError(InputError):
 
     def __init__(self, owner: type | None, key: str, reason: str, remedy: str | None = None) -> None:
         super().__init__(owner.__name__ if owner else "argument", key, reason, remedy)
-        self.args = owner, key, reason, remedy
+        self.args = owner, key, self.reason, remedy
         self.owner = owner

@@ -14,7 +14,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Ridge = Annotated[float, Field(gt=0)] | None
 Prompt = Annotated[str, Field(min_length=1)]
-# Of a file or a folder, from ~ on in the user's home; a name on the Hugging Face Hub stays as it is.
 Path = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 
 

@@ -1,0 +1,130 @@
+"""The README's experiments lead back to where they started, also in a clone whose dvc.lock another machine wrote."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# What is computed rounds otherwise on another machine, and seconds differ from run to run.
+STAGE = """
+import json, os, pathlib, sys, time, yaml
+params, out, *given = yaml.safe_load(open("params.yaml")), *sys.argv[1:]
+with open(os.environ["RUNS"], "a") as runs:
+    runs.write(out + chr(10))
+before = [pathlib.Path(file).read_text() for file in given]
+text = "".join(before) + out + json.dumps([params["vae"], params["flatten"], params["photo_encoder"], params["space"]])
+if out.startswith("metrics"):
+    text = json.dumps({"id_score": sum(map(ord, text)) % 997 / 1000})
+elif out != "data/zoo":
+    text += os.environ["MACHINE"]
+pathlib.Path(out).parent.mkdir(exist_ok=True)
+pathlib.Path(out).write_text(text)
+if out == "data/inversions":
+    pathlib.Path("data/seconds").write_text(str(time.time()))
+"""
+PIPELINE = """
+stages:
+  settings: {cmd: exit 0, deps: [params.yaml]}
+  collect: {cmd: python stage.py data/zoo, deps: [stage.py], params: [collect], outs: [{data/zoo: {cache: false}}]}
+  vae:
+    cmd: python stage.py data/space data/zoo
+    deps: [stage.py, data/zoo]
+    params: [vae, flatten]
+    outs: [data/space]
+  invert:
+    cmd: python stage.py data/inversions data/space
+    deps: [stage.py, data/space]
+    params: [photo_encoder]
+    outs: [data/inversions, {data/seconds: {cache: false}}]
+  compare:
+    cmd: python stage.py metrics/inversion.json data/inversions data/seconds
+    deps: [stage.py, data/inversions, data/seconds]
+    params: [space]
+    metrics: [{metrics/inversion.json: {cache: false}}]
+"""
+
+
+class Clone:
+    """A repository that is worked in on some machine."""
+
+    def __init__(self, folder: Path, machine: str, runs: Path) -> None:
+        self.folder, self.runs = folder, runs
+        self.environment = os.environ | {"MACHINE": machine, "RUNS": str(runs)}
+
+    def run(self, command: str, ok: bool = True) -> str:
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, shell=True, capture_output=True,
+                              text=True)
+        assert (done.returncode == 0) == ok, done.stdout + done.stderr
+        return done.stdout
+
+    def files(self) -> dict[str, bytes]:
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(self.folder.rglob("*"))
+                if path.is_file() and not {".git", ".dvc"} & set(path.relative_to(self.folder).parts)}
+
+    def stages_run(self) -> int:
+        return len(self.runs.read_text().splitlines())
+
+
+def commands() -> list[str]:
+    block = next(block for block in re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+                 if "dvc exp run" in block)
+    return [line.split(" #")[0].strip() for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    folder = tmp_path_factory.mktemp("way_back")
+    first = Clone(folder / "first", "another", folder / "another.log")
+    first.folder.mkdir()
+    shutil.copy(ROOT / "params.yaml", first.folder)
+    (first.folder / "stage.py").write_text(STAGE)
+    (first.folder / "dvc.yaml").write_text(PIPELINE)
+    named = "git config user.name tester && git config user.email tester@example.org"
+    first.run(f"git init -q && {named} && dvc init -q && dvc config core.analytics false && dvc repro")
+    first.run("git add -A && git commit -qm first && git clone -q . ../clone")
+    clone = Clone(folder / "clone", "this", folder / "this.log")
+    clone.run(f"{named} && dvc repro")
+    assert "dvc.lock" in clone.run("git diff --name-only")
+    (clone.folder / "notes.txt").write_text("not tracked")
+    before, computed = clone.files(), clone.stages_run()
+    clone.run(commands()[0])
+    assert clone.files() == before and clone.stages_run() == computed
+    return clone
+
+
+def test_the_readmes_experiments_lead_back(clone):
+    before, said = clone.files(), {}
+    back = [command for command in commands() if "apply" in command]
+    assert back
+    for command in commands()[1:]:
+        if "metrics show" in command:
+            continue                    # of stages that are not here
+        computed = clone.stages_run()
+        said[command] = clone.run(command)
+        if command in back:
+            assert clone.files() == before
+            assert clone.stages_run() == computed
+        elif " -S " in command:
+            assert clone.stages_run() > computed and clone.files() != before
+        else:
+            assert clone.stages_run() == computed
+    assert "didn't change" in clone.run("dvc repro") and clone.files() == before
+    comparison = next(text for command, text in said.items() if "metrics diff" in command)
+    row = next(line.split() for line in comparison.splitlines() if "id_score" in line)
+    old, new, change = map(float, row[2:])
+    assert old != new and change == pytest.approx(new - old)
+
+
+def test_the_way_back_brings_back_what_a_lock_of_another_machine_deletes(clone):
+    before, (back, *_) = clone.files(), [command for command in commands() if "apply" in command]
+    clone.run("git checkout . && dvc checkout", ok=False)       # what the README warns of
+    assert {"data/space", "data/inversions"}.isdisjoint(clone.files())
+    clone.run(back)
+    assert clone.files() == before
+    shutil.rmtree(clone.folder / "data")                        # as a stage that is stopped leaves it
+    clone.run(back)
+    assert clone.files() == before
