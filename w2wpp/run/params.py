@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -224,7 +225,7 @@ def require_photos(params: Params) -> None:
                          "folder (docs/how-to/sd15.md), or set it to zoo")
 
 
-def _explain(error: dict) -> tuple[str, str]:
+def _explain(error: ErrorDetails) -> tuple[str, str]:
     if error["type"] == "extra_forbidden":
         known = _siblings(error["loc"])
         meant = [f"Did you mean {each}? " for each in difflib.get_close_matches(str(error["loc"][-1]), known, 1)]
@@ -238,7 +239,5 @@ def _explain(error: dict) -> tuple[str, str]:
 
 
 def _siblings(location: tuple) -> list[str]:
-    model = Params
-    for part in location[:-1]:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+    known: dict[str, type[Section]] = {"": Params, **dict(sections())}
+    return list(known[".".join(str(part) for part in location[:-1])].model_fields)

@@ -5,7 +5,7 @@
 
 import argparse
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -25,7 +25,7 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
-def apply_profile(profile: str | Path, params: str | Path = "params.yaml", settings: list[str] = ()) -> None:
+def apply_profile(profile: str | Path, params: str | Path = "params.yaml", settings: Sequence[str] = ()) -> None:
     """Write a profile's keys, then single settings, into params.yaml, whose comments stay.
 
     Args:
