@@ -127,7 +127,7 @@ def try_denoiser(name: str, settings, base: BaseParams, codec, people, images, r
     optimizer = {}
     if name in OPTIMIZERS:
         kind, arguments = OPTIMIZERS[name]
-        optimizer["optimizer"] = partial(getattr(torch.optim, kind), **arguments)
+        optimizer["make_optimizer"] = partial(getattr(torch.optim, kind), **arguments)
 
     def run(pipe, steps: int) -> None:
         with tempfile.TemporaryDirectory() as folder:

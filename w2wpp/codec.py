@@ -1,6 +1,7 @@
 """The latent codec: a linear patch transform plus a zero-initialised convolutional residual on both sides."""
 
 from dataclasses import dataclass
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.GroupNorm(8, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]  # torch has biases optional
 
     def forward(self, x: Tensor) -> Tensor:
         x_in = x
@@ -46,7 +47,7 @@ class ResidualBlock(nn.Module):
 
 def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:
     nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # torch has biases optional
     return conv
 
 
@@ -91,16 +92,28 @@ class PatchCodec(ModelMixin, ConfigMixin):
         components = vectors.flip(1)[:, :channels]
         scale = ((patches - mean) @ components).std(0)
         self.linear_encoder.weight.copy_((components / scale).T.reshape(channels, 3, PATCH, PATCH))
-        self.linear_encoder.bias.copy_(-(mean @ (components / scale)))
+        self.linear_encoder.bias.copy_(-(mean @ (components / scale)))  # type: ignore[union-attr]  # as in `_zeroed`
         self.linear_decoder.weight.copy_((components * scale).T.reshape(channels, 3, PATCH, PATCH))
-        self.linear_decoder.bias.copy_(mean.reshape(3, -1).mean(1))
+        self.linear_decoder.bias.copy_(mean.reshape(3, -1).mean(1))  # type: ignore[union-attr]  # as in `_zeroed`
+
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[True] = True) -> CodecLatents: ...
+
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[False]) -> tuple[Tensor]: ...
 
     def encode(self, x: Tensor, return_dict: bool = True) -> CodecLatents | tuple[Tensor]:
         """Images [b, 3, h, w] in [-1, 1] to latents [b, c, h/8, w/8]; h and w are multiples of 8."""
         latents = self.linear_encoder(x) + self.encoder(x)
         return CodecLatents(latents=latents) if return_dict else (latents,)
 
-    def decode(self, z: Tensor, return_dict: bool = True, generator=None) -> CodecSample | tuple[Tensor]:
+    @overload
+    def decode(self, z: Tensor, return_dict: Literal[True] = True, generator: object = None) -> CodecSample: ...
+
+    @overload
+    def decode(self, z: Tensor, return_dict: Literal[False], generator: object = None) -> tuple[Tensor]: ...
+
+    def decode(self, z: Tensor, return_dict: bool = True, generator: object = None) -> CodecSample | tuple[Tensor]:
         """Latents [b, c, h, w] to images [b, 3, 8h, 8w]; `generator` is accepted for diffusers and not used."""
         sample = self.linear_decoder(z) + self.decoder(z)
         return CodecSample(sample=sample) if return_dict else (sample,)

@@ -128,15 +128,15 @@ def finish(batches: list[Batch], work: Work, what: str = "", engine: EngineParam
     missing = [batch for batch in batches if not is_finished(batch)]
     if not missing:
         return
-    on_ray = engine is not None and engine.kind == "ray"
-    if on_ray:
+    cluster = engine if engine is not None and engine.kind == "ray" else None
+    if cluster is not None:
         from w2wpp.compute.ray_engine import compute_on_ray
-        done = compute_on_ray(missing, work, engine, one_core=cores is not None)
+        done = compute_on_ray(missing, work, cluster, one_core=cores is not None)
     else:
         done = _compute_here(missing, work, cores or 1)
     # Work that is done here, batch after batch, has bars of its own.
     with progress(None, what, total=len(batches), initial=len(batches) - len(missing), unit="batch",
-                  disable=not on_ray and cores is None) as bar:
+                  disable=cluster is None and cores is None) as bar:
         for batch, tensors in done:
             _keep(batch, tensors)
             bar.update()

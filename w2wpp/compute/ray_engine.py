@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def compute_on_ray(batches: list[Batch], work: Work, engine: EngineParams, one_c
     """
     ray = connected(engine)
     threads = 1 if one_core else torch.get_num_threads()
-    needs = {"num_cpus": threads}
+    needs: dict[str, float] = {"num_cpus": threads}
     if not one_core and ray.cluster_resources().get("GPU"):
         needs = {"num_cpus": 1, "num_gpus": engine.gpus_per_task}
     _check_that_one_machine_has(needs, ray.nodes())
@@ -107,5 +108,5 @@ def _packed(content: object) -> bytes:
     return file.getvalue()
 
 
-def _unpacked(content: bytes) -> object:
+def _unpacked(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location=device(), weights_only=False)

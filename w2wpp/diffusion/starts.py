@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from diffusers import StableDiffusionPipeline
-from torch import Tensor, nn
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
 
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import chunks, step_generator
@@ -18,7 +18,7 @@ DRAWS_PER_PHOTO = 2
 
 
 @contextmanager
-def _changeable(unet: nn.Module, layout: WeightLayout, count: int) -> Iterator[dict[str, Tensor]]:
+def _changeable(unet: UNet2DConditionModel, layout: WeightLayout, count: int) -> Iterator[dict[str, Tensor]]:
     """A zero change [count, fan_out, fan_in] of each adapted layer's weight per sample, whose gradient can be asked."""
     modules = dict(unet.named_modules())
     changes = {layer.module: torch.zeros(count, layer.fan_out, layer.fan_in, device=unet.device, requires_grad=True)
@@ -31,7 +31,7 @@ def _changeable(unet: nn.Module, layout: WeightLayout, count: int) -> Iterator[d
 
 
 def person_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, latents: Tensor, text: Tensor, shift: float,
-                     seed: int, people_at_once: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+                     seed: int, people_at_once: int) -> tuple[dict[str, Tensor], ...]:
     """Each person's gradient of the diffusion loss by the adapted layers' weights W, twice, from different photos.
 
     Args:
@@ -74,7 +74,7 @@ def spanning_rows(one: Tensor, other: Tensor, rank: int) -> Tensor:
     return (rows * row_signs(rows)).float()
 
 
-def gradient_start(layout: WeightLayout, halves: tuple[dict[str, Tensor], dict[str, Tensor]]) -> Tensor:
+def gradient_start(layout: WeightLayout, halves: tuple[dict[str, Tensor], ...]) -> Tensor:
     """The weight vector [d] whose A spans people's gradients, with rows as long as peft's on average, and B zero.
 
     Starting A from gradients is LoRA-GA's idea (Wang et al. 2024, arXiv 2407.05000); here it is what the gradients of

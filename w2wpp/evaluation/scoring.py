@@ -268,7 +268,7 @@ def evenness(path_embeddings: np.ndarray, found: np.ndarray) -> float:
     return float(min(1.0, (step / step.max()).mean()))
 
 
-def _finite(values: np.ndarray, name: str) -> np.ndarray:
+def _finite(values: float | np.ndarray, name: str) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError(f"{name} holds a value that is not finite")

@@ -19,7 +19,7 @@ from w2wpp.files.errors import InputError
 META_KEY = "w2wpp"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None], replace: bool = True) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], replace: bool = True) -> None:
     """Call `write(temporary_path)` and rename the result to `path`, so that a kill leaves the old file or none.
 
     Args:
@@ -147,7 +147,7 @@ def write_csv(path: Path, rows: list[dict] | pd.DataFrame) -> None:
     write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
 
 
-def read_csv(path: Path, columns: list[str] = ()) -> pd.DataFrame:
+def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read a CSV and check that it has `columns`; names of people stay text, also where they look like numbers.
 
     Raises:

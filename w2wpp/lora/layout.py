@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.settings import Positive, Prompt, Section
 
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-LORA_TARGETS = (*_ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
-                *(f"{attention}.{target}" for attention in ("attn1", "attn2") for target in _ATTENTION))
+LoraTarget = Literal["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
+                     "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0",
+                     "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"]
+LORA_TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
 # Down, middle, up is the order of the weights2weights data; nn.Module registers up before middle.
 _BLOCK_ORDER = ("down_blocks", "mid_block", "up_blocks")
 
@@ -28,7 +29,7 @@ class LoraParams(Section):
     """Rank of every adapted layer."""
     alpha: Positive = 24.0
     """The update is scaled by alpha / rank."""
-    targets: Annotated[list[Literal[LORA_TARGETS]], Field(min_length=1)] = Field([
+    targets: Annotated[list[LoraTarget], Field(min_length=1)] = Field([
         "proj_in", "proj_out", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"])
     """Linear layers of the UNet's transformers."""
     blocks: list[Prompt] = Field(["down_blocks.0", "up_blocks.1"])
@@ -63,7 +64,7 @@ class WeightLayout:
     alpha: float
 
     @classmethod
-    def of_unet(cls, unet: nn.Module, rank: int, alpha: float, targets: list[str], blocks: Sequence[str] = ()
+    def of_unet(cls, unet: nn.Module, rank: int, alpha: float, targets: Sequence[str], blocks: Sequence[str] = ()
                 ) -> "WeightLayout":
         """The layout for the linear layers `targets`, such as "to_q" or "attn1.to_q", of the transformers of a UNet.
 

@@ -110,7 +110,7 @@ def open_shards(folder: str | Path) -> Shards:
             raise InputError(str(path), KEY, f"{what} differs from that of {paths[0].name}",
                              f"Put only shards of one {what} into the folder")
         bounds.append(bounds[-1] + shape[0])
-    return Shards(paths, tuple(bounds), _DTYPES[first[0]], layout)
+    return Shards(paths, tuple(bounds), _DTYPES[dtype], layout)
 
 
 def write_shard(folder: str | Path, number: int, rows: Tensor, layout: WeightLayout) -> Path:
@@ -151,7 +151,7 @@ def write_shards(folder: str | Path, blocks: Iterable[Tensor], layout: WeightLay
                 if filled == rows_per_shard:
                     write_shard(temporary, written, shard, layout)
                     filled, written = 0, written + 1
-        if filled:
+        if shard is not None and filled:
             write_shard(temporary, written, shard[:filled], layout)
         elif not written:
             raise ValueError("there are no rows to write")

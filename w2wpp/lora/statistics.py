@@ -1,7 +1,7 @@
 """Mean and standard deviation of weight vectors, in memory or streamed, and one sign convention for directions."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def standardise_shards(shards: Shards, block_rows: int = 256) -> tuple[Tensor, T
     return mean.float(), torch.where(std > 1e-8, std, torch.ones_like(std))
 
 
-def blocks_with_progress(shards: Shards, block_rows: int, what: str) -> Iterator[Tensor]:
+def blocks_with_progress(shards: Shards, block_rows: int, what: str) -> Iterable[Tensor]:
     return progress(shards.blocks(block_rows), what, total=math.ceil(len(shards) / block_rows))
 
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from PIL import Image
+from PIL import Image, ImageColor
 
 from w2wpp.report.words import as_label, as_text, drawn_words
 from w2wpp.spaces.registry import METHODS
@@ -362,9 +362,14 @@ def png_bytes(figure: Figure, palette: int | None = None) -> bytes:
     if palette is None:
         return file.getvalue()
     image = Image.open(file).convert("RGB")
-    # A quarter of the pixels finds the colours in a quarter of the time.
-    sample = image.resize((image.width // 2, image.height // 2), Image.Resampling.NEAREST).quantize(palette, kmeans=3)
-    image = image.quantize(palette=sample, dither=Image.Dither.NONE)
+    # A quarter of the pixels finds the colours in a quarter of the time. Those of words are kept apart, as few pixels
+    # have them and averaging would give two spaces one colour.
+    kept = [INK, *COLORS.values()]
+    sample = image.resize((image.width // 2, image.height // 2), Image.Resampling.NEAREST)
+    found = sample.quantize(palette - len(kept), kmeans=3)
+    colors = found.getpalette()[:3 * (palette - len(kept))] + [each for name in kept for each in ImageColor.getrgb(name)]
+    found.putpalette(colors)
+    image = image.quantize(palette=found, dither=Image.Dither.NONE)
     colors, paper = image.getpalette(), image.getpixel((0, 0))
     colors[3 * paper:3 * paper + 3] = [255, 255, 255]  # averaging may have left it a little grey
     image.putpalette(colors)

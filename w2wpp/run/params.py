@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from w2wpp.compute.engine import EngineParams
 from w2wpp.diffusion.denoising import GenerateParams
@@ -217,7 +218,7 @@ def require_photos(params: Params) -> None:
                          "folder (docs/how-to/sd15.md), or set it to zoo")
 
 
-def _explain(error: dict, remedy: str) -> tuple[str, str]:
+def _explain(error: ErrorDetails, remedy: str) -> tuple[str, str]:
     if error["type"] == "extra_forbidden":
         known = _siblings(error["loc"])
         meant = [f"Did you mean {each}? " for each in difflib.get_close_matches(str(error["loc"][-1]), known, 1)]
@@ -230,7 +231,5 @@ def _explain(error: dict, remedy: str) -> tuple[str, str]:
 
 
 def _siblings(location: tuple) -> list[str]:
-    model = Params
-    for part in location[:-1]:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+    known: dict[str, type[Section]] = {"": Params, **dict(sections())}
+    return list(known[".".join(str(part) for part in location[:-1])].model_fields)

@@ -4,7 +4,7 @@
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from w2wpp.files.errors import InputError
@@ -17,7 +17,7 @@ from w2wpp.run.yaml_files import changed_leaves, parse_mapping, parse_yaml, read
 ANOTHER = "Give a profile such as profiles/sd15.yaml"
 
 
-def apply_profile(profile: str | Path, params: str | Path = "params.yaml", settings: list[str] = ()) -> None:
+def apply_profile(profile: str | Path, params: str | Path = "params.yaml", settings: Sequence[str] = ()) -> None:
     """Write a profile's keys, then single settings, into params.yaml, whose comments stay.
 
     Args:

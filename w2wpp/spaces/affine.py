@@ -16,6 +16,10 @@ class PCASpace(WeightSpace):
     """
 
     kind = "pca"
+    mean: Tensor
+    std: Tensor
+    components: Tensor
+    scales: Tensor
 
     def __init__(self, latent_dim: int, layout: WeightLayout):
         super().__init__(latent_dim, layout)
@@ -64,6 +68,10 @@ class LinearSpace(WeightSpace):
     """
 
     kind = "linear"
+    mean: Tensor
+    analysis: Tensor
+    synthesis: Tensor
+    scales: Tensor
 
     def __init__(self, latent_dim: int, layout: WeightLayout):
         super().__init__(latent_dim, layout)

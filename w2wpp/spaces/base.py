@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ from w2wpp.files.storage import read_pack, write_pack
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.weights import Weights
 from w2wpp.spaces.prior import StandardNormal
+
+Settings = TypeVar("Settings", bound=Section)
+Space = TypeVar("Space", bound="WeightSpace")
 
 SPACE, BASIS = "space.safetensors", "basis.safetensors"   # files of a fitted space
 
@@ -30,7 +34,9 @@ class WeightSpace(nn.Module):
     """
 
     kind: str
-    scales: Tensor
+    if TYPE_CHECKING:   # nn.Module refuses a buffer that has the name of a property
+        @property
+        def scales(self) -> Tensor: ...
 
     def __init__(self, latent_dim: int, layout: WeightLayout):
         super().__init__()
@@ -93,7 +99,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class SpaceMethod:
+class SpaceMethod(Generic[Settings]):
     """A way to make a space: one entry of the registry, from which pipeline, evaluation and report follow.
 
     Attributes:
@@ -110,12 +116,12 @@ class SpaceMethod:
     title: str
     label: str
     color: str
-    settings: type[Section]
-    fit: Callable[[Weights, Section, int, FitContext], Fitted | None]
+    settings: type[Settings]
+    fit: Callable[[Weights, Settings, int, FitContext], Fitted | None]
     kinds: tuple[type[WeightSpace], ...]
 
 
-def read_space(path: str | Path, kinds: Mapping[str, type[WeightSpace]]) -> WeightSpace:
+def read_space(path: str | Path, kinds: Mapping[str, type[Space]]) -> Space:
     """Read a space that `WeightSpace.save` wrote, frozen and in evaluation mode.
 
     Args:

@@ -8,7 +8,12 @@ from pathlib import Path
 from w2wpp.spaces import linear, pca, vae
 from w2wpp.spaces.base import SpaceMethod, WeightSpace, read_space
 
-METHODS: dict[str, SpaceMethod] = {method.name: method for method in (pca.METHOD, linear.METHOD, vae.METHOD)}
+
+def _by_name(*methods: SpaceMethod) -> dict[str, SpaceMethod]:
+    return {method.name: method for method in methods}
+
+
+METHODS = _by_name(pca.METHOD, linear.METHOD, vae.METHOD)
 BASELINE = pca.METHOD.name
 KINDS: dict[str, type[WeightSpace]] = {kind.kind: kind for method in METHODS.values() for kind in method.kinds}
 

@@ -49,7 +49,7 @@ def fit(data: Weights, params: VAEParams, latent_dim: int, context: FitContext) 
     """The VAE of the best epoch; `accelerate launch --multi_gpu` trains it on several GPUs."""
     accelerator = Accelerator(cpu=device().type == "cpu", mixed_precision="no",
                               kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
-    source = {"metric": params.metric, "weights": folder_hash(context.weights)}
+    source: dict[str, object] = {"metric": params.metric, "weights": folder_hash(context.weights)}
     if params.metric == "predictions":
         source["basis"] = file_hash(context.spaces / "linear" / BASIS)
     else:

@@ -9,7 +9,7 @@ from w2wpp.lora.layout import WeightLayout
 from w2wpp.spaces.affine import LinearSpace, PCASpace
 from w2wpp.spaces.base import WeightSpace
 
-BASES = {space.kind: space for space in (PCASpace, LinearSpace)}
+BASES: dict[str, type[PCASpace | LinearSpace]] = {PCASpace.kind: PCASpace, LinearSpace.kind: LinearSpace}
 
 
 def _mlp(fan_in: int, width: int, layers: int, fan_out: int) -> nn.Sequential:
@@ -39,6 +39,8 @@ class VAESpace(WeightSpace):
     """
 
     kind = "vae"
+    latent_mean: Tensor
+    latent_std: Tensor
 
     def __init__(self, latent_dim: int, layout: WeightLayout, basis_kind: str, basis: int, width: int, layers: int):
         super().__init__(latent_dim, layout)
@@ -49,7 +51,9 @@ class VAESpace(WeightSpace):
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
         self.register_buffer("latent_std", torch.ones(latent_dim))
         # The posterior starts narrow: at the prior's width its noise would hide all that the linear path preserves.
-        nn.init.constant_(self.encoder[-1].bias[latent_dim:], -4.0)
+        last = self.encoder[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.constant_(last.bias[latent_dim:], -4.0)
 
     def config(self) -> dict:
         return {"latent_dim": self.latent_dim, "basis_kind": self.basis.kind, "basis": self.basis.latent_dim,

@@ -137,10 +137,13 @@ def train_vae(coordinates: dict[str, Tensor], basis: LinearSpace | PCASpace, par
     space.basis.load_state_dict(basis.state_dict(), assign=True)
     space.to(accelerator.device)
     validation = _unmapped(coordinates["validation"]).to(accelerator.device)
-    networks = nn.ModuleDict({"encoder": space.encoder, "decoder": space.decoder})
+    encoder, decoder = space.encoder, space.decoder
+    networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
     optimizer = torch.optim.AdamW(networks.parameters(), params.lr, weight_decay=params.weight_decay)
-    space.encoder, space.decoder, optimizer = accelerator.prepare(space.encoder, space.decoder, optimizer)
-    history, best, best_error, best_epoch = [], None, float("inf"), 0
+    space.encoder, space.decoder, optimizer = accelerator.prepare(encoder, decoder, optimizer)
+    history: list[dict] = []
+    best: dict[str, Tensor] | None = None
+    best_error, best_epoch = float("inf"), 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         networks.load_state_dict(state["networks"])
@@ -169,8 +172,9 @@ def train_vae(coordinates: dict[str, Tensor], basis: LinearSpace | PCASpace, par
             write_atomically(checkpoint, partial(torch.save, state))
             kept_at = time.monotonic()
 
+    assert best is not None, "the validation error is not finite"
     networks.load_state_dict(best)
-    space.encoder, space.decoder = networks["encoder"], networks["decoder"]
+    space.encoder, space.decoder = encoder, decoder
     for row in history:
         row["kept"] = int(row["epoch"] == best_epoch)
     space.cpu().requires_grad_(False).eval()

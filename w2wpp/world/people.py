@@ -6,8 +6,9 @@ Nothing here draws anything; `w2wpp.world.rendering` turns an `Identity` and a `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -98,7 +99,7 @@ def _require(ok: bool, text: str) -> None:
         raise ValueError(text)
 
 
-def _check(owner: object, unit: tuple[str, ...], choices: Mapping[str, tuple | Mapping]) -> None:
+def _check(owner: Identity | Nuisance, unit: tuple[str, ...], choices: Mapping[str, Collection[str]]) -> None:
     """Refuse numbers outside [0, 1] in ``unit`` and in every colour, and names that are not among ``choices``."""
     for name in unit:
         value = getattr(owner, name)
@@ -355,7 +356,7 @@ def _described_in_part(prompt: str, nuisance: Nuisance, say_expression: float, s
                      nuisance.background if 0.15 < say_surroundings < 0.7 else None)
 
 
-def _row(prefix: str, value: object) -> dict[str, float | str]:
+def _row(prefix: str, value: Identity | Nuisance) -> dict[str, float | str]:
     row: dict[str, float | str] = {}
     for field in fields(value):
         item = getattr(value, field.name)
@@ -378,7 +379,7 @@ def nuisance_row(nuisance: Nuisance) -> dict[str, float | str]:
     return _row("photo_", nuisance)
 
 
-def identity_from_row(row: Mapping[str, object]) -> Identity:
+def identity_from_row(row: Mapping[str, str | SupportsFloat]) -> Identity:
     """Undo :func:`identity_row`; values may be text (as ``csv`` gives them) and other columns are ignored.
 
     Raises:
@@ -392,7 +393,7 @@ def identity_from_row(row: Mapping[str, object]) -> Identity:
         except (TypeError, ValueError):
             raise ValueError(f"column {column!r} must hold a number, got {row[column]!r}") from None
 
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     for field in fields(Identity):
         column = "person_" + field.name
         if field.name == "changes":

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -120,8 +120,8 @@ def train_probe(images: Tensor, labels: dict[str, Tensor], steps: int, seed: int
     bar = progress(range(steps), "probe")
     for step in bar:
         rows, pixels = random_pixels(images, batch, step_generator(seed, step))
-        loss = sum(F.cross_entropy(logits, labels[name][rows], ignore_index=IGNORED, reduction="sum")
-                   for name, logits in probe(pixels).items()) / batch
+        loss = cast(Tensor, sum(F.cross_entropy(logits, labels[name][rows], ignore_index=IGNORED, reduction="sum")
+                                for name, logits in probe(pixels).items())) / batch
         optimizer.param_groups[0]["lr"] = cosine_rate(step, steps, lr)
         optimizer.zero_grad()
         loss.backward()
