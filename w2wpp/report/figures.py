@@ -367,8 +367,8 @@ def png_bytes(figure: Figure, palette: int | None = None) -> bytes:
     kept = [INK, *COLORS.values()]
     sample = image.resize((image.width // 2, image.height // 2), Image.Resampling.NEAREST)
     found = sample.quantize(palette - len(kept), kmeans=3)
-    colors = found.getpalette()[:3 * (palette - len(kept))] + [each for name in kept for each in ImageColor.getrgb(name)]
-    found.putpalette(colors)
+    words = [channel for name in kept for channel in ImageColor.getrgb(name)]
+    found.putpalette(found.getpalette()[:3 * (palette - len(kept))] + words)
     image = image.quantize(palette=found, dither=Image.Dither.NONE)
     colors, paper = image.getpalette(), image.getpixel((0, 0))
     colors[3 * paper:3 * paper + 3] = [255, 255, 255]  # averaging may have left it a little grey
