@@ -61,12 +61,13 @@ def _parse_setting(setting: str) -> tuple[str, dict]:
         raise InputError(f"setting {printable(setting)}", None, "no setting", "Write section.key=value")
     where = f"setting {printable(key)}"
     try:
-        tree = parse_yaml(value, where)
+        content = parse_yaml(value, where)
     except InputError as error:
         raise InputError(where, None, f"{value!r} is {error.reason}", "Quote it") from error
-    for part in reversed(key.split(".")):
-        tree = {part: tree}
-    return where, tree
+    first, *others = key.split(".")
+    for part in reversed(others):
+        content = {part: content}
+    return where, {first: content}
 
 
 def _merged(old: Mapping, tree: Mapping, where: str, within: str = "") -> dict:

@@ -60,7 +60,7 @@ def parse_mapping(text: str, where: str, remedy: str) -> dict:
 
 def changed_leaves(old: Mapping, new: Mapping, within: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
     """The values, by the keys that lead to them, in which `new` differs from `old`, of whose keys it lacks none."""
-    leaves = {}
+    leaves: dict[tuple[str, ...], object] = {}
     for key, value in new.items():
         if isinstance(value, Mapping) and old.get(key):
             leaves |= changed_leaves(old[key], value, (*within, key))
