@@ -21,11 +21,15 @@ def main() -> None:
         names, splits, people = held_out_people(seed, params)
         write_portraits(args.out, draw(people, params.size, "held-out people"), manifest_rows(names, splits, people))
         return
-    photos, rows, rejected = read_people(params, seed, load_face_finder(args.params.faces))
-    write_portraits(args.out, photos, rows)
-    write_csv(args.out / "quarantine.csv", pd.DataFrame(rejected, columns=["person", "file", "reason"]))
-    print(f"{len(rows)} photos of {len(photos)} people, a face found on {sum(row['face'] for row in rows)}; "
-          f"{len(rejected)} rejections, see {args.out / 'quarantine.csv'}", file=sys.stderr)
+    found = read_people(params, seed, load_face_finder(args.params.faces))
+    write_portraits(args.out, found.photos, found.rows)
+    write_csv(args.out / "quarantine.csv", pd.DataFrame(found.rejected, columns=["person", "file", "reason"]))
+    write_csv(args.out / "others.csv", pd.DataFrame(found.others, columns=["person", "file"]))
+    faces = [row["faces"] for row in found.rows]
+    print(f"{len(faces)} photos of {len(found.photos)} people, a face found on {sum(map(bool, faces))}, several on "
+          f"{sum(count > 1 for count in faces)}, where the largest is taken; {len(found.rejected)} rejections, see "
+          f"{args.out / 'quarantine.csv'}; {len(found.others)} other files, see {args.out / 'others.csv'}",
+          file=sys.stderr)
 
 
 if __name__ == "__main__":

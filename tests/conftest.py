@@ -277,13 +277,14 @@ def arcface_onnx() -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def write_networks(arcface_onnx) -> Callable[..., None]:
     """write_networks(folder, e): an insightface pack whose detector, in the format of SCRFD, always sees a face where
-    it is on photos that are aligned by faces; on a picture of one colour it sees none.
+    it is on photos that are aligned by faces; on a picture of one colour it sees none. With `second`, it also sees a
+    smaller one, of which it is more certain.
     """
     points = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
                        [70.7299, 92.2041]])             # insightface's, in the 112x112 frame
     points = 0.5 + (points - [CENTRE.real, CENTRE.imag]) / SQUARE / 1.5     # in shares of the photo and a border
 
-    def write(folder: Path, e: int = 6) -> None:
+    def write(folder: Path, e: int = 6, second: bool = False) -> None:
         folder.mkdir(parents=True)
         arcface_onnx(folder / "recognition.onnx", e)
         side, initializers, outputs = 640, [], []
@@ -298,6 +299,9 @@ def write_networks(arcface_onnx) -> Callable[..., None]:
                 if stride == 32:    # the cell whose corner is the middle of the picture
                     values[2 * (cells // 2 * cells + cells // 2)] = {
                         "score": 0.9, "box": 5.0, "points": (side * points - side / 2).flatten() / stride}[name]
+                if stride == 8 and second:      # a tenth of the size, around (80, 80)
+                    values[2 * (10 * cells + 10)] = {
+                        "score": 0.99, "box": 2.0, "points": 0.1 * (side * points - side / 2).flatten() / stride}[name]
                 key = f"{name}_{stride}"
                 initializers.append(numpy_helper.from_array(values, f"{key}_known"))
                 nodes.append(helper.make_node("Mul", [f"{key}_known", "any"], [key]))
@@ -325,14 +329,16 @@ def sd15_clip(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def draw_people() -> Callable[..., None]:
-    """draw_people(folder, people, photos): photos of people who differ by their colours, as PNG and JPEG."""
+    """draw_people(folder, people, photos): PNGs and JPEGs of people who differ by their colours, in changing light."""
     def draw(folder: Path, people: int, photos: int, size: tuple[int, int] = (80, 96)) -> None:
         for person in range(people):
             (folder / f"Person {person}").mkdir(parents=True)
             colors = np.random.default_rng(person).integers(0, 256, (5, 4, 3), dtype=np.uint8)
             for photo in range(photos):
-                noise = np.random.default_rng(100 + photo).normal(0, 6, (*size[::-1], 3))
-                picture = np.asarray(Image.fromarray(colors).resize(size, Image.Resampling.BICUBIC)) + noise
+                rng = np.random.default_rng(100 + photo)
+                lit = (colors + rng.normal(0, 25, (5, 4, 1))).clip(0, 255).astype(np.uint8)
+                noise = rng.normal(0, 6, (*size[::-1], 3))
+                picture = np.asarray(Image.fromarray(lit).resize(size, Image.Resampling.BICUBIC)) + noise
                 Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(
                     folder / f"Person {person}" / f"{photo}.{'jpg' if photo % 2 else 'png'}")
     return draw

@@ -49,6 +49,11 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
     folder = tmp_path_factory.mktemp("world")
     draw_people(folder / "photos", 6, 4)
     (folder / "photos" / "Person 1" / "00.jpg").write_bytes(b"\xff\xd8 no photo")
+    for person in range(2, 6):
+        of_person = folder / "photos" / f"Person {person}"
+        shutil.copy(of_person / "0.png", of_person / "0 (1).jfif")
+        (of_person / "0.txt").write_text("a photo of sks person")
+    (folder / "photos" / ".DS_Store").touch()
     for name, numbers in (("tiny", 6), ("other", 7)):
         write_networks(folder / "models" / name, numbers)
     write_loras(folder / "loras", read_layout(sd15_base, LoraParams(rank=1, alpha=27, targets=["to_q", "to_v"],
@@ -90,14 +95,21 @@ def test_held_out_people_are_those_in_the_folder(world):
     tensors, _ = read_pack(world / "data/portraits/photos.safetensors")
     manifest = read_csv(world / "data/portraits/manifest.csv")
     assert tensors["photos"].shape == (5, 3, 64, 64, 3)
-    assert manifest.columns.tolist() == ["person", "split", "photo", "file", "face"]
+    assert manifest.columns.tolist() == ["person", "split", "photo", "file", "face", "faces"]
     assert manifest["split"].tolist() == ["validation"] * 6 + ["test"] * 9
-    assert manifest["face"].all()
+    assert (manifest["face"] == 1).all() and (manifest["faces"] == 1).all()
     quarantine = read_csv(world / "data/portraits/quarantine.csv")
     left_out = {f"Person {number}" for number in range(6)} - set(manifest["person"])
     assert len(left_out) == 1
+    told = {(row["person"], row["file"]): row["reason"] for row in quarantine.to_dict("records")}
+    others = read_csv(world / "data/portraits/others.csv")[["person", "file"]].values.tolist()
+    assert ["", ".DS_Store"] in others
+    for person in set(manifest["person"]) - {"Person 0", "Person 1"}:
+        assert told[person, "0.png"] == "a copy of 0 (1).jfif"
+        assert [person, "0.txt"] in others
+        assert manifest["file"][manifest["person"] == person].tolist() == ["0 (1).jfif", "1.jpg", "2.png"]
     if "Person 1" not in left_out:
-        assert quarantine[["person", "file"]].values.tolist() == [["Person 1", "00.jpg"]]
+        assert told["Person 1", "00.jpg"] == "no picture; JPEG, PNG and WebP are read"
         assert manifest["file"][manifest["person"] == "Person 1"].tolist() == ["0.png", "1.jpg", "2.png"]
 
 
@@ -215,6 +227,21 @@ def test_what_is_missing_is_one_clear_error(asked, setting, words):
     error = in_params(caught.value) if isinstance(caught.value, ArgumentError) else caught.value
     assert re.search(words, str(error))
     assert "\n" not in str(error) and error.remedy
+
+
+def test_folders_may_be_given_from_home(asked, world, monkeypatch):
+    monkeypatch.setenv("HOME", str(world))
+    check_sources(asked("collect.path=~/loras", "portraits.path=~/photos"))
+
+
+def test_loose_photos_are_refused_by_the_first_stage(tmp_path, asked, monkeypatch):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat/0.jpg").write_bytes(b"\xff\xd8\xff")
+    asked("portraits.path=flat")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["settings.py"])
+    with pytest.raises(SystemExit, match=r"lie loose.*: 1, such as 0\.jpg\. Put the photos .*flat/anna/1\.jpg"):
+        runpy.run_path(str(ROOT / "stages/settings.py"), run_name="__main__")
 
 
 def test_a_model_that_is_not_whole_names_the_file(tmp_path):

@@ -1,4 +1,4 @@
-"""Where a face lies on a photo: found by its five points, to align photos by and to mask what is no face.
+"""Where faces lie on a photo: found by their five points, to align photos by and to mask what is no face.
 
 A frame is a pair (a, b) of complex numbers: point z of the 112x112 ArcFace frame, in which the eyes of every face lie
 on the same two pixels, is point a z + b of the picture.
@@ -26,8 +26,8 @@ OVAL, OVAL_CENTRE = (46.0, 58.0), 56 + 60j
 SAMPLES = 8   # per latent pixel and axis
 
 
-def load_face_finder(spec: str) -> Callable[[np.ndarray], Frame | None]:
-    """What finds the face of a picture uint8 RGB [h, w, 3], and gives None where there is none.
+def load_face_finder(spec: str) -> Callable[[np.ndarray], list[Frame]]:
+    """What finds the faces of a picture uint8 RGB [h, w, 3], largest first.
 
     Args:
         spec: `dlib`, or `insightface:<pack name>` for the detector of a pack, such as SCRFD of buffalo_l.
@@ -46,29 +46,28 @@ def load_face_finder(spec: str) -> Callable[[np.ndarray], Frame | None]:
     return partial(_find, points, known)
 
 
-def _find(points: Callable[[np.ndarray], np.ndarray | None], known: np.ndarray, image: np.ndarray) -> Frame | None:
+def _find(points: Callable[[np.ndarray], list[np.ndarray]], known: np.ndarray, image: np.ndarray) -> list[Frame]:
     border, scale = round(BORDER * min(image.shape[:2])), max(1.0, SIDE / min(image.shape[:2]))
     padded = np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
     size = tuple(round(length * scale) for length in padded.shape[1::-1])
     found = points(np.asarray(Image.fromarray(padded).resize(size, Image.Resampling.BICUBIC)))
-    if found is None:
-        return None
-    a, b = fit_similarity(known, found / scale - border * (1 + 1j))
-    return complex(a), complex(b)
+    fits = (fit_similarity(known, each / scale - border * (1 + 1j)) for each in found)
+    return [(complex(a), complex(b)) for a, b in fits]
 
 
-def _dlib_points(finder: FaceFinder, picture: np.ndarray) -> np.ndarray | None:
-    face = finder(picture)
-    if face is None:
-        return None
+def _dlib_points(finder: FaceFinder, picture: np.ndarray) -> list[np.ndarray]:
+    seen, faces = finder.largest_first(picture)
     # A second attempt sees the picture with a border around it, at the same scale.
-    height, width = ((seen - given) / 2 for seen, given in zip(face[0].shape[:2], picture.shape[:2], strict=True))
-    return np.array([complex(point.x, point.y) for point in face[1].parts()]) - complex(width, height)
+    height, width = ((larger - given) / 2 for larger, given in zip(seen.shape[:2], picture.shape[:2], strict=True))
+    return [np.array([complex(point.x, point.y) for point in face.parts()]) - complex(width, height) for face in faces]
 
 
-def _pack_points(detector: object, picture: np.ndarray) -> np.ndarray | None:
-    _, found = detector.detect(np.ascontiguousarray(picture[..., ::-1]), max_num=1)
-    return None if found is None or len(found) == 0 else found[0].astype(float) @ (1, 1j)
+def _pack_points(detector: object, picture: np.ndarray) -> list[np.ndarray]:
+    boxes, points = detector.detect(np.ascontiguousarray(picture[..., ::-1]))
+    if points is None:
+        return []
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return [points[row].astype(float) @ (1, 1j) for row in np.argsort(-areas, kind="stable")]
 
 
 def align(image: Image.Image, frame: Frame | None, size: int) -> np.ndarray:
@@ -96,15 +95,15 @@ def align(image: Image.Image, frame: Frame | None, size: int) -> np.ndarray:
     return np.asarray(padded.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC))
 
 
-def face_masks(images: Tensor, find: Callable[[np.ndarray], Frame | None], cells: int) -> Tensor:
-    """How much of each latent pixel is face, float32 [n, cells, cells] in [0, 1]; 1 all over where no face is found.
+def face_masks(images: Tensor, find: Callable[[np.ndarray], list[Frame]], cells: int) -> Tensor:
+    """How much of each latent pixel is the largest face, float32 [n, cells, cells] in [0, 1]; faceless, 1 all over.
 
     Args:
         images: uint8 [n, side, side, 3].
         find: see `load_face_finder`.
     """
-    return torch.stack([torch.ones(cells, cells) if frame is None else _oval(frame, images.shape[2], cells)
-                        for frame in (find(image.numpy()) for image in images)])
+    return torch.stack([_oval(frames[0], images.shape[2], cells) if frames else torch.ones(cells, cells)
+                        for frames in (find(image.numpy()) for image in images)])
 
 
 def _oval(frame: Frame, side: int, cells: int) -> Tensor:

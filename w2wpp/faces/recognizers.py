@@ -156,20 +156,34 @@ def aligned_faces(images: np.ndarray, progress: str | None = None) -> tuple[np.n
 
 
 class FaceFinder:
-    """Finds the most certain face of a picture and its five landmarks, with dlib."""
+    """Finds faces of a picture and their five landmarks, with dlib."""
 
     def __init__(self) -> None:
         self._detector = dlib.get_frontal_face_detector()
         self._landmarks = dlib.shape_predictor(str(_weights_file("shape_predictor_5_face_landmarks.dat")))
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, dlib.full_object_detection] | None:
-        """(The picture as enlarged for detection, landmarks in its pixels) of uint8 RGB [h, w, 3], None if faceless."""
+        """The most certain face of a picture uint8 RGB [h, w, 3], None if faceless.
+
+        Returns:
+            The picture as enlarged for detection, and landmarks in its pixels.
+        """
+        picture, boxes, scores = self._detect(image)
+        return (picture, self._landmarks(picture, boxes[int(np.argmax(scores))])) if len(boxes) else None
+
+    def largest_first(self, image: np.ndarray) -> tuple[np.ndarray, list[dlib.full_object_detection]]:
+        """As a call, but all faces, by the sizes of their boxes and, where these are equal, by certainty."""
+        picture, boxes, scores = self._detect(image)
+        found = sorted(zip(boxes, scores, strict=True), key=lambda face: (-face[0].area(), -face[1]))
+        return picture, [self._landmarks(picture, box) for box, _ in found]
+
+    def _detect(self, image: np.ndarray) -> tuple[np.ndarray, dlib.rectangles, list[float]]:
         for side, padding in ATTEMPTS:
             picture = _enlarge(image, side, padding)
             boxes, scores, _ = self._detector.run(picture, 0, 0.0)
             if len(boxes):
-                return picture, self._landmarks(picture, boxes[int(np.argmax(scores))])
-        return None
+                break
+        return picture, boxes, scores
 
 
 class DlibResNet:

@@ -7,7 +7,7 @@ from w2wpp.diffusion.pretrained import FILES as BASE_FILES
 from w2wpp.evaluation.gallery import EvaluateParams
 from w2wpp.evaluation.prompt_alignment import FILES as CLIP_FILES
 from w2wpp.faces.frames import load_face_finder
-from w2wpp.faces.photos import names_of_people
+from w2wpp.faces.photos import check_people
 from w2wpp.faces.recognizers import load_recognizer
 from w2wpp.files.errors import InputError
 from w2wpp.files.tensor_files import printable
@@ -34,8 +34,7 @@ def check_sources(params: Params) -> None:
                              "Give a folder of LoRAs of the base model")
     if params.portraits.source == "rendered":
         return
-    assert params.portraits.path is not None    # PortraitsParams sees to it
-    names_of_people(Path(params.portraits.path).expanduser())
+    check_people(params.portraits)
     load_face_finder(params.faces)
     for recognizer in {params.recognizer, params.second_recognizer} - {"arcface"}:
         load_recognizer(recognizer)

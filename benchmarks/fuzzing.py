@@ -1,0 +1,107 @@
+"""What the fuzz runs share: reading one input within limits, its time and memory, and the table of all outcomes."""
+
+import argparse
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from w2wpp.files.errors import InputError
+
+OUTCOMES = ("accepted", "rejected", "crashed", "hung", "silent")
+Read = TypeVar("Read")
+
+
+class Attempt(NamedTuple):
+    """What became of one input: one of `OUTCOMES` with details after a colon, in seconds and with bytes of memory."""
+
+    outcome: str
+    seconds: float
+    memory: int
+
+
+@dataclass
+class Tally:
+    """How many inputs of which damage had which outcome, a line for every failure, and the most they took."""
+
+    counts: dict[str, Counter] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    memory: int = 0
+
+    def add(self, damage: str, label: str, attempt: Attempt, sound: bool = False) -> None:
+        """Count an input; one that is `sound` must have been accepted."""
+        self.counts.setdefault(damage, Counter())[attempt.outcome.split(":")[0]] += 1
+        if attempt.outcome not in ("accepted", "rejected") or (sound and attempt.outcome != "accepted"):
+            self.failures.append(f"{label} ({damage}): {attempt.outcome}")
+        self.seconds, self.memory = max(self.seconds, attempt.seconds), max(self.memory, attempt.memory)
+
+    def report(self) -> None:
+        """Print the table; the exit status is 1 if anything failed."""
+        width = max(map(len, self.counts), default=0) + 1
+        print(f"{'damage':{width}}", *(f"{outcome:>9}" for outcome in OUTCOMES))
+        for name, counts in (*sorted(self.counts.items()), ("all", sum(self.counts.values(), Counter()))):
+            print(f"{name:{width}}", *(f"{counts[outcome]:9d}" for outcome in OUTCOMES))
+        print(f"longest: {self.seconds:.3f} s; most memory: {self.memory / 2**20:.0f} MiB")
+        if self.failures:
+            sys.exit("\n".join(self.failures[:20]))
+
+
+def attempt(read: Callable[[], Read], fault: Callable[[Read], str | None], limit: float = 5.0) -> Attempt:
+    """Read an input within `limit` seconds and ask, outside of that time, what is wrong with what was read.
+
+    Memory is the most that the process held meanwhile less what it held before; 0 where the system does not say.
+    """
+    outcome, before, start = "rejected", _reset_peak(), time.perf_counter()
+    previous = signal.signal(signal.SIGALRM, _alarm)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        found = read()
+        outcome = "accepted"
+    except InputError:
+        pass
+    except TimeoutError:
+        outcome = "hung"
+    except Exception as error:
+        outcome = f"crashed: {error!r}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    seconds, memory = time.perf_counter() - start, max(0, _held("VmHWM") - before)
+    wrong = fault(found) if outcome == "accepted" else None
+    return Attempt(f"silent: {wrong}" if wrong else outcome, seconds, memory)
+
+
+def run(description: str, fuzz: Callable[[int, int], Tally]) -> None:
+    """A fuzz run's command line; `fuzz` takes how many inputs to read, and a seed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    fuzz(args.files, args.seed).report()
+
+
+def _alarm(*_) -> None:
+    raise TimeoutError
+
+
+def _reset_peak() -> int:
+    """Let the peak of this process's memory begin anew, where Linux can do that; what it holds now, in bytes."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return sys.maxsize
+    return _held("VmRSS")
+
+
+def _held(what: str) -> int:
+    try:
+        found = re.search(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())
+    except OSError:
+        return 0
+    return 1024 * int(found[1]) if found else 0
