@@ -140,7 +140,7 @@ def test_a_pack_uses_its_own_detector(tmp_path, monkeypatch, face, arcface_onnx)
 
 @pytest.mark.parametrize("spec", ["facenet", "insightface:", "", None])
 def test_unknown_recognisers_are_refused(spec):
-    with pytest.raises(InputError, match=r"^params.yaml: recognizer: unknown recogniser .*Use dlib, insightface:<pack"):
+    with pytest.raises(InputError, match=r"^argument: recognizer: unknown recogniser .*Use dlib, insightface:<pack"):
         load_recognizer(spec)
 
 
