@@ -4,8 +4,9 @@ Each file starts as a sound LoRA in one of the namings and is then damaged in on
 per damage, the files accepted, rejected (InputError), crashed (anything else was raised), hung (longer than the time
 limit) and silently accepted: accepted although the safetensors library refuses the file, or with another product B A
 than a plain reading of the file by that library gives, or as a vector that is not finite, canonical and of length d.
-Damage to the numbers themselves may change the LoRA; then the changed one must be what comes out. The exit status is 1
-if any file crashed, hung or was silently accepted, or an undamaged one was rejected.
+Damage to the numbers themselves may change the LoRA; then the changed one must be what comes out. Printed, too, are the
+longest time and the largest memory, as Python counts it, of a file. The exit status is 1 if any file crashed, hung or
+was silently accepted, or an undamaged one was rejected.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
+import tracemalloc
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,11 +36,18 @@ from w2wpp.lora.layout import Adapted, WeightLayout
 
 LAYOUT = WeightLayout((Adapted("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", 4, 6),
                        Adapted("mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0", 3, 2)), 2, 3.0)
+# The names that Stable Diffusion's own code has for these modules.
+ORIGINAL = {"down_blocks_0_attentions_0": "input_blocks_1_1", "mid_block_attentions_0": "middle_block_1"}
 
 
 def _processor(module: str, part: str) -> str:
     parent, _, projection = module.removesuffix(".0").rpartition(".")
     return f"unet.{parent}.processor.{projection}_lora.{'down' if part == 'A' else 'up'}.weight"
+
+
+def _original(module: str) -> str:
+    at = module.index(".transformer_blocks")
+    return ORIGINAL[module[:at].replace(".", "_")].replace("_1", ".1") + module[at:]
 
 
 # naming: (key of a module's A or B, key of its alpha, a key of the text encoder)
@@ -55,6 +64,17 @@ NAMINGS: dict[str, tuple[Callable[[str, str], str], Callable[[str], str] | None,
     "kohya": (lambda m, p: f"lora_unet_{m.replace('.', '_')}.lora_{'down' if p == 'A' else 'up'}.weight",
               lambda m: f"lora_unet_{m.replace('.', '_')}.alpha",
               "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight"),
+    "adapter": (lambda m, p: f"base_model.model.{m}.lora_{p}.identity1.weight", None,
+                "base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_A.identity1.weight"),
+    "compiled": (lambda m, p: f"unet._orig_mod.{m}.lora_{p}.weight", None,
+                 "text_encoder._orig_mod.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"),
+    "onetrainer": (lambda m, p: f"unet.{m}.lora_{'down' if p == 'A' else 'up'}.weight", lambda m: f"unet.{m}.alpha",
+                   "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_down.weight"),
+    "comfyui": (lambda m, p: f"diffusion_model.{_original(m)}.lora_{p}.weight",
+                lambda m: f"diffusion_model.{_original(m)}.alpha",
+                "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"),
+    "lycoris": (lambda m, p: f"lycoris_{m.replace('.', '_')}.lora_{'down' if p == 'A' else 'up'}.weight",
+                lambda m: f"lycoris_{m.replace('.', '_')}.alpha", "lycoris_text_model_encoder_layers_0.lora_up.weight"),
 }
 
 
@@ -140,7 +160,8 @@ def other_header(content: bytes, rng: random.Random) -> bytes:
     number = rng.choice((-1, 0, 1, 2, 7, 2**31, 2**63, 10**300, 1.5, None, True, "2", [], {}))
     choice = rng.randrange(12)
     if choice == 0:
-        entry["dtype"] = rng.choice(("F64", "I32", "I8", "BOOL", "F16", "BF16", "F32", "f32", "F8_E4M3", "X", 3, []))
+        entry["dtype"] = rng.choice(("F64", "I32", "I8", "BOOL", "F16", "BF16", "F32", "f32", "F8_E4M3", "F8_E8M0",
+                                     "F4", "F6_E2M3", "C64", "X", 3, []))
     elif choice == 1:
         entry["shape"] = rng.choice((entry["shape"][::-1], [], [*entry["shape"], 1], [number] * 2, number, [0, 4],
                                      [1] * 1000, [2**32, 2**32]))
@@ -185,6 +206,37 @@ def other_numbers(content: bytes, rng: random.Random) -> bytes:
     return join_header(header, bytes(damaged))
 
 
+def other_names(content: bytes, rng: random.Random) -> bytes:
+    """What wrappers, other trainers and other models would have called the tensors, all of them or some."""
+    header, data = split_header(content)
+    old, new = rng.choice((
+        ("", "module."), ("", "unet."), ("unet.", ""), (".lora_", "._orig_mod.lora_"), ("lora_B", "lora_B.default"),
+        ("lora_A.weight", "lora_A.other.weight"), (".lora_", ".hada_"), ("lora_down", "lora_A"), ("weight", "bias"),
+        ("down_blocks.0", "down_blocks.1"), ("transformer_blocks.0", "transformer_blocks.7"), ("attn1", "attn"),
+        ("down_blocks", "single_transformer_blocks"), ("unet", "transformer"), (".alpha", ".lora_alpha"),
+        ("lora_", "lora_te_")))
+    some = rng.random() < 0.5
+    header = {key if key == "__metadata__" or (some and rng.random() < 0.5) else key.replace(old, new, 1): entry
+              for key, entry in header.items()}
+    return join_header(header, data)
+
+
+def bystander(content: bytes, rng: random.Random) -> bytes:
+    """Files that are something else, under the name of a LoRA."""
+    starts = (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", b"<!DOCTYPE html><html>Sign in",
+              b'{"error": "gated"}', b"Entry not found", b"\x89PNG\r\n\x1a\n", b"\x1f\x8b\x08", b"GGUF\x03",
+              bytes(4000), b"\x00\x05\x16\x07\x00\x02\x00\x00", b"<?xml version='1.0'?><Error>", b"PK\x03\x04", b"")
+    return rng.choice(starts) + rng.choice((b"", b"{", rng.randbytes(30), content))
+
+
+def other_metadata(content: bytes, rng: random.Random) -> bytes:
+    """Metadata that trainers, and strangers, write: none, null, of any script, many, large, nested."""
+    header, data = split_header(content)
+    value = rng.choice((None, {}, {"ss_tag_frequency": "x" * 10**5}, {"ss_session_id": "1", "ss_output_name": "\u200d"},
+                        {str(number): "" for number in range(1000)}, {"a": None}, [], {"a": {"b": "c"}}))
+    return join_header({"__metadata__": value} | {key: header[key] for key in header if key != "__metadata__"}, data)
+
+
 def noise(content: bytes, rng: random.Random) -> bytes:
     return rng.randbytes(rng.choice((0, 1, 8, 9, 100, len(content))))
 
@@ -194,20 +246,26 @@ def undamaged(content: bytes, _: random.Random) -> bytes:
 
 
 DAMAGES = (undamaged, flip_header, flip_weights, truncate, extend, splice, other_length, other_header, other_numbers,
-           noise)
+           other_names, other_metadata, bystander, noise)
 
 
 def plain_products(path: Path, layout: WeightLayout) -> list[Tensor]:
     """scale * B A [fan_out, fan_in], float64, of each module of a LoRA file, read without any checks."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        metadata = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    metadata = {key.removeprefix("unet."): value for key, value in metadata.items()}
+    modules = [layer.module.replace(".", "_") for layer in layout.layers]
     parts = {}
-    for key, tensor in tensors.items():
-        # Dots and underscores are made one, whatever the naming, so that modules compare as strings.
-        plain = re.sub(r"^(base_model_model_)?(lora_)?(unet_)?", "", key.replace(".", "_")).replace("processor_", "")
-        parts[re.sub(r"to_out_(?!0_)", "to_out_0_", plain)] = tensor.double()
+    with safe_open(path, framework="pt") as file:
+        metadata = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        for key in file.keys():  # noqa: SIM118
+            # Dots and underscores are made one, whatever the naming, so that modules compare as strings.
+            plain = re.sub(r"(?<=_)(_orig_mod_|module_)|^(_orig_mod_|module_)", "", key.replace(".", "_"))
+            plain = re.sub(r"^(base_model_model_|lora_unet_|lycoris_|diffusion_model_|unet_)+", "", plain)
+            plain = re.sub(r"(lora_(A|B|down|up))_(identity1|default|other)_", r"\1_", plain.replace("processor_", ""))
+            for new, old in ORIGINAL.items():
+                plain = re.sub(f"^{old}_", f"{new}_", plain)
+            plain = re.sub(r"to_out_(?!0_)", "to_out_0_", plain)
+            if plain.startswith(tuple(modules)):
+                parts[plain] = file.get_tensor(key).double()
+    metadata = {key.removeprefix("unet."): value for key, value in metadata.items()}
 
     def part(module: str, *names: str) -> Tensor | None:
         return next((parts[f"{module}_{name}"] for name in names if f"{module}_{name}" in parts), None)
@@ -217,7 +275,7 @@ def plain_products(path: Path, layout: WeightLayout) -> list[Tensor]:
         module = layer.module.replace(".", "_")
         down, up = part(module, "lora_A_weight", "lora_down_weight"), part(module, "lora_B_weight", "lora_up_weight")
         alpha = part(module, "alpha", "lora_alpha")
-        alpha = metadata.get("lora_alpha", len(down)) if alpha is None else alpha.item()
+        alpha = (metadata or {}).get("lora_alpha", len(down)) if alpha is None else alpha.item()
         products.append(alpha / len(down) * up @ down)
     return products
 
@@ -246,14 +304,15 @@ def _alarm(*_) -> None:
     raise TimeoutError
 
 
-def fuzz(files: int, seed: int, limit: float = 5.0) -> tuple[dict[str, Counter], list[str], float]:
+def fuzz(files: int, seed: int, limit: float = 5.0) -> tuple[dict[str, Counter], list[str], dict[str, list[float]]]:
     """Read `files` damaged files, each within `limit` seconds.
 
     Returns:
-        Per damage, how many files had which outcome; a line for every failure; and the longest time, in seconds.
+        Per damage, how many files had which outcome; a line for every failure; and per damage the longest time, in
+        seconds, and the largest memory, in MiB, of a file.
     """
     rng = random.Random(seed)
-    counts, failures, longest = {}, [], 0.0
+    counts, failures, most = {}, [], defaultdict(lambda: [0.0, 0.0])
     previous = signal.signal(signal.SIGALRM, _alarm)
     with tempfile.TemporaryDirectory() as folder:
         path, trap = Path(folder) / "lora.safetensors", Path(folder) / "trap"
@@ -267,6 +326,7 @@ def fuzz(files: int, seed: int, limit: float = 5.0) -> tuple[dict[str, Counter],
                                                number, dtype, text=rng.random() < 0.5)
                 content = damage(save(tensors, metadata or None), rng)
             path.write_bytes(content)
+            tracemalloc.start()
             outcome, start = "rejected", time.perf_counter()
             signal.setitimer(signal.ITIMER_REAL, limit)
             try:
@@ -282,15 +342,17 @@ def fuzz(files: int, seed: int, limit: float = 5.0) -> tuple[dict[str, Counter],
                 outcome = f"crashed: {error!r}"
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            longest = max(longest, time.perf_counter() - start)
+            seconds, memory = time.perf_counter() - start, tracemalloc.get_traced_memory()[1] / 2**20
+            tracemalloc.stop()
             if trap.exists():
                 outcome = "crashed: a pickle ran"
             name = damage.__name__ if damage else "pickle"
+            most[name] = [*map(max, most[name], (seconds, memory))]
             counts.setdefault(name, Counter())[outcome.split(":")[0]] += 1
             if outcome not in ("accepted", "rejected") or (damage is undamaged and outcome != "accepted"):
                 failures.append(f"file {number} ({name}, {naming}): {outcome}")
     signal.signal(signal.SIGALRM, previous)
-    return counts, failures, longest
+    return counts, failures, most
 
 
 def main() -> None:
@@ -299,13 +361,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    counts, failures, longest = fuzz(args.files, args.seed)
+    counts, failures, most = fuzz(args.files, args.seed)
     outcomes = ("accepted", "rejected", "crashed", "hung", "silent")
-    print(f"{'damage':16}", *(f"{outcome:>9}" for outcome in outcomes))
+    print(f"{'damage':16}", *(f"{column:>9}" for column in (*outcomes, "seconds", "MiB")))
     for name in sorted(counts):
-        print(f"{name:16}", *(f"{counts[name][outcome]:9d}" for outcome in outcomes))
-    print(f"{'all':16}", *(f"{sum(each[outcome] for each in counts.values()):9d}" for outcome in outcomes))
-    print(f"longest file: {longest:.3f} s")
+        print(f"{name:16}", *(f"{counts[name][outcome]:9d}" for outcome in outcomes),
+              *(f"{each:9.3f}" for each in most[name]))
+    print(f"{'all':16}", *(f"{sum(each[outcome] for each in counts.values()):9d}" for outcome in outcomes),
+          *(f"{max(column):9.3f}" for column in zip(*most.values(), strict=True)))
     if failures:
         sys.exit("\n".join(failures[:20]))
 

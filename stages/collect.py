@@ -30,7 +30,7 @@ from w2wpp.world.start import shared_start
 from w2wpp.world.zoo import lora_batches, train_batch, zoo_roles
 
 # How many people there are is no part of the recipe, so that a zoo can grow; nor is what other sources alone read.
-NO_RECIPE = {"people", "repeated", "source", "path", "held_out"}
+NO_RECIPE = {"people", "repeated", "source", "path", "checkpoints", "held_out"}
 
 
 def train_zoo(args: Namespace, shard: Shard) -> None:

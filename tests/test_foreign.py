@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save, save_file
 from w2wpp.files import tensor_files
 from w2wpp.files.errors import InputError
 from w2wpp.ingest import folder as lora_folder
-from w2wpp.ingest.folder import find_duplicates, scan_folder
+from w2wpp.ingest import names as lora_files
+from w2wpp.ingest.folder import Other, find_duplicates, scan_folder
 from w2wpp.ingest.foreign import MAX_RANK, read_lora
 from w2wpp.ingest.keys import KeyTable
 from w2wpp.ingest.scale import METADATA_KEY
@@ -293,7 +294,7 @@ def write_config(folder, **config):
 def test_kohya_names_are_matched_not_split():
     layout = WeightLayout((Adapted("a_b.c.attn1.to_q", 2, 2), Adapted("a.b_c.d.attn1.to_q", 2, 2)), 1, 1.0)
     keys = [f"lora_unet_a_b_c{name}_attn1_to_q.lora_{part}.weight" for name in ("", "_d") for part in ("down", "up")]
-    _, found, _ = KeyTable(layout).sort(keys, "x")
+    found = KeyTable(layout).sort(keys, "x").found
     assert found["a.b_c.d.attn1.to_q", "up"] == "lora_unet_a_b_c_d_attn1_to_q.lora_up.weight"
     clash = WeightLayout((Adapted("a_b.attn1.to_q", 2, 2), Adapted("a.b.attn1.to_q", 2, 2)), 1, 1.0)
     with pytest.raises(ValueError, match="lora_unet_a_b_attn1_to_q"):
@@ -394,8 +395,9 @@ def spoiled(value):
 @pytest.mark.parametrize(("change", "key", "reason"), [
     (lambda tensors: {key: tensor for key, tensor in tensors.items() if key != A}, OUT, "no LoRA A for this module"),
     (lambda tensors: {key: tensor for key, tensor in tensors.items() if key != B}, OUT, "no LoRA B for this module"),
-    (lambda tensors: {}, QUERY, "no LoRA A for this module"),
-    (lambda tensors: {"model.weight": torch.ones(3)}, QUERY, "no LoRA A for this module"),
+    (lambda tensors: {}, None, "holds no tensors"),
+    (lambda tensors: {"model.weight": torch.ones(3)}, "model.weight",
+     "no LoRA of the UNet, or one with names that are not known here"),
     (changed(A, lambda tensor: tensor[:, 1:]), A, "shape [2, 2], expected [2, 3]"),
     (changed(A, lambda tensor: tensor[1:]), B, "shape [2, 2], expected [2, 1]"),
     (changed(B, lambda tensor: tensor.T.repeat(1, 2)), B, "shape [2, 4], expected [2, 2]"),
@@ -409,8 +411,8 @@ def spoiled(value):
     (changed(A, spoiled(math.nan)), A, "not finite"),
     (changed(B, spoiled(-math.inf)), B, "not finite"),
     (changed(B, lambda tensor: tensor.half() / 0), B, "not finite"),
-    (lambda tensors: tensors | {MAGNITUDE: torch.ones(2)}, MAGNITUDE, "neither A, B nor alpha of a LoRA"),
-    (lambda tensors: tensors | {BIAS: torch.ones(2)}, BIAS, "neither A, B nor alpha of a LoRA"),
+    (lambda tensors: tensors | {MAGNITUDE: torch.ones(2)}, MAGNITUDE, "neither A, B nor alpha of a LoRA (DoRA)"),
+    (lambda tensors: tensors | {BIAS: torch.ones(2)}, BIAS, "neither A, B nor alpha of a LoRA (a bias)"),
     (lambda tensors: tensors | {A_OF_KOHYA: torch.ones(2, 3)}, keyed("A", QUERY),
      "named by diffusers in a file of kohya"),
     (lambda tensors: tensors | {A_AGAIN: torch.ones(2, 3)}, A, f"the same as {A_AGAIN}"),
@@ -498,7 +500,24 @@ def test_a_header_that_promises_much_allocates_nothing(tmp_path):
     with path.open("wb") as file:
         file.write((2**40).to_bytes(8, "little") + b"{")
         file.truncate(2**40)
-    assert "more than" in refused(path).reason
+    assert refused(path).reason == f"a header of {2**40} bytes in a file of {2**40}"
+    path.write_bytes((2**26).to_bytes(8, "little") + b"{")
+    os.truncate(path, 2**27)
+    assert refused(path).reason == f"a header of {2**26} bytes, more than the {2**25} that are read"
+
+
+def test_files_too_large_to_be_loras(tmp_path, monkeypatch):
+    tensors = write(tmp_path / "x.safetensors")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    size = path.stat().st_size
+    assert refused(path).reason == f"{size} bytes of {size + 9}: the end of the file is missing"
+    monkeypatch.setattr(tensor_files, "MAX_FILE_BYTES", 10)
+    save_file({"conv_in.weight": torch.ones(9)}, path)
+    assert scan_folder(tmp_path, LAYOUT).others == (
+        Other("x.safetensors", "conv_in.weight is of a whole model or a part of one, no LoRA"),)
+    save_file(tensors, path)
+    assert "more than the 10 allowed" in refused(path).reason
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -598,11 +617,12 @@ def test_mixed_folder(tmp_path, capsys):
     (tmp_path / "broken.safetensors").write_bytes(b"x")
     (tmp_path / "old.pt").write_bytes(b"x")
     scan = scan_folder(tmp_path, LAYOUT)
-    assert list(scan.accepted) == [f"person {number}/pytorch_lora_weights.safetensors" for number in range(6)]
-    assert scan.vectors().shape == (6, LAYOUT.dimension)
+    assert list(scan.accepted) == [f"person {number}/pytorch_lora_weights.safetensors" for number in sorted(
+        range(len(fuzz.NAMINGS)), key=str)]
+    assert scan.vectors().shape == (len(fuzz.NAMINGS), LAYOUT.dimension)
     assert [(each.name, each.key) for each in scan.rejected] == [("broken.safetensors", None), ("old.pt", None)]
     assert all(each.reason and each.remedy for each in scan.rejected)
-    assert scan.others == ("README.md",)
+    assert scan.others == (Other("README.md", "a text"),)
     assert scan.duplicates == ()
     assert scan_folder(tmp_path / "person 0", LAYOUT).vectors().shape == (1, LAYOUT.dimension)
 
@@ -673,7 +693,7 @@ def test_tricks_of_the_file_system(tmp_path):
     (folder / "linked.safetensors").symlink_to(folder / ".cache")
     (folder / "folder.safetensors").mkdir()
     os.mkfifo(folder / "pipe.safetensors")
-    (folder / "/".join("d" * (lora_folder.MAX_DEPTH + 2))).mkdir(parents=True)
+    (folder / "/".join("d" * (lora_files.MAX_DEPTH + 2))).mkdir(parents=True)
     opener = os.open
 
     def refuse(path, *args, **kwargs):
@@ -687,16 +707,18 @@ def test_tricks_of_the_file_system(tmp_path):
     assert list(scan.accepted) == ["good.safetensors"]
     assert [each.name for each in scan.duplicates] == ["inside.safetensors"]
     reasons = {each.name: each.reason for each in scan.rejected}
-    deep = "/".join("d" * (lora_folder.MAX_DEPTH + 1))
     assert {name: reason.split(" (")[0] for name, reason in reasons.items()} == {
-        "..hidden.safetensors": "a hidden file", "tab\\t.safetensors": "an unprintable or overlong name",
-        "locked.safetensors": "cannot be read", "outside.safetensors": "a symbolic link out of the folder",
+        "tab\\t.safetensors": "an unprintable or overlong name", "locked.safetensors": "cannot be read",
+        "outside.safetensors": "a symbolic link out of the folder",
         "relative.safetensors": "a symbolic link out of the folder",
         "dangling.safetensors": "a symbolic link that leads nowhere",
-        "loop.safetensors": "a symbolic link that leads nowhere", "linked.safetensors": "a symbolic link to a folder",
-        "folder.safetensors": "a folder named like a LoRA", "pipe.safetensors": "not a regular file",
-        deep: f"a folder more than {lora_folder.MAX_DEPTH} deep"}
-    assert scan.others == (".cache", "linked")
+        "loop.safetensors": "a symbolic link that leads nowhere", "pipe.safetensors": "not a regular file"}
+    deep = "/".join("d" * (lora_files.MAX_DEPTH + 1))
+    assert {each.name: each.reason for each in scan.others} == {
+        "..hidden.safetensors": "a hidden file", ".cache": "a hidden folder",
+        "linked": "a symbolic link to a folder, which is not followed",
+        "linked.safetensors": "a symbolic link to a folder, which is not followed",
+        deep: f"a folder more than {lora_files.MAX_DEPTH} deep"}
 
 
 def test_a_bad_configuration_is_named_in_the_list(tmp_path):
@@ -710,6 +732,6 @@ def test_a_bad_configuration_is_named_in_the_list(tmp_path):
 def test_folder_of_too_many_names(tmp_path, monkeypatch):
     for number in range(4):
         (tmp_path / str(number)).touch()
-    monkeypatch.setattr(lora_folder, "MAX_NAMES", 3)
+    monkeypatch.setattr(lora_files, "MAX_NAMES", 3)
     with pytest.raises(InputError, match="more than 3 names"):
         scan_folder(tmp_path, LAYOUT)

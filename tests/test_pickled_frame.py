@@ -259,7 +259,8 @@ def test_tables_made_by_hand_can_be_read(tmp_path):
     (DTYPE + b"K\x01bK\x01b.", "a state is given twice"), (b"\x80\x02}K\x01K\x02s.", "keys other than text"),
     (b"\x80\x02}(K\x01u.", "keys other than text"), (b"\x80\x02)K\x01a.", "no list where"),
     (b"\x80\x02R.", "pop from empty"), (b"\x80\x02e.", "pop from empty"), (b"\x80\x02h\x05.", "not a sound pickle (5)"),
-    (b"\x80\x02K\x01", "pickle exhausted"), (b"", "pickle exhausted"), (b"\xff", "not a sound pickle"),
+    (b"\x80\x02K\x01", "pickle exhausted"), (b"", "an empty file"), (b"\xff", "not a sound pickle"),
+    (b"<!doctype html>", "a web page"),
     (b".", "pop from empty"),
     # Memory that is not the pickle's: a record of an object, whose address is in the file.
     (table(array(STRUCT, b"K\x01K\x02\x86", SIXTEEN)), "neither numbers nor text"),

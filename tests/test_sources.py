@@ -124,7 +124,7 @@ def test_folder_up_to_pictures(tmp_path, mini, make_params, stage, capsys, write
     write_loras(folder, mini, 13)
     make_params("folder", folder)
     stage("collect", out="zoo", scratch="scratch")
-    assert "13 LoRAs read, 0 rejected" in capsys.readouterr().err
+    assert "13 LoRAs read, of 13 people, 0 rejected" in capsys.readouterr().err
     draw_all(stage)
     data = read_weights(tmp_path / "weights")
     assert sorted(data.people["role"].unique()) == ["true", "zoo"]
@@ -173,7 +173,7 @@ def test_folder_tells_what_it_left_out(tmp_path, mini, make_params, write_loras)
 
 @pytest.mark.parametrize(("content", "key", "words"), [
     ("file,who\n", "person", "column missing. Give it the columns file and person"),
-    ("file,person\n99.safetensors,anna\n", "file", "expected a name for a LoRA of the folder"),
+    ("file,person\n99.safetensors,anna\n", "file", "'99.safetensors', expected a LoRA of the folder"),
     ("file,person\n00.safetensors, \n", "person", "expected a name"),
     ("file,person\n00.safetensors,a\x07\n", "person", "expected a name"),
 ])

@@ -381,7 +381,8 @@ def cut(size):
     (saved(lambda w: w[:2]), "900 numbers for shape [2, 30]"),
     (saved(lambda w: w, _use_new_zipfile_serialization=False), "not a zip archive of torch.save"),
     (lambda w, path: path.write_bytes(pickle.dumps(w)), "not a zip archive"),
-    (lambda w, path: path.touch(), "not a zip archive"), (lambda w, path: path.mkdir(), "cannot be read"),
+    (lambda w, path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "a Git LFS pointer"),
+    (lambda w, path: path.touch(), "an empty file"), (lambda w, path: path.mkdir(), "cannot be read"),
     (lambda w, path: save_file({"weights": w}, path), "not a zip archive"), (cut(-1), "not a sound zip archive"),
     (cut(2000), "not a sound zip archive"), (cut(4), "not a sound zip archive"),
 ])

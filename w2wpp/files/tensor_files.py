@@ -10,22 +10,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from w2wpp.files.errors import InputError
+from w2wpp.files.file_kinds import START, as_text, describe
 
 MAX_FILE_BYTES = 2 * 2**30
-# Trainers that write the tags of their whole data set into the header stay well below this.
-MAX_HEADER_BYTES = 8 * 2**20
+# Trainers write the tags of their whole data set into the header; those of 100,000 pictures take some megabytes.
+MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 10_000
+# A tensor has at most 14 values in the header: its name, dtype, 8 sizes, 2 offsets. As many bytes of JSON could
+# otherwise become twenty times as many in memory.
+MAX_JSON_VALUES = 50 * MAX_TENSORS
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
-_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
-          "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
+# All that safetensors 0.8 knows: a tensor that nobody asks for may have any of them.
+_BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+         "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32,
+         "F32": 32, "C64": 64, "U64": 64, "I64": 64, "F64": 64}
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
            "I32": torch.int32, "I64": torch.int64}
 _DAMAGED = "The file is damaged or no safetensors file; fetch it again"
+# Spaces of other scripts, and the joiners without which Persian, Hindi or emoji are misspelt.
+_HARMLESS = dict.fromkeys(map(ord, "\u00a0\u1680\u202f\u205f\u3000\u200c\u200d" + "".join(
+    map(chr, range(0x2000, 0x200b)))))
 
 
 @dataclass(frozen=True)
@@ -40,9 +50,11 @@ class Entry:
 
 
 def printable(text: str | Path) -> str:
-    """A name fit for a message: on one line, at most 300 characters, without control characters or half surrogates."""
+    """A name fit for a message, in any script: on one line, at most 300 characters, without control characters, marks
+    that turn the direction of writing, or half surrogates.
+    """
     text = str(text)
-    return (text if text.isprintable() else ascii(text)[1:-1])[:300]
+    return (text if text.translate(_HARMLESS).isprintable() else ascii(text)[1:-1])[:300]
 
 
 @contextmanager
@@ -67,7 +79,7 @@ def opened(path: Path, flags: int = 0) -> Iterator[BinaryIO]:
 
 
 def parse_object(text: str | bytes, where: str, key: str | None) -> dict:
-    """A JSON object none of whose objects says anything twice.
+    """A JSON object none of whose objects says anything twice, of at most `MAX_JSON_VALUES` values.
 
     Raises:
         InputError: naming `where` and `key`: it is none.
@@ -78,10 +90,17 @@ def parse_object(text: str | bytes, where: str, key: str | None) -> dict:
             raise ValueError("a key is given twice")
         return content
 
+    encoded = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    if _most_values(encoded) > MAX_JSON_VALUES:
+        raise InputError(where, key, f"more than the {MAX_JSON_VALUES} values that are read", "Save the LoRA alone")
     try:
-        content = json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise InputError(where, key, f"not valid JSON ({printable(str(error))})", _DAMAGED) from error
+        content = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), object_pairs_hook=once)
+    except RecursionError as error:
+        raise InputError(where, key, "not valid JSON (nested too deeply)", _DAMAGED) from error
+    except ValueError as error:
+        what = None if encoded.startswith(b"{") else describe(encoded[:START])
+        raise InputError(where, key, f"not valid JSON ({what[0] if what else printable(str(error))})",
+                         what[1] if what else _DAMAGED) from error
     if not isinstance(content, dict):
         raise InputError(where, key, "not a JSON object", _DAMAGED)
     return content
@@ -91,29 +110,29 @@ def read_header(file: BinaryIO, where: str) -> tuple[dict[str, Entry], dict[str,
     """The entries of a safetensors file by key, and its metadata; no tensor is read.
 
     The rules are those of the safetensors format: an 8-byte little-endian header length, a JSON header, and tensors
-    that fill the rest of the file without gap or overlap. Zip archives and pickles are told apart by their first bytes
-    and refused unread.
+    that fill the rest of the file without gap or overlap. What its first bytes tell to be something else, such as a
+    pickle, an archive, a web page or a Git LFS pointer, is refused unread.
 
     Raises:
-        InputError: naming `where` and the key at fault: the file or its header is larger, or has more tensors, than
-            `MAX_FILE_BYTES`, `MAX_HEADER_BYTES` and `MAX_TENSORS` allow, or breaks the format.
+        InputError: naming `where` and the key at fault: the header is larger, or has more tensors, than
+            `MAX_HEADER_BYTES` and `MAX_TENSORS` allow, or breaks the format.
     """
     size = os.fstat(file.fileno()).st_size
-    if size > MAX_FILE_BYTES:
-        raise InputError(where, None, f"{size} bytes, more than the {MAX_FILE_BYTES} allowed",
-                         "Save the LoRA alone, in float16")
-    start = file.read(9)
-    if start[8:] != b"{":
-        if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+    start = file.read(START)
+    length = int.from_bytes(start[:8], "little")
+    if start[8:9] != b"{" or length > size - 8:
+        if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:9] != b"{"):
             raise InputError(where, None, "a pickle, which could run code when loaded",
                              "Have it converted to safetensors by someone who trusts it")
-        raise InputError(where, None, "not a safetensors file", _DAMAGED)
-    length = int.from_bytes(start[:8], "little")
-    if length > min(MAX_HEADER_BYTES, size - 8):
-        raise InputError(where, None, f"a header of {length} bytes in a file of {size}; {MAX_HEADER_BYTES} are allowed",
-                         _DAMAGED)
-    header = parse_object(start[8:] + file.read(length - 1), where, "header")
-    metadata = header.pop("__metadata__", {})
+        reason = f"a header of {length} bytes in a file of {size}" if start[8:9] == b"{" else "not a safetensors file"
+        raise InputError(where, None, *(describe(start) or as_text(start) or (reason, _DAMAGED)))
+    if length > MAX_HEADER_BYTES:
+        raise InputError(where, None, f"a header of {length} bytes, more than the {MAX_HEADER_BYTES} that are read",
+                         "Save the LoRA again without its metadata, such as tags of the training pictures")
+    file.seek(8)
+    header = parse_object(file.read(length), where, "header")
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(_is_text(part) for pair in metadata.items() for part in pair):
         raise InputError(where, "__metadata__", "not text by text keys", _DAMAGED)
     if len(header) > MAX_TENSORS:
@@ -125,9 +144,19 @@ def read_header(file: BinaryIO, where: str) -> tuple[dict[str, Entry], dict[str,
         if entry.begin != end:
             raise InputError(where, entry.key, f"starts at byte {entry.begin}, expected {end}", _DAMAGED)
         end = entry.end
+    if end > size:
+        raise InputError(where, None, f"{size} bytes of {end}: the end of the file is missing", "Fetch it again")
     if end != size:
         raise InputError(where, None, f"the tensors end at byte {end} of {size}", _DAMAGED)
     return entries, metadata
+
+
+def check_size(file: BinaryIO, where: str) -> None:
+    """Refuse, with an InputError, a file larger than `MAX_FILE_BYTES`; headers of larger ones may be read."""
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_FILE_BYTES:
+        raise InputError(where, None, f"{size} bytes, more than the {MAX_FILE_BYTES} allowed",
+                         "Save the LoRA alone, in float16")
 
 
 def read_tensor(file: BinaryIO, entry: Entry, where: str) -> Tensor:
@@ -148,12 +177,21 @@ def read_tensor(file: BinaryIO, entry: Entry, where: str) -> Tensor:
     return tensor
 
 
+def _most_values(text: bytes) -> int:
+    """At least as many as a JSON text has values: each but the first follows a comma or opens an array or object."""
+    characters = np.frombuffer(text.replace(b"\\\\", b"__").replace(b'\\"', b"__"), np.uint8)
+    between = ~np.logical_xor.accumulate(characters == ord('"'))
+    return 1 + sum(int(np.count_nonzero((characters == opener) & between)) for opener in b",[{")
+
+
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    """Whether a value is text that UTF-8 has, which half surrogates are not."""
+    return isinstance(value, str) and (value.isascii() or len(value.encode(errors="ignore")) == len(
+        value.encode(errors="surrogatepass")))
 
 
 def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value <= MAX_FILE_BYTES
+    return type(value) is int and 0 <= value < 2**48
 
 
 def _entry(key: str, content: object, data: int, where: str) -> Entry:
@@ -164,12 +202,12 @@ def _entry(key: str, content: object, data: int, where: str) -> Entry:
     if not isinstance(content, dict) or content.keys() != {"dtype", "shape", "data_offsets"}:
         raise InputError(where, key, "not described by dtype, shape and data_offsets", _DAMAGED)
     dtype, shape, offsets = content["dtype"], content["shape"], content["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _BYTES:
+    if not isinstance(dtype, str) or dtype not in _BITS:
         raise InputError(where, key, f"dtype {printable(repr(dtype))}", "Convert it to float16, bfloat16 or float32")
     if not isinstance(shape, list) or len(shape) > 8 or not all(map(_is_size, shape)):
         raise InputError(where, key, "impossible shape", _DAMAGED)
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         raise InputError(where, key, "impossible data_offsets", _DAMAGED)
-    if offsets[1] - offsets[0] != math.prod(shape) * _BYTES[dtype]:
+    if 8 * (offsets[1] - offsets[0]) != math.prod(shape) * _BITS[dtype]:
         raise InputError(where, key, f"{dtype} of shape {shape} in {offsets[1] - offsets[0]} bytes", _DAMAGED)
     return Entry(key, dtype, tuple(shape), data + offsets[0], data + offsets[1])

@@ -1,31 +1,33 @@
-"""A folder of strangers' LoRAs: all that can be read, each once, and a reason for each that cannot."""
+"""A folder of strangers' LoRAs: all that can be read, each once, and a reason for each file that was not."""
 
-import os
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
 
 from w2wpp.compute.runtime import progress
 from w2wpp.files.errors import InputError
-from w2wpp.files.tensor_files import PICKLE_SUFFIXES, printable
+from w2wpp.files.tensor_files import opened, printable, read_header
+from w2wpp.ingest.checkpoints import Training, find_trainings
 from w2wpp.ingest.foreign import ForeignLora, read_lora
+from w2wpp.ingest.kinds import bystander
+from w2wpp.ingest.names import names_within
 from w2wpp.lora.canonical import product_distance, singular_values
 from w2wpp.lora.layout import WeightLayout
 
-MAX_NAMES = 100_000
-MAX_DEPTH = 8
+# More checkpoints than anybody keeps of one training without a further sign that they are of one.
+MAX_UNSURE = 50
 # Rounding a LoRA to bfloat16 moves its products by about 2e-3 of their norm; LoRAs of two people are far apart.
 SAME = 5e-3
-_LORA_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that was not read: its name, the key at fault (None for the whole file), the reason, and what to do."""
+    """A LoRA that was not read: its name, the key at fault (None for the whole file), the reason, and what to do."""
 
     name: str
     key: str | None
@@ -47,22 +49,32 @@ class Duplicate:
 
 
 @dataclass(frozen=True)
+class Other:
+    """What is no LoRA of a UNet, or an earlier checkpoint of one that was read, and why it was left out."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class FolderScan:
     """What `scan_folder` found; every list is sorted by name, and names are paths relative to the folder.
 
     Attributes:
         layout: what the LoRAs were read for.
         accepted: the LoRAs by name.
+        trainings: of each of them, the training that it is of.
         rejected: what claims to be a LoRA and was not read, and why.
         duplicates: LoRAs that can be read but are in `accepted` already.
-        others: files that make no claim to be LoRAs.
+        others: files that make no claim to be LoRAs, and earlier checkpoints.
     """
 
     layout: WeightLayout
     accepted: dict[str, ForeignLora]
+    trainings: dict[str, Training]
     rejected: tuple[Rejected, ...]
     duplicates: tuple[Duplicate, ...]
-    others: tuple[str, ...]
+    others: tuple[Other, ...]
 
     def vectors(self) -> Tensor:
         """float32 [n, d] of the accepted LoRAs."""
@@ -70,33 +82,107 @@ class FolderScan:
         return torch.cat([none, *(lora.vector[None] for lora in self.accepted.values())])
 
 
-def scan_folder(folder: str | Path, layout: WeightLayout) -> FolderScan:
+def scan_folder(folder: str | Path, layout: WeightLayout, checkpoints: Literal["last", "all"] = "last",
+                listed: Collection[str] = ()) -> FolderScan:
     """Read every LoRA in a folder and its subfolders (see `read_lora`); those that cannot be read do not stop it.
 
-    Symbolic links are followed to files within the folder only, and to no folder. Hidden files are not read, and hidden
-    folders not entered.
+    Symbolic links are followed to files within the folder only, and to no folder. Hidden files and folders, and what
+    trainers, archives and systems leave beside LoRAs, are not read.
+
+    Args:
+        checkpoints: which of a training's LoRAs are read (see `find_trainings`): "last" for the one without a number,
+            or else that of the highest number which can be read.
+        listed: names, in Unicode's normal form C, of LoRAs that are read whatever training they are of; then no others
+            of that training are.
 
     Raises:
-        InputError: the folder itself cannot be read, or holds more than `MAX_NAMES` names.
+        InputError: the folder itself cannot be read, or holds more than `w2wpp.ingest.names.MAX_NAMES` names; or more
+            than `MAX_UNSURE` LoRAs that are not listed differ by a number at the end of their names alone, so that they
+            could be checkpoints of one training as well as people.
     """
     folder = Path(folder)
-    loras, rejected, others = {}, [], []
-    for name, refusal in progress(sorted(_names(folder)), "LoRAs"):
-        if not refusal and not name.lower().endswith(_LORA_SUFFIXES):
-            others.append(printable(name))
-            continue
-        try:
-            if refusal:
-                raise InputError(name, None, refusal, "Put a copy of the LoRA into the folder")
-            loras[name] = read_lora(folder / name, layout)
-        except InputError as error:
-            # What is at fault may be the configuration beside the LoRA.
-            beside = "" if Path(error.where).name == Path(name).name else f"{Path(error.where).name}: "
-            rejected.append(Rejected(printable(name), error.key, beside + error.reason, error.remedy))
+    metadata, rejected, others = _sorted_out(folder)
+    loras: dict[str, ForeignLora] = {}
+    of: dict[str, Training] = {}
+    with progress(None, "LoRAs", total=len(metadata)) as bar:
+        for training in find_trainings(metadata):
+            wanted = tuple(name for name in training.names if normalize("NFC", name) in listed)
+            if training.unsure and not wanted and len(training.numbered) > MAX_UNSURE:
+                raise _ambiguous(folder, training)
+            tries = [wanted or training.names] if wanted or checkpoints == "all" else training.from_the_end
+            read, refused = _first_sound(folder, tries, layout)
+            tried = read.keys() | {each.name for each in refused}
+            kept = [name for name in training.names if name in read] or list(training.names)
+            loras |= read
+            of |= dict.fromkeys(read, training)
+            rejected += refused
+            others += [Other(printable(name), f"another checkpoint of the training of {printable(kept[-1])}")
+                       for name in training.names if name not in tried]
+            bar.update(len(training.names))
     duplicates = find_duplicates(loras, layout)
     known = {duplicate.name for duplicate in duplicates}
-    accepted = {name: lora for name, lora in loras.items() if name not in known}
-    return FolderScan(layout, accepted, tuple(rejected), duplicates, tuple(others))
+    accepted = {name: loras[name] for name in sorted(loras) if name not in known}
+    return FolderScan(layout, accepted, {name: of[name] for name in accepted},
+                      tuple(sorted(rejected, key=lambda each: each.name)), duplicates,
+                      tuple(sorted(others, key=lambda each: each.name)))
+
+
+def _sorted_out(folder: Path) -> tuple[dict[str, dict[str, str]], list[Rejected], list[Other]]:
+    """The metadata of each file that claims to be a LoRA of a UNet, what must not be opened, and all the rest."""
+    metadata: dict[str, dict[str, str]] = {}
+    rejected, others = [], []
+    for name, refusal, reason in progress(sorted(names_within(folder)), "names"):
+        written: dict[str, str] = {}
+        if not refusal and not reason:
+            written, reason = _peek(folder / name)
+        if refusal:
+            rejected.append(Rejected(printable(name), None, refusal,
+                                     "Put a copy of the LoRA itself, under a plain name, into the folder"))
+        elif reason:
+            others.append(Other(printable(name), reason))
+        else:
+            metadata[name] = written
+    return metadata, rejected, others
+
+
+def _first_sound(folder: Path, tries: list[tuple[str, ...]], layout: WeightLayout
+                 ) -> tuple[dict[str, ForeignLora], list[Rejected]]:
+    """Read LoRAs by name, one group after the other until one of a group can be read, and say why others cannot."""
+    loras: dict[str, ForeignLora] = {}
+    rejected = []
+    for names in tries:
+        for name in names:
+            try:
+                loras[name] = read_lora(folder / name, layout)
+            except InputError as error:
+                # What is at fault may be the configuration beside the LoRA.
+                beside = "" if error.where == printable(folder / name) else f"{Path(error.where).name}: "
+                rejected.append(Rejected(printable(name), error.key, beside + error.reason, error.remedy))
+        if loras:
+            break
+    return loras, rejected
+
+
+def _ambiguous(folder: Path, training: Training) -> InputError:
+    return InputError(printable(folder), printable(training.numbered[0]), f"one of {len(training.numbered)} files that "
+                      "are numbered as checkpoints of one training are", "If each is of another person, say so in "
+                      "people.csv (columns file, person); if not, keep the last alone")
+
+
+def _peek(path: Path) -> tuple[dict[str, str], str]:
+    """What a trainer wrote into a safetensors file besides tensors, and what the file is if it is no LoRA of a UNet.
+
+    Nothing of a file that cannot be read, which `read_lora` refuses with a reason.
+    """
+    if path.suffix.lower() != ".safetensors":
+        return {}, ""
+    try:
+        with opened(path) as file:
+            entries, metadata = read_header(file, printable(path))
+    except InputError:
+        return {}, ""
+    beside = bystander(entries) if entries else None
+    return metadata, f"{beside[0]} is {beside[1]}" if beside else ""
 
 
 def find_duplicates(loras: dict[str, ForeignLora], layout: WeightLayout) -> tuple[Duplicate, ...]:
@@ -104,7 +190,8 @@ def find_duplicates(loras: dict[str, ForeignLora], layout: WeightLayout) -> tupl
 
     A hash of rounded numbers would miss copies: among so many, one always lies at the edge of its rounding.
     """
-    names, duplicates, originals = sorted(loras), [], []
+    names, duplicates = sorted(loras), []
+    originals: list[int] = []
     if not names:
         return ()
     spectra = torch.cat([singular_values(loras[name].vector[None], layout) for name in names])
@@ -120,54 +207,3 @@ def find_duplicates(loras: dict[str, ForeignLora], layout: WeightLayout) -> tupl
         else:
             originals.append(row)
     return tuple(duplicates)
-
-
-def _names(folder: Path) -> Iterator[tuple[str, str]]:
-    """All names below a folder, relative to it, each with the reason to refuse it or an empty string."""
-    root, count, waiting = os.path.realpath(folder), 0, [""]
-    while waiting:
-        within = waiting.pop()
-        try:
-            with os.scandir(folder / within) as entries:
-                children = list(islice(entries, MAX_NAMES + 1 - count))
-        except OSError as error:
-            if not within:
-                raise InputError(printable(folder), None, f"cannot be read ({error.strerror})",
-                                 "Give a folder of LoRAs") from error
-            yield within, f"a folder that cannot be read ({error.strerror})"
-            continue
-        count += len(children)
-        if count > MAX_NAMES:
-            raise InputError(printable(folder), None, f"more than {MAX_NAMES} names", "Split the folder")
-        for child in children:
-            name = os.path.join(within, child.name)
-            refusal = _refusal(child, name, root)
-            if not refusal and child.is_dir(follow_symlinks=False) and not child.name.startswith("."):
-                waiting.append(name)
-            else:
-                yield name, refusal
-
-
-def _refusal(child: os.DirEntry, name: str, root: str) -> str:
-    """Why something in a folder must not be opened; empty for what may be, or makes no claim to be a LoRA."""
-    claims, folder = name.lower().endswith(_LORA_SUFFIXES), child.is_dir(follow_symlinks=False)
-    if folder and not claims:
-        return f"a folder more than {MAX_DEPTH} deep" if name.count("/") >= MAX_DEPTH else ""
-    if not claims:
-        return ""
-    if folder:
-        return "a folder named like a LoRA"
-    if printable(name) != name:
-        return "an unprintable or overlong name"
-    if child.name.startswith("."):
-        return "a hidden file"
-    if child.is_symlink():
-        try:
-            target = os.path.realpath(child.path, strict=True)
-        except OSError as error:
-            return f"a symbolic link that leads nowhere ({error.strerror})"
-        if os.path.commonpath([root, target]) != root:
-            return "a symbolic link out of the folder"
-        if os.path.isdir(target):
-            return "a symbolic link to a folder"
-    return ""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from w2wpp.files.errors import InputError
-from w2wpp.files.tensor_files import PICKLE_SUFFIXES, Entry, opened, printable, read_header, read_tensor
-from w2wpp.ingest.keys import ALPHA, DOWN, UP, KeyTable, is_of_text_encoder
+from w2wpp.files.tensor_files import PICKLE_SUFFIXES, Entry, check_size, opened, printable, read_header, read_tensor
+from w2wpp.ingest.keys import ALPHA, DOWN, UP, key_table
+from w2wpp.ingest.kinds import is_of_text_encoder
 from w2wpp.ingest.scale import positive, scale_beside, scale_in_metadata
 from w2wpp.lora.canonical import balance
 from w2wpp.lora.layout import WeightLayout
@@ -28,7 +29,7 @@ class ForeignLora:
 
     Attributes:
         vector: float32 [d], canonical (see `w2wpp.lora.canonical.balance`), finite.
-        naming: "peft", "diffusers" or "kohya".
+        naming: "peft", "diffusers", "kohya", "onetrainer" or "ldm", the names of Stable Diffusion's own code.
         rank: the highest of its modules' in the file.
         alpha_from: where alpha was found: "tensors", "metadata", "adapter_config.json", several of them joined by
             "and", or "rank" when nowhere, which means alpha = rank.
@@ -36,6 +37,7 @@ class ForeignLora:
         worst_module: the module that keeps the smallest share.
         worst_energy: that share, 0 to 1.
         ignored: keys of the file that belong to no module of the layout, sorted.
+        beyond: those of them that are no LoRA either, such as biases, whole layers and embeddings.
         digest: SHA-256, in hex, of the file and of the adapter_config.json that was used.
     """
 
@@ -47,6 +49,7 @@ class ForeignLora:
     worst_module: str
     worst_energy: float
     ignored: tuple[str, ...]
+    beyond: tuple[str, ...]
     digest: str
 
     @property
@@ -56,7 +59,7 @@ class ForeignLora:
 
 
 def read_lora(path: str | Path, layout: WeightLayout) -> ForeignLora:
-    """Read a safetensors LoRA with the keys of peft, diffusers or kohya's trainer.
+    """Read a safetensors LoRA with the keys of any trainer that `w2wpp.ingest.keys.KeyTable` knows.
 
     Its effect (alpha / rank) B A is kept, and expressed at the layout's own rank and alpha: a higher rank is cut to the
     best approximation, a lower one padded with zeros. alpha is that of the file's `.alpha` tensors, else of its
@@ -67,10 +70,10 @@ def read_lora(path: str | Path, layout: WeightLayout) -> ForeignLora:
 
     Raises:
         InputError: naming file and key: the file cannot be read, is a pickle, or is no sound safetensors file within
-            the limits of `tensor_files`; it mixes namings, lacks a module of the layout, or adapts one otherwise
-            than by A and B (DoRA, LoHa, biases); a factor is not float16, bfloat16 or float32, has a wrong shape, a
-            rank above `MAX_RANK` or a number that is not finite; alpha is no positive number; the configuration
-            contradicts the tensors; the result exceeds float32.
+            the limits of `tensor_files`; it mixes namings or adapters, lacks a module of the layout, or adapts one
+            otherwise than by A and B (DoRA, LoHa, biases); a factor is not float16, bfloat16 or float32, has a wrong
+            shape, a rank above `MAX_RANK` or a number that is not finite; alpha is no positive number; the
+            configuration contradicts the tensors; the result exceeds float32.
     """
     path, where = Path(path), printable(path)
     if path.suffix.lower() in PICKLE_SUFFIXES:
@@ -78,10 +81,11 @@ def read_lora(path: str | Path, layout: WeightLayout) -> ForeignLora:
                          "Have it converted to safetensors by someone who trusts it")
     with opened(path) as file:
         entries, metadata = read_header(file, where)
-        naming, found, ignored = KeyTable(layout).sort(list(entries), where)
-        found = {place: entries[key] for place, key in found.items()}
+        keys = key_table(layout).sort(list(entries), where)
+        check_size(file, where)
+        found = {place: entries[key] for place, key in keys.found.items()}
         ranks = _check_shapes(found, layout, where)
-        config = scale_in_metadata(metadata, where) or (scale_beside(path) if naming == "peft" else None)
+        config = scale_in_metadata(metadata, where) or (scale_beside(path) if keys.naming == "peft" else None)
         parts, kept, energy, sources = [], {}, {}, set()
         for layer in layout.layers:
             module, rank = layer.module, ranks[layer.module]
@@ -103,9 +107,9 @@ def read_lora(path: str | Path, layout: WeightLayout) -> ForeignLora:
     whole = sum(energy.values())
     worst = min(shares, key=shares.get)
     return ForeignLora(
-        vector=torch.cat(parts), naming=naming, rank=max(ranks.values()), alpha_from=" and ".join(sorted(sources)),
+        vector=torch.cat(parts), naming=keys.naming, rank=max(ranks.values()), alpha_from=" and ".join(sorted(sources)),
         energy=float(sum(kept.values()) / whole) if whole > 0 else 1.0, worst_module=worst, worst_energy=shares[worst],
-        ignored=ignored, digest=digest)
+        ignored=keys.ignored, beyond=keys.beyond, digest=digest)
 
 
 def _check_shapes(found: dict[tuple[str, str], Entry], layout: WeightLayout, where: str) -> dict[str, int]:

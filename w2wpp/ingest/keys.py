@@ -1,88 +1,196 @@
-"""How peft, diffusers and kohya's trainer name the tensors of a LoRA."""
+"""How trainers name the tensors of a LoRA of a Stable Diffusion UNet."""
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from w2wpp.files.errors import InputError
+from w2wpp.ingest.kinds import bystander, change, other_model
 from w2wpp.lora.layout import WeightLayout
 
 DOWN, UP, ALPHA = "down", "up", "alpha"
 
+# What torch.compile, DistributedDataParallel, FSDP and gradient checkpointing put into the paths of modules.
+_WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_PEFT = "base_model.model."
+_PREFIXES = (_PEFT, "unet.", "model.diffusion_model.", "diffusion_model.")
+_FLAT_PREFIXES = ("lora_unet_", "lycoris_")
+# peft may leave the adapter's name between the factor and "weight".
+_FACTOR = re.compile(r"\.lora(?:_(?P<ab>[AB])|_(?P<to>down|up)|\.(?P<old>down|up))(?:\.(?P<adapter>[^.]+))?\.weight$")
+# Those, and what text encoders have for them.
+_ANY_FACTOR = re.compile(r"[._]lora(?:_[AB]|_(?:linear_layer\.)?(?:down|up)|\.(?:down|up))(?:\.[^.]+)?\.weight$")
+_ALPHA = re.compile(r"\.(?:lora_)?alpha$")
+
 
 @dataclass(frozen=True)
 class Place:
-    """What a key means: part `DOWN` (A), `UP` (B) or `ALPHA` of a module, in the naming of a tool."""
+    """What a key means: part `DOWN` (A), `UP` (B) or `ALPHA` of a module, in the naming of a tool.
+
+    Attributes:
+        adapter: the name that peft gives an adapter, "" where the key has none.
+    """
 
     module: str
     part: str
     naming: str
+    adapter: str = ""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a file, told apart.
+
+    Attributes:
+        naming: "peft", "diffusers", "kohya", "onetrainer" or "ldm".
+        found: the key of each (module, part) of the layout.
+        ignored: keys that belong to no module of the layout, sorted.
+        beyond: those of them that are neither A, B nor alpha of another module, such as biases, whole weights and
+            embeddings: what the model is changed by besides a LoRA.
+    """
+
+    naming: str
+    found: dict[tuple[str, str], str]
+    ignored: tuple[str, ...]
+    beyond: tuple[str, ...]
 
 
 class KeyTable:
-    """Every key under which a layout's modules are known, made from the modules' own names and never taken apart.
+    """The modules of a layout by the names that trainers have for them; such names are compared, never taken apart.
 
-    peft writes `base_model.model.[unet.]<module>.lora_A.weight`. diffusers writes `[unet.]<module>.lora_A.weight`,
-    `[unet.]<module>.lora.down.weight` and, long ago, `[unet.]<parent>.processor.to_q_lora.down.weight`. kohya's trainer
-    writes `lora_unet_<module, with underscores for dots>.lora_down.weight`. B is named alike; a scalar alpha may lie
-    beside.
+    peft writes `base_model.model.[unet.]<module>.lora_A[.<adapter>].weight`. diffusers writes
+    `[unet.]<module>.lora_A.weight`, `[unet.]<module>.lora.down.weight` and, long ago,
+    `[unet.]<parent>.processor.to_q_lora.down.weight`. kohya's trainer, ai-toolkit and LyCORIS write
+    `lora_unet_<module, with underscores for dots>.lora_down.weight` (LyCORIS alone: `lycoris_`), OneTrainer
+    `unet.<module>.lora_down.weight` or, for ComfyUI, `diffusion_model.<module in the original code>.lora_A.weight`.
+    B is named alike; a scalar alpha may lie beside. Around all of them, wrappers leave `_orig_mod.` and the like.
 
     Raises:
-        ValueError: two modules of the layout have the same name in one of the namings.
+        ValueError: two modules of the layout have the same name.
     """
 
     def __init__(self, layout: WeightLayout) -> None:
-        self._places: dict[str, Place] = {}
-        self._stems: set[str] = set()
-        for layer in layout.layers:
-            module = layer.module
-            parent, _, projection = module.removesuffix(".0").rpartition(".")
-            for prefix in ("base_model.model.unet.", "base_model.model."):
-                self._add(module, "peft", prefix + module, "lora_A", "lora_B")
-            for prefix in ("unet.", ""):
-                self._add(module, "diffusers", prefix + module, "lora_A", "lora_B")
-                self._add(module, "diffusers", prefix + module, "lora.down", "lora.up")
-                self._add(module, "diffusers", f"{prefix}{parent}.processor.{projection}_lora", "down", "up")
-            self._add(module, "kohya", "lora_unet_" + module.replace(".", "_"), "lora_down", "lora_up")
+        self._modules = tuple(layer.module for layer in layout.layers)
+        self._stems: dict[str, tuple[str, str]] = {}
+        for module in self._modules:
+            names = {module: "", module.removesuffix(".0"): ""}     # a processor's to_out is the layer to_out.0
+            original = _original_name(module)
+            if original:
+                names[original] = "ldm"
+            for name, naming in names.items():
+                for stem in (name, *(prefix + name.replace(".", "_") for prefix in _FLAT_PREFIXES)):
+                    if self._stems.setdefault(stem, (module, naming)) != (module, naming):
+                        raise ValueError(f"two modules of the layout are called {stem}")
 
-    def _add(self, module: str, naming: str, stem: str, down: str, up: str) -> None:
-        self._stems.add(stem)
-        for part, ending in ((DOWN, f"{down}.weight"), (UP, f"{up}.weight"), (ALPHA, "alpha")):
-            place = Place(module, part, naming)
-            if self._places.setdefault(f"{stem}.{ending}", place) != place:
-                raise ValueError(f"two modules of the layout are called {stem} in the {naming} naming")
-
-    def sort(self, keys: list[str], where: str) -> tuple[str, dict[tuple[str, str], str], tuple[str, ...]]:
-        """Tell the keys of the file `where` apart: its naming, the key of each (module, part), and all other keys.
+    def sort(self, keys: list[str], where: str) -> Keys:
+        """Tell the keys of the file `where` apart.
 
         Raises:
-            InputError: naming the first key that is given under a second name, belongs to another naming than the rest,
-                or changes a module of the layout by something else than A, B and alpha; or a missing module.
+            InputError: naming the first key that is given under a second name, belongs to another naming or adapter
+                than the rest, or changes a module of the layout by something else than A, B and alpha; or a missing
+                module, or where all are missing a key that tells what the file is instead.
         """
-        found, others, naming = {}, [], None
-        for key in sorted(keys):
-            place = self._places.get(key)
-            if place is None:
-                if self._is_of_a_module(key):
-                    raise InputError(where, key, "neither A, B nor alpha of a LoRA",
-                                     "Only plain LoRAs can be read: no DoRA, LoHa, LoKr, convolutions or biases")
-                others.append(key)
-            elif naming not in (None, place.naming):
-                raise InputError(where, key, f"named by {place.naming} in a file of {naming}", "Save it with one tool")
-            elif (place.module, place.part) in found:
-                raise InputError(where, key, f"the same as {found[place.module, place.part]}", "Remove one of them")
-            else:
-                naming = place.naming
-                found[place.module, place.part] = key
-        for module in dict.fromkeys(place.module for place in self._places.values()):
+        meanings = {key: self._place(key) for key in sorted(keys)}
+        places = {key: place for key, place in meanings.items() if place}
+        found, ignored = self._found(places, where), tuple(key for key, place in meanings.items() if not place)
+        for key in ignored:
+            rest = self._after_module(key)
+            if rest:
+                what = change(rest)
+                raise InputError(where, key, "neither A, B nor alpha of a LoRA" + (f" ({what})" if what else ""),
+                                 "Only plain LoRAs can be read: no DoRA, LoHa, LoKr, convolutions or biases")
+        if not found:
+            self._refuse(keys, where)
+        for module in self._modules:
             for part, letter in ((DOWN, "A"), (UP, "B")):
                 if (module, part) not in found:
-                    raise InputError(where, module, f"no LoRA {letter} for this module",
+                    other = other_model(ignored)
+                    hint = f", and {other[0]} looks like {other[1]}" if other else ""
+                    raise InputError(where, module, f"no LoRA {letter} for this module{hint}",
                                      "It must adapt all targets and blocks that LoRAs are read for")
-        return naming, found, tuple(others)
+        beyond = tuple(key for key in ignored if not _ANY_FACTOR.search(key) and not _ALPHA.search(key))
+        return Keys(places[found[self._modules[0], DOWN]].naming, found, ignored, beyond)
 
-    def _is_of_a_module(self, key: str) -> bool:
-        return any(key[:at] in self._stems for at, character in enumerate(key) if character == ".")
+    def _found(self, places: dict[str, Place], where: str) -> dict[tuple[str, str], str]:
+        """The key of each (module, part), once all are of one naming and one adapter."""
+        found: dict[tuple[str, str], str] = {}
+        first = next((place for place in places.values() if place.part != ALPHA), None)
+        for key, place in places.items():
+            # The key of an alpha does not tell OneTrainer's naming from that of diffusers.
+            named = "onetrainer" if place.part == ALPHA and place.naming == "diffusers" else place.naming
+            if first and first.naming not in (place.naming, named):
+                raise InputError(where, key, f"named by {place.naming} in a file of {first.naming}",
+                                 "Save it with one tool")
+            if first and place.part != ALPHA and place.adapter != first.adapter:
+                raise InputError(where, key, f"of the adapter {place.adapter!r}, where others are of {first.adapter!r}",
+                                 "Save each adapter alone, as peft does with save_pretrained(selected_adapters=[name])")
+            if (place.module, place.part) in found:
+                raise InputError(where, key, f"the same as {found[place.module, place.part]}", "Remove one of them")
+            found[place.module, place.part] = key
+        return found
+
+    def _place(self, key: str) -> Place | None:
+        """What a key means; None if it is of no module of the layout, or neither A, B nor alpha."""
+        plain, by_peft = _unwrapped(key)
+        factor = _FACTOR.search(plain)
+        ending = factor or _ALPHA.search(plain)
+        if not ending or plain[:ending.start()] not in self._stems:
+            return None
+        module, naming = self._stems[plain[:ending.start()]]
+        flat = plain.startswith(_FLAT_PREFIXES)
+        naming = naming or ("kohya" if flat else "peft" if by_peft else "diffusers")
+        if not factor:
+            return Place(module, ALPHA, naming)
+        if factor["to"] and naming == "diffusers":
+            naming = "onetrainer"
+        is_down = (factor["ab"] or factor["to"] or factor["old"]) in ("A", "down")
+        return Place(module, DOWN if is_down else UP, naming, factor["adapter"] or "")
+
+    def _after_module(self, key: str) -> str:
+        """What follows the name of a module of the layout in a key; empty if there is none in it."""
+        plain, _ = _unwrapped(key)
+        return next((plain[at + 1:] for at in range(len(plain) - 1, 0, -1)
+                     if plain[at] == "." and plain[:at] in self._stems), "")
+
+    def _refuse(self, keys: list[str], where: str) -> None:
+        """Say what a file is in which no module of the layout is adapted."""
+        if not keys:
+            raise InputError(where, None, "holds no tensors", "Fetch it again, or delete it")
+        beside = bystander(keys)
+        if beside:
+            raise InputError(where, *beside, "Leave it out; the LoRA of the UNet is another file")
+        key, what = other_model(keys) or (min(keys), "no LoRA of the UNet, or one with names that are not known here")
+        raise InputError(where, key, what if what.startswith("no ") else f"looks like {what}",
+                         "Give LoRAs of the base model, which adapt all targets and blocks that LoRAs are read for")
 
 
-def is_of_text_encoder(key: str) -> bool:
-    """Whether a key outside the layout belongs to a text encoder, in any of the namings."""
-    return key.removeprefix("base_model.model.").startswith(("text_encoder", "text_model", "lora_te"))
+@lru_cache(maxsize=4)
+def key_table(layout: WeightLayout) -> KeyTable:
+    """The `KeyTable` of a layout, made once."""
+    return KeyTable(layout)
+
+
+def _unwrapped(key: str) -> tuple[str, bool]:
+    """A key without the names of wrappers around the UNet, and whether peft's is among them."""
+    plain, by_peft = ".".join(part for part in key.split(".") if part not in _WRAPPERS), False
+    while plain.startswith(_PREFIXES):
+        prefix = next(prefix for prefix in _PREFIXES if plain.startswith(prefix))
+        plain, by_peft = plain.removeprefix(prefix), by_peft or prefix == _PEFT
+    plain = re.sub(r"^(lora_unet_|lycoris_)_orig_mod_", r"\1", plain)
+    return re.sub(r"\.processor\.(to_[a-z]+)_lora\.", r".\1.lora.", plain), by_peft
+
+
+def _original_name(module: str) -> str | None:
+    """A module's name in the code that Stable Diffusion 1 and 2 were published with; None if it has no such module.
+
+    Each of its blocks has two transformers on the way down, then one layer that shrinks, and three on the way up.
+    """
+    match = re.fullmatch(r"(?:(down|up)_blocks\.(\d)|(mid)_block)\.attentions\.(\d)\.(.+)", module)
+    if not match:
+        return None
+    way, block, middle, place, rest = match.groups()
+    if middle:
+        return f"middle_block.1.{rest}" if place == "0" else None
+    if int(place) >= (2 if way == "down" else 3):
+        return None
+    number = 3 * int(block) + int(place)
+    return f"input_blocks.{number + 1}.1.{rest}" if way == "down" else f"output_blocks.{number}.1.{rest}"

@@ -14,7 +14,8 @@ METADATA_KEY = "lora_adapter_metadata"
 MAX_CONFIG_BYTES = 2**20
 
 # peft's options under which the adapted weight is not the base model's W plus scale * B A.
-_OTHER_MODELS = ("use_dora", "lora_bias", "use_qalora", "use_bdlora", "kasa_config")
+_OTHER_MODELS = ("use_dora", "lora_bias", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config",
+                 "arrow_config", "alora_invocation_tokens")
 _OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 

@@ -2,7 +2,8 @@
 
 import sys
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 import torch
@@ -11,9 +12,11 @@ from diffusers import UNet2DConditionModel
 from w2wpp.compute.schedules import chunks
 from w2wpp.diffusion.pretrained import model_folder
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import read_csv, read_json, write_csv
+from w2wpp.files.storage import read_json, write_csv
 from w2wpp.files.tensor_files import printable
+from w2wpp.ingest.checkpoints import own_name
 from w2wpp.ingest.folder import FolderScan, scan_folder
+from w2wpp.ingest.people import read_listed
 from w2wpp.ingest.w2w_data import pack_w2w
 from w2wpp.ingest.w2w_people import SPLITS, assign_splits
 from w2wpp.ingest.w2w_source import find_files
@@ -23,8 +26,6 @@ from w2wpp.lora.shards import Shards, write_shards
 from w2wpp.run.params import Params
 
 PEOPLE = "people.csv"
-# What peft and diffusers call every LoRA that they save, so that its folder is what tells it from others.
-_SAVED_AS = {"adapter_model", "pytorch_lora_weights"}
 
 
 def read_layout(base: str | Path, lora: LoraParams) -> WeightLayout:
@@ -66,36 +67,36 @@ def collect_w2w(params: Params, layout: WeightLayout, out: Path, scratch: Path) 
 
 
 def collect_folder(params: Params, layout: WeightLayout, out: Path, scratch: Path) -> None:
-    """Anyone's LoRAs, in the namings of peft, diffusers and kohya's trainer (see `scan_folder`), split by person.
+    """Anyone's LoRAs, in the namings of all common trainers (see `scan_folder`), split by person.
 
-    A file is a person of that name, unless a people.csv in the folder (columns file, person) says whose it is. All
-    vectors are in memory at once: about 6 n d bytes.
+    A training is a person of its name, unless a people.csv in the folder (columns file, person) says whose LoRA a file
+    is. All vectors are in memory at once: about 6 n d bytes.
 
     Args:
-        params: collect.path is the folder.
+        params: collect.path is the folder, collect.checkpoints says which of a training's LoRAs are taken.
         layout: that the LoRAs are brought to.
         out: of the stage: manifest.csv with what was read of each LoRA, loras/<split>/, an empty people/, and what was
-            not read: quarantine.csv, duplicates.csv, and ignored_keys.csv, which counts the LoRAs that have a key.
+            not read: quarantine.csv of LoRAs, duplicates.csv, others.csv of what is no LoRA or an earlier checkpoint,
+            and ignored_keys.csv, which counts the LoRAs that have a key.
         scratch: unused; nothing is left to resume.
 
     Raises:
         InputError: the folder or its people.csv cannot be read, or fewer than two of its LoRAs would be in the zoo.
     """
     folder = Path(params.collect.path)
-    scan = scan_folder(folder, layout)
-    people = _people_of(folder, scan)
+    listed = read_listed(folder / PEOPLE) if (folder / PEOPLE).is_file() else {}
+    scan = scan_folder(folder, layout, params.collect.checkpoints, listed)
+    _check_listed(listed, scan, str(folder / PEOPLE))
+    people = [listed.get(normalize("NFC", name), training.person) for name, training in scan.trainings.items()]
     splits = assign_splits(people, params.seed, params.collect.held_out, params.collect.held_out)
     table = pd.DataFrame([
-        {"person": person, "split": split, "lora": name, "naming": lora.naming, "rank": lora.rank,
-         "alpha_from": lora.alpha_from, "energy": lora.energy, "worst_module": lora.worst_module,
-         "worst_energy": lora.worst_energy, "ignored_keys": len(lora.ignored),
-         "text_encoder_keys": len(lora.of_text_encoder)}
+        {"person": person, "split": split, "lora": name, "checkpoints": len(scan.trainings[name].names),
+         "naming": lora.naming, "rank": lora.rank, "alpha_from": lora.alpha_from, "energy": lora.energy,
+         "worst_module": lora.worst_module, "worst_energy": lora.worst_energy, "ignored_keys": len(lora.ignored),
+         "text_encoder_keys": len(lora.of_text_encoder), "beyond": _first(lora.beyond)}
         for person, split, (name, lora) in zip(people, splits, scan.accepted.items(), strict=True)])
     if splits.count("zoo") < 2:
-        first = scan.rejected[0] if scan.rejected else None
-        why = f"; the first of {len(scan.rejected)} rejected, {first.name}: {first.reason}" if first else ""
-        raise InputError(printable(folder), first and first.key, f"{len(splits)} LoRAs can be read, too few for a "
-                         f"zoo{why}", (first and first.remedy) or "Give a folder of more LoRAs of the base model")
+        raise _too_few(folder, scan, people)
     ignored = Counter(key for lora in scan.accepted.values() for key in lora.ignored)
     vectors, parts, shards = torch.stack([lora.vector.half() for lora in scan.accepted.values()]), [], {}
     for split in SPLITS:
@@ -106,15 +107,21 @@ def collect_folder(params: Params, layout: WeightLayout, out: Path, scratch: Pat
             parts.append(table.iloc[rows])
     _write_zoo(out, parts, shards)
     write_csv(out / "quarantine.csv", pd.DataFrame(
-        [{"person": _person(each.name), "lora": each.name, "key": each.key, "reason": each.reason}
+        [{"person": own_name(each.name), "lora": each.name, "key": each.key, "reason": each.reason}
          for each in scan.rejected], columns=["person", "lora", "key", "reason"]))
     write_csv(out / "duplicates.csv", pd.DataFrame(
         [vars(each) for each in scan.duplicates], columns=["name", "original", "how", "distance"]))
+    write_csv(out / "others.csv", pd.DataFrame([vars(each) for each in scan.others], columns=["name", "reason"]))
     write_csv(out / "ignored_keys.csv", pd.DataFrame(
         [{"key": printable(key), "loras": count} for key, count in sorted(ignored.items())], columns=["key", "loras"]))
-    _say(f"{len(table)} LoRAs read, {len(scan.rejected)} rejected, {len(scan.duplicates)} duplicates, "
-         f"{len(scan.others)} other files; rank {layout.rank} keeps {table['energy'].min():.1%} to "
-         f"{table['energy'].max():.1%} of a LoRA; {len(ignored)} keys belong to no target; see the tables in {out}")
+    beyond = [name for name, lora in scan.accepted.items() if lora.beyond]
+    _say(f"{len(table)} LoRAs read, of {len(set(people))} people, {len(scan.rejected)} rejected, "
+         f"{len(scan.duplicates)} duplicates, {len(scan.others)} other files; rank {layout.rank} keeps "
+         f"{table['energy'].min():.1%} to {table['energy'].max():.1%} of a LoRA; {len(ignored)} keys belong to no "
+         f"target; see the tables in {out}")
+    if beyond:
+        _say(f"warning: {len(beyond)} of the files hold more than a LoRA, which is left out, such as {beyond[0]}: "
+             f"{_first(scan.accepted[beyond[0]].beyond)}; see the column beyond in {out / 'manifest.csv'}")
 
 
 SOURCES = {"w2w": collect_w2w, "folder": collect_folder}
@@ -131,27 +138,43 @@ def _write_zoo(out: Path, parts: list[pd.DataFrame], shards: dict[str, Shards]) 
     write_csv(out / "manifest.csv", people.assign(file=files))
 
 
-def _people_of(folder: Path, scan: FolderScan) -> list[str]:
-    """The person of each accepted LoRA."""
-    path, known = folder / PEOPLE, {}
-    if path.is_file():
-        try:
-            table = read_csv(path, ["file", "person"])
-        except InputError as error:
-            raise InputError(error.where, error.key, error.reason, "Give it the columns file and person") from error
-        known = dict(zip(table["file"].astype(str), table["person"].str.strip(), strict=True))
-    listed = scan.accepted.keys() | {each.name for each in (*scan.rejected, *scan.duplicates)}
-    for name, person in known.items():
-        if name not in listed or not person or printable(person) != person:
-            raise InputError(str(path), "person" if name in listed else "file",
-                             f"{printable(person)!r} for {printable(name)!r}, expected a name for a LoRA of the folder",
+def _check_listed(listed: dict[str, str], scan: FolderScan, where: str) -> None:
+    """Refuse a table of people that lists what is no LoRA of the folder."""
+    others = {normalize("NFC", each.name): f" ({each.reason})" for each in scan.others}
+    loras = {normalize("NFC", name) for name in (*scan.accepted, *(
+        each.name for each in (*scan.rejected, *scan.duplicates)))}
+    for name in listed:
+        if name not in loras:
+            raise InputError(where, "file", f"{name!r}{others.get(name, '')}, expected a LoRA of the folder",
                              "Write files as they are below the folder, such as anna/lora.safetensors")
-    return [known.get(name, _person(name)) for name in scan.accepted]
 
 
-def _person(name: str) -> str:
-    path = PurePosixPath(name).with_suffix("")
-    return str(path.parent if path.name in _SAVED_AS and len(path.parts) > 1 else path)
+def _too_few(folder: Path, scan: FolderScan, people: list[str]) -> InputError:
+    """Why LoRAs of these people are too few for a zoo, and what became of the other files."""
+    of = f", of {len(set(people))} people" if len(set(people)) < len(people) else ""
+    notes = [f"{len(people)} {'LoRA' if len(people) == 1 else 'LoRAs'} can be read{of}, too few for a zoo"]
+    key, remedy = None, None
+    if scan.rejected:
+        first = scan.rejected[0]
+        notes.append(f"the first of {len(scan.rejected)} rejected, {first.name}: {first.reason}")
+        key, remedy = first.key, first.remedy
+    if scan.duplicates:
+        original = scan.duplicates[0].original
+        copies = sum(each.original == original for each in scan.duplicates)
+        notes.append(f"{copies} {'is a copy' if copies == 1 else 'are copies'} of {original}")
+    names = {name for training in scan.trainings.values() for name in training.names} - scan.accepted.keys()
+    earlier = names - {each.name for each in (*scan.rejected, *scan.duplicates)}
+    if earlier:
+        notes.append(f"further checkpoints of these trainings: {len(earlier)}")
+    if scan.others and not people and not scan.rejected:
+        notes.append(f"the first of {len(scan.others)} other files, {scan.others[0].name}: {scan.others[0].reason}")
+    return InputError(printable(folder), key, "; ".join(notes),
+                      remedy or "Give a folder of more LoRAs of the base model")
+
+
+def _first(keys: tuple[str, ...]) -> str:
+    """Keys as text, the first of them where they are many."""
+    return "; ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def _say(text: str) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from w2wpp.files.errors import InputError
+from w2wpp.files.file_kinds import START, describe
 from w2wpp.files.tensor_files import opened, printable
 from w2wpp.ingest.pickles import Call, Global, Persistent, read_pickle
 
@@ -79,11 +80,14 @@ def read_saved(file: BinaryIO, allowed: Collection[str], where: str, remedy: str
     Raises:
         InputError: as `read_pickle`; or it is larger than `MAX_PICKLE_BYTES`, or a damaged archive.
     """
-    start = file.read(4)
+    start = file.read(START)
     file.seek(0)
-    if start == b"PK\x03\x04":
+    if start[:4] == b"PK\x03\x04":
         pickled, _ = _read_archive(file, where)
         return read_pickle(io.BytesIO(pickled), allowed, where, remedy)
+    known = describe(start)
+    if known:
+        raise InputError(where, None, *known)
     size = os.fstat(file.fileno()).st_size
     if size > MAX_PICKLE_BYTES:
         raise InputError(where, None, f"{size} bytes, more than the {MAX_PICKLE_BYTES} allowed", remedy)
@@ -104,8 +108,9 @@ def open_matrix(path: str | Path, columns: int) -> StoredMatrix:
     """
     path, where = Path(path), printable(path)
     with opened(path) as file:
-        if file.read(4) != b"PK\x03\x04":
-            raise InputError(where, None, "not a zip archive of torch.save", _RESAVE)
+        start = file.read(START)
+        if start[:4] != b"PK\x03\x04":
+            raise InputError(where, None, *(describe(start) or ("not a zip archive of torch.save", _RESAVE)))
         pickled, records = _read_archive(file, where)
     value = read_pickle(io.BytesIO(pickled), _TENSOR_NAMES, where, _RESAVE)
     storage, offset, shape, strides = _tensor(value, where)

@@ -64,6 +64,8 @@ class CollectParams(ZooParams):
     """`zoo`: LoRAs trained here; `w2w`: the weights2weights data; `folder`: anyone's LoRAs."""
     path: PathText | None = None
     """The folder of LoRAs, or of a local copy of the weights2weights data."""
+    checkpoints: Literal["last", "all"] = "last"
+    """Which LoRAs of one training are taken from a folder: the last, or all as LoRAs of one person."""
     held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Share of the people of w2w and folder for validation, and as many for test."""
 

@@ -1,0 +1,174 @@
+"""Which LoRAs are checkpoints of one training, told by how trainers name them and by what they write into them."""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from unicodedata import normalize
+
+# What peft, diffusers and OneTrainer call every LoRA that they save, so that its folder is what tells it from others.
+_SAVED_AS = {"adapter_model", "pytorch_lora_weights"}
+_COMPONENTS = {"unet", "lora", "transformer"}
+
+_WORDS = r"(?:steps?|epochs?|ep|iter(?:ation)?s?|ckpt|checkpoint)"
+# diffusers and SimpleTuner: checkpoint-500; diffusion-pipe: epoch10; OneTrainer: backup/<time>-backup-<step>-<epoch>-0.
+_FOLDER = re.compile(
+    rf"{_WORDS}[-_ ]?(\d+)(?:-rolling)?|.*-backup-(\d+)-(\d+)-(\d+)|(?:checkpoint|ckpt|save|backup)s?", re.IGNORECASE)
+# kohya: name-step00000500; cloneofsimo: name_e3_s500; OneTrainer: name<time>-save-<step>-<epoch>-0; and what people
+# write, such as name epoch 10.
+_SPELT = re.compile(rf"(.*?)(?:^|[-_. ])(?:{_WORDS}[-_ =]?(\d+)|e(\d+)_s(\d+))|"
+                    r"(.*?)\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-save-(\d+)-(\d+)-(\d+)", re.IGNORECASE)
+# kohya: name-000010; ai-toolkit: name_000000500. People may be numbered so, too.
+_NUMBERED = re.compile(r"(.+)(?:-(\d{6})|_(\d{9}))")
+_LOOSE = re.compile(r"(.+)[-_ ](\d{3,})")
+_FINAL = re.compile(r"(.+)[-_ ](?:final|last|latest|best)|last|final|latest", re.IGNORECASE)
+# What kohya's trainer calls checkpoints that nobody named.
+_UNNAMED = {"at", "epoch", "last"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """The LoRAs of one training, or one LoRA that stands alone.
+
+    Attributes:
+        person: the name that the training has, in Unicode's normal form C.
+        last: those without a number, of which there may be copies under several names.
+        numbered: the others, the earliest first.
+        unsure: whether a number at the end of their names is the only sign that they are of one training.
+    """
+
+    person: str
+    last: tuple[str, ...]
+    numbered: tuple[str, ...]
+    unsure: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.numbered + self.last
+
+    @property
+    def from_the_end(self) -> list[tuple[str, ...]]:
+        """What stands for the training, and what does if that cannot be read, and so on."""
+        return [*([self.last] if self.last else []), *((name,) for name in reversed(self.numbered))]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A name taken apart: that of its training, a number, and what told them: "spelt", "numbered", "loose", "final", or
+    "" for a name that tells nothing.
+    """
+
+    name: str
+    training: str
+    number: tuple[int, ...] = ()
+    sign: str = ""
+
+
+def find_trainings(metadata: dict[str, dict[str, str]]) -> list[Training]:
+    """Bring LoRAs of one training together.
+
+    Of one training are files whose names differ by the number of a step or an epoch, or only by being the last, as
+    diffusers, SimpleTuner, kohya's trainer, ai-toolkit and OneTrainer name them; and files in whose metadata kohya's
+    trainer left the same session. A number alone tells only where it has six digits after a hyphen, or nine after an
+    underscore, where a file of the same name without it lies beside, or where all are multiples of 50.
+
+    Args:
+        metadata: of each LoRA by its name, a path relative to a folder; empty where it has none.
+
+    Returns:
+        Trainings sorted by their first file; every name is in one of them.
+    """
+    parts = [_corrected(_taken_apart(name), metadata[name]) for name in sorted(metadata)]
+    plain, loose = {part.training for part in parts if not part.sign}, defaultdict(list)
+    for part in parts:
+        if part.sign == "loose":
+            loose[part.training].append(part.number[0])
+    told = plain | {training for training, numbers in loose.items()
+                    if len(numbers) > 1 and not any(number % 50 for number in numbers)}
+    parts = [_Part(part.name, own_name(part.name)) if part.sign == "loose" and part.training not in told else part
+             for part in parts]
+    groups = _joined(parts, metadata)
+    return sorted((_training(members) for members in groups), key=lambda training: min(training.names))
+
+
+def _training(members: list[_Part]) -> Training:
+    numbered = [part.name for part in sorted(members, key=lambda part: (part.number, part.name)) if part.number]
+    last = [part.name for part in members if not part.number]
+    told = len(members) > 1 or members[0].sign in ("", "spelt")
+    person = min(part.training for part in members) if told else ""
+    return Training(normalize("NFC", person or own_name(members[0].name)), tuple(sorted(last)), tuple(numbered),
+                    all(part.sign == "numbered" for part in members))
+
+
+def _joined(parts: list[_Part], metadata: dict[str, dict[str, str]]) -> list[list[_Part]]:
+    """Parts by training, once those are made one that are of one session or lie in one folder of checkpoints."""
+    sessions, below, beside = defaultdict(set), defaultdict(set), defaultdict(set)
+    for part in parts:
+        session = tuple(metadata[part.name].get(f"ss_{key}") for key in ("session_id", "training_started_at"))
+        if all(session):
+            sessions[session].add(part.training)
+        parents = PurePosixPath(part.name).parts[:-1]
+        checkpoint = next((at for at, parent in enumerate(parents) if _FOLDER.fullmatch(parent)), None)
+        if checkpoint is None:
+            beside["/".join(parents)].add(part.training)
+        elif checkpoint:
+            below["/".join(parents[:checkpoint])].add(part.training)
+    # A folder with the checkpoints of one training, and one LoRA beside them under whatever name.
+    folders = [below[folder] | beside[folder] for folder in below if len(below[folder]) == len(beside[folder]) == 1]
+    same: dict[str, str] = {}
+
+    def first(training: str) -> str:
+        while training in same:
+            training = same[training]
+        return training
+
+    for alike in (*sessions.values(), *folders):
+        chosen, *others = sorted({first(training) for training in alike})
+        same |= dict.fromkeys(others, chosen)
+    groups = defaultdict(list)
+    for part in parts:
+        groups[first(part.training)].append(part)
+    return list(groups.values())
+
+
+def own_name(name: str) -> str:
+    """What tells a file from others: its path without ending, or its folder's where that is what tells."""
+    path = PurePosixPath(name).with_suffix("")
+    parents = [part for part in path.parts[:-1] if not _FOLDER.fullmatch(part)]
+    if path.name not in _SAVED_AS | _COMPONENTS:
+        return "/".join([*parents, path.name])
+    while len(parents) > 1 and parents[-1] in _COMPONENTS:
+        parents.pop()
+    return "/".join(parents) or path.name
+
+
+def _taken_apart(name: str) -> _Part:
+    path = PurePosixPath(name).with_suffix("")
+    folders = [match for match in map(_FOLDER.fullmatch, path.parts[:-1]) if match]
+    number = tuple(int(group) for match in folders for group in match.groups() if group)
+    sign, stem = "spelt" if number else "", path.name
+    if stem in _SAVED_AS | _COMPONENTS:
+        return _Part(name, own_name(name), number, sign)
+    while match := _SPELT.fullmatch(stem):
+        stem, *numbers = (group for group in match.groups() if group is not None)
+        number, sign = number + tuple(map(int, numbers)), "spelt"
+    for other, pattern in (("numbered", _NUMBERED), ("final", _FINAL), ("loose", _LOOSE)):
+        match = pattern.fullmatch(stem)
+        if match and not sign:
+            stem, *numbers = (group or "" for group in match.groups())
+            number, sign = tuple(int(group) for group in numbers if group), other
+    if sign and stem.lower() in _UNNAMED:
+        stem = ""
+    parents = [part for part in path.parts[:-1] if not _FOLDER.fullmatch(part)]
+    return _Part(name, "/".join([*parents, *([stem] if stem else [])]), number, sign)
+
+
+def _corrected(part: _Part, metadata: dict[str, str]) -> _Part:
+    """What a name says where it may be misread, or else what kohya's trainer and ai-toolkit wrote that the name was."""
+    given = metadata.get("ss_output_name")
+    if given and part.sign in ("numbered", "loose"):
+        if given == PurePosixPath(part.name).stem:
+            return _Part(part.name, own_name(part.name))
+        if given == PurePosixPath(part.training).name:
+            return _Part(part.name, part.training, part.number, "spelt")
+    return part
