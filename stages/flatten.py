@@ -25,7 +25,7 @@ def main() -> None:
     zoo = manifest["person"][manifest["split"] == "zoo"]
     left_out = set(zoo.index[~zoo.isin(zoo.unique()[:args.params.flatten.people])])
     columns = ["person", "lora", "key", "reason"]
-    rejected = args.zoo / "quarantine.csv"    # what a folder of LoRAs held besides
+    rejected = args.zoo / "quarantine.csv"    # what a source from elsewhere held besides
     quarantine = read_csv(rejected, columns).to_dict("records") if rejected.exists() else []
     layout, kept, total = None, [], len(manifest) + len(quarantine)
     shutil.rmtree(args.out / "vectors", ignore_errors=True)

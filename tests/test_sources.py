@@ -13,7 +13,7 @@ import yaml
 from diffusers import UNet2DConditionModel
 
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import read_pack
+from w2wpp.files.storage import read_csv, read_pack
 from w2wpp.ingest.folder import scan_folder
 from w2wpp.ingest.foreign import read_lora
 from w2wpp.ingest.sources import collect_folder, collect_w2w, read_layout
@@ -224,6 +224,34 @@ def test_w2w_up_to_pictures(tmp_path, mini, make_params, stage, normal):
     assert data.people.groupby("person")["split"].nunique().max() == 1
     assert set(data.people["split"]) == {"zoo", "validation", "test"}
     assert read_pack(tmp_path / "samples/vae/pictures.safetensors")[0]["pictures"].shape == (2, 1, 1, 64, 64, 3)
+
+
+def test_w2w_whose_rejects_are_too_many_is_refused_by_flatten(tmp_path, mini, make_params, stage, normal, capsys):
+    weights, people = 0.02 * normal(40, mini.dimension), np.arange(40) / 2 // 1
+    weights[4, 0], weights[7, -1], weights[9, 2], people[11] = np.nan, np.inf, 1e6, np.nan
+    publish(tmp_path / "w2w", weights, people)
+    first, last = mini.entries[0][0], mini.entries[-1][0]
+    make_params("w2w", tmp_path / "w2w")
+    stage("collect", out="zoo", scratch="scratch")
+    assert "36 vectors of 20 people read, 4 rejected" in capsys.readouterr().err
+    listed = [["2", "all_weights.pt[4]", first, "not finite"], ["3", "all_weights.pt[7]", last, "not finite"],
+              ["4", "all_weights.pt[9]", first, "1e+06 is too large for float16"],
+              ["", "all_weights.pt[11]", "identity", "nobody's: the table has no identity for it"]]
+    assert read_csv(tmp_path / "zoo/quarantine.csv").values.tolist() == listed
+    for allowed in (0.1, 0.09):
+        content = yaml.safe_load((tmp_path / "params.yaml").read_text())
+        content["flatten"]["max_quarantined"] = allowed
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+        if allowed == 0.1:
+            stage("flatten", zoo="zoo", out="weights")
+            rows = read_weights(tmp_path / "weights").people["row"]
+            assert sorted(rows) == [row for row in range(40) if row not in (4, 7, 9, 11)]
+        else:
+            refusal = r"all_weights.pt\[4\].*: 4 of 40 LoRAs are unusable, the first \(2\): not finite\. " \
+                      rf"{tmp_path}/weights/quarantine.csv lists them.*flatten.max_quarantined, which is 0.09"
+            with pytest.raises(SystemExit, match=refusal):
+                stage("flatten", zoo="zoo", out="weights")
+    assert read_csv(tmp_path / "weights/quarantine.csv").values.tolist() == listed
 
 
 def test_w2w_of_another_base_model(tmp_path, mini, make_params, normal):

@@ -311,36 +311,44 @@ def test_unusable_rows_are_listed_and_left_out(tmp_path, normal):
     weights[21, 28], weights[39, 12] = -65_520, 65_519
     people[5], people[21] = np.nan, np.nan
     files = publish(tmp_path / "w2w", weights, people)
-    data = pack(files, tmp_path, max_quarantined=0.2)
+    data = pack(files, tmp_path)
     listed = pd.read_csv(tmp_path / "out/quarantine.csv")
     keys = [key for key, _, _ in TOY.entries]
     assert list(zip(listed["row"], listed["key"], listed["reason"], strict=True)) == [
         (3, keys[0], "not finite"), (5, "identity", "nobody's: the table has no identity for it"),
         (9, keys[0], "not finite"), (10, keys[3], "not finite"), (20, keys[0], "not finite"),
         (21, keys[3], "-65520 is too large for float16")]
-    assert listed["person"].fillna(0).tolist() == [0 if row in (5, 21) else people[row] for row in listed["row"]]
+    assert data.quarantine["person"].tolist() == [
+        "" if row in (5, 21) else f"{people[row]:.0f}" for row in listed["row"]]
+    assert data.quarantine.drop(columns="person").equals(listed.drop(columns="person"))
     assert sorted(data.people["row"]) == [row for row in range(40) if row not in set(listed["row"])]
     assert torch.equal(vectors(data), weights[data.people["row"].tolist()].half())
     assert torch.isfinite(vectors(data)).all()
-    pack(files, tmp_path / "wide", dtype=torch.float32, max_quarantined=0.2)
+    pack(files, tmp_path / "wide", dtype=torch.float32)
     assert pd.read_csv(tmp_path / "wide/out/quarantine.csv")["row"].tolist() == [3, 5, 9, 10, 20, 21]
 
 
-def test_too_many_unusable_rows(tmp_path, normal):
-    weights = normal(40, TOY.dimension)
-    weights[[12, 30], 4] = np.nan
-    files = publish(tmp_path / "w2w", weights)
-    error = refused(pack, files, tmp_path, max_quarantined=0.025)
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_zoo_needs_two_usable_rows(tmp_path, normal, kept):
+    weights, people = normal(40, TOY.dimension), draw_people(40)
+    splits = assign_splits([str(person) for person in people], 0, SHARES["validation"], SHARES["test"])
+    zoo = [row for row, split in enumerate(splits) if split == "zoo"]
+    weights[zoo[kept:], 4] = np.nan
+    files = publish(tmp_path / "w2w", weights, people)
+    if kept == 2:
+        assert pack(files, tmp_path).people["row"].tolist()[:2] == zoo[:2]
+        return
+    error = refused(pack, files, tmp_path)
     assert (error.where, error.key) == (str(files.weights), TOY.entries[0][0])
-    assert error.reason == "2 of 40 rows are unusable, the first (row 12): not finite"
+    assert error.reason == (f"{len(zoo) - kept} of 40 rows are unusable, too many for a zoo; "
+                            f"the first (row {zoo[kept]}): not finite")
     assert not (tmp_path / "out").exists()
-    pack(files, tmp_path, max_quarantined=0.05)
 
 
 def test_a_unit_may_be_empty(tmp_path, normal):
     weights = normal(24, TOY.dimension)
     weights[8:16] = np.nan
-    data = pack(publish(tmp_path / "w2w", weights), tmp_path, max_quarantined=0.5)
+    data = pack(publish(tmp_path / "w2w", weights), tmp_path)
     assert not (tmp_path / "out/zoo/000001.safetensors").exists()
     assert torch.equal(vectors(data), weights[data.people["row"].tolist()].half())
 

@@ -25,7 +25,7 @@ from w2wpp.lora.packs import LORAS_PER_FILE
 from w2wpp.lora.shards import Shards, write_shards
 from w2wpp.run.params import Params
 
-PEOPLE = "people.csv"
+PEOPLE, QUARANTINE = "people.csv", "quarantine.csv"
 
 
 def read_layout(base: str | Path, lora: LoraParams) -> WeightLayout:
@@ -51,19 +51,21 @@ def collect_w2w(params: Params, layout: WeightLayout, out: Path, scratch: Path) 
     Args:
         params: collect.path is a folder with the data set's files, or None for the Hub and its cache.
         layout: of the vectors.
-        out: of the stage: manifest.csv, loras/<split>/ and an empty people/.
+        out: of the stage: manifest.csv, loras/<split>/, an empty people/, and quarantine.csv of what was left out.
         scratch: for resuming.
 
     Raises:
         InputError: see `find_files` and `pack_w2w`.
     """
     share = params.collect.held_out
-    data = pack_w2w(find_files(params.collect.path), layout, out / "loras", scratch, seed=params.seed,
-                    validation=share, test=share)
+    files = find_files(params.collect.path)
+    data = pack_w2w(files, layout, out / "loras", scratch, seed=params.seed, validation=share, test=share)
     people = data.people.rename(columns={"file": "photo"})
     _write_zoo(out, [people[people["split"] == split] for split in data.shards], data.shards)
-    _say(f"{len(people)} vectors of {people['person'].nunique()} people; left out are those in "
-         f"{out / 'loras' / 'quarantine.csv'}")
+    _write_quarantine(out, [(each.person, f"{files.weights.name}[{each.row}]", each.key, each.reason)
+                            for each in data.quarantine.itertuples()])
+    _say(f"{len(people)} vectors of {people['person'].nunique()} people read, {len(data.quarantine)} rejected; see "
+         f"{out / QUARANTINE}")
 
 
 def collect_folder(params: Params, layout: WeightLayout, out: Path, scratch: Path) -> None:
@@ -106,9 +108,7 @@ def collect_folder(params: Params, layout: WeightLayout, out: Path, scratch: Pat
             shards[split] = write_shards(out / "loras" / split, blocks, layout, LORAS_PER_FILE)
             parts.append(table.iloc[rows])
     _write_zoo(out, parts, shards)
-    write_csv(out / "quarantine.csv", pd.DataFrame(
-        [{"person": own_name(each.name), "lora": each.name, "key": each.key, "reason": each.reason}
-         for each in scan.rejected], columns=["person", "lora", "key", "reason"]))
+    _write_quarantine(out, [(own_name(each.name), each.name, each.key, each.reason) for each in scan.rejected])
     write_csv(out / "duplicates.csv", pd.DataFrame(
         [vars(each) for each in scan.duplicates], columns=["name", "original", "how", "distance"]))
     write_csv(out / "others.csv", pd.DataFrame([vars(each) for each in scan.others], columns=["name", "reason"]))
@@ -136,6 +136,11 @@ def _write_zoo(out: Path, parts: list[pd.DataFrame], shards: dict[str, Shards]) 
     people.insert(2, "role", people["split"].where(people["split"] == "zoo", "true"))
     write_csv(out / "people" / "manifest.csv", pd.DataFrame(columns=["person", "split", "photo"]))
     write_csv(out / "manifest.csv", people.assign(file=files))
+
+
+def _write_quarantine(out: Path, rejected: list[tuple[str, str, str | None, str]]) -> None:
+    """What the flatten stage counts as unusable beside what it refuses itself: person, LoRA, key and reason of each."""
+    write_csv(out / QUARANTINE, pd.DataFrame(rejected, columns=["person", "lora", "key", "reason"]))
 
 
 def _check_listed(listed: dict[str, str], scan: FolderScan, where: str) -> None:

@@ -33,23 +33,26 @@ class W2WData:
         layout: the order of the d numbers.
         people: one row per vector, those of a split in its shards' order: person, split, row (of the published
             weights), file (if known), and the 40 attributes of CelebA as -1 or 1.
+        quarantine: one row per vector that was left out: person ("" where unknown), row, key, reason.
     """
 
     shards: dict[str, Shards]
     layout: WeightLayout
     people: pd.DataFrame
+    quarantine: pd.DataFrame
 
 
 def pack_w2w(files: W2WFiles, layout: WeightLayout, out: str | Path, scratch: str | Path, *, seed: int = 0,
              validation: float = 0.05, test: float = 0.05, dtype: torch.dtype = torch.float16,
-             max_quarantined: float = 0.01, rows_per_shard: int = 1024, block_rows: int = 64) -> W2WData:
+             rows_per_shard: int = 1024, block_rows: int = 64) -> W2WData:
     """Pack the published vectors into one folder of shards per split, with people and checksums.
 
     The weights are read once, in order, `rows_per_shard` rows at a time; what these give for every split is a unit of
     work. A finished unit is kept in `scratch`, where the next call with the same files and settings finds it; `out`
     appears when all is done. Equal files and settings give equal bytes, however often the work was interrupted.
 
-    Rows that are not finite, too large for `dtype` or of nobody are left out and listed in quarantine.csv.
+    Rows that are not finite, too large for `dtype` or of nobody are left out and listed in quarantine.csv, however many
+    they are.
 
     Memory: about 5 rows_per_shard d bytes for float16, so 0.5 GiB for the defaults and d = 99,648, beside the table.
 
@@ -60,13 +63,12 @@ def pack_w2w(files: W2WFiles, layout: WeightLayout, out: str | Path, scratch: st
         scratch: for resuming.
         seed, validation, test: see `assign_splits`.
         dtype: of the shards: float16, bfloat16 or float32.
-        max_quarantined: share of rows that may be left out.
         rows_per_shard: rows of the source, of all splits together.
         block_rows: rows that are read at once; of no influence on the result.
 
     Raises:
         InputError: a file cannot be read or is damaged (its checksum is that of no other content); the two do not
-            belong together; too many rows are unusable, or too few people; `out` exists, or the disk is too small.
+            belong together; fewer than two rows of zoo people can be used; `out` exists, or the disk is too small.
     """
     out, where = Path(out), printable(files.weights)
     if out.exists():
@@ -101,17 +103,16 @@ def pack_w2w(files: W2WFiles, layout: WeightLayout, out: str | Path, scratch: st
             quarantine += units[-1]["quarantine"]
             crc = units[-1]["crc32"]
             bar.update(length)
-            if len(quarantine) > max_quarantined * matrix.rows:
-                first = quarantine[0]
-                raise InputError(where, first["key"], f"{len(quarantine)} of {matrix.rows} rows are unusable, the "
-                                 f"first (row {first['row']}): {first['reason']}",
-                                 f"More than the {max_quarantined} that max_quarantined allows; fetch the file again")
     if crc != matrix.crc32:
         shutil.rmtree(work)
         raise InputError(where, None, "its numbers do not have the checksum that the archive has for them",
                          "The file is damaged; fetch it again")
 
     kept = people[~people["row"].isin([each["row"] for each in quarantine])]
+    if (kept["split"] == "zoo").sum() < 2:
+        first = quarantine[0]
+        raise InputError(where, first["key"], f"{len(quarantine)} of {matrix.rows} rows are unusable, too many for a "
+                         f"zoo; the first (row {first['row']}): {first['reason']}", "Fetch the file again")
     write_csv(data / "people.csv", kept.sort_values("split", kind="stable", key=lambda split: split.map(SPLITS.index)))
     write_csv(data / "quarantine.csv", pd.DataFrame(quarantine, columns=["person", "row", "key", "reason"]))
     _write_manifest(data, files, matrix, units, layout, {
@@ -131,6 +132,7 @@ def read_w2w(folder: str | Path) -> W2WData:
     """
     folder = Path(folder)
     people = read_csv(folder / "people.csv", ["person", "split", "row"])
+    quarantine = read_csv(folder / "quarantine.csv", ["person", "row", "key", "reason"])
     shards = {split: open_shards(folder / split) for split in SPLITS if (people["split"] == split).any()}
     if not shards:
         raise InputError(str(folder / "people.csv"), "split", f"nobody is in {', '.join(SPLITS)}", _AGAIN)
@@ -139,7 +141,7 @@ def read_w2w(folder: str | Path) -> W2WData:
         if each.layout != layout or len(each) != (people["split"] == split).sum():
             raise InputError(str(folder / split), None, f"{len(each)} vectors, people.csv names others, or the layout "
                              "is not that of the other splits", _AGAIN)
-    return W2WData(shards, layout, people)
+    return W2WData(shards, layout, people, quarantine)
 
 
 def verify_w2w(folder: str | Path) -> None:
