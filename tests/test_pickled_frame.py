@@ -212,6 +212,10 @@ NP, DTYPE = "numpy.core.multiarray", g("numpy", "dtype") + text("i8") + b"\x89\x
 STRUCT = g("numpy", "dtype") + text("V8") + b"\x89\x88\x87R(K\x03" + text("|") + b"N" + text("a") + b"\x85}" \
     + text("a") + g("numpy", "dtype") + text("O8") + b"\x89\x88\x87RK\x00\x86sK\x08K\x01K\x00tb"
 
+# The flags, at the end, deny that these are objects.
+FORGED = g("numpy", "dtype") + text("O8") + b"\x89\x88\x87R(K\x03" + text("|") + b"NNNJ" + b"\xff" * 4 + b"J" \
+    + b"\xff" * 4 + b"K\x00tb"
+
 
 def array(dtype, shape, content):
     """An array pickled by hand, with whatever is said of it."""
@@ -238,6 +242,8 @@ EIGHT = b"C\x08" + bytes(range(8))
 SIXTEEN = b"C\x10" + bytes(range(16))
 TWO_ROWS = array(DTYPE, b"K\x01K\x02\x86", SIXTEEN)
 HUGE = b"\x8a\x06" + (2**40).to_bytes(6, "little")
+# Each tuple holds the one before twice; hashing the last takes 2^60 steps.
+PAIRS = b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
 
 
 def test_tables_made_by_hand_can_be_read(tmp_path):
@@ -264,6 +270,7 @@ def test_tables_made_by_hand_can_be_read(tmp_path):
     (b".", "pop from empty"),
     # Memory that is not the pickle's: a record of an object, whose address is in the file.
     (table(array(STRUCT, b"K\x01K\x02\x86", SIXTEEN)), "neither numbers nor text"),
+    (table(array(FORGED, b"K\x01K\x02\x86", SIXTEEN)), "another size"),
     (table(array(DTYPE, b"K\x01K\x02\x86", EIGHT)), "another size"),
     (table(array(DTYPE, HUGE + b"\x85", EIGHT)), "shape"),
     (table(array(DTYPE, b"K\x01" + HUGE + b"\x86", EIGHT)), "shape"),
@@ -300,8 +307,10 @@ def test_an_array_that_holds_itself(tmp_path):
     b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.", b"\x80\x02)" + b"\x85" * 50_000 + b"q\x00}h\x00h\x00s.",
     b"\x80\x02]q\x00" + b"(h\x00h\x00h\x00e" * 10_000 + b".", b"\x80\x02" + b"(" * 50_000 + b".",
     b"\x80\x02)" + b"\x85" * 50_000 + b".", b"\x80\x02(" + text("x" * 1000) + b"2" * 10 + b"t.",
-    b"\x80\x02" + g("numpy", "x" * 10**6) + b".", table(b"N" * 50_000),
-], ids=range(12))
+    b"\x80\x02" + g("numpy", "x" * 10**6) + b".", table(b"N" * 50_000), b"\x80\x02}" + PAIRS + b"K\x01s.",
+    b"\x80\x02}" + PAIRS + b"K\x01K\x01K\x01u.", b"\x80\x02" + g("__builtin__", "bytearray") + HUGE + b"\x85R.",
+    b"\x80\x02" + ENCODE * 60 + ENCODE + text("x") + text("latin1") + b"\x86R" + (text("hex") + b"\x86R") * 60 + b".",
+], ids=range(16))
 def test_bombs_take_no_more_memory_than_their_size(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     tracemalloc.start()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import huggingface_hub
@@ -472,6 +473,27 @@ def test_impossible_shapes(tmp_path, shape):
             return torch._utils._rebuild_tensor_v2, (torch.zeros(900).untyped_storage(), 0, shape, (30, 1), False, {})
     torch.save(Claim(), tmp_path / "x.pt")
     assert refused(open_matrix, tmp_path / "x.pt", 30).where == str(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(("pickled", "reason"), [
+    # Each tuple holds the one before twice; hashing the last takes 2^60 steps.
+    (b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"K\x01s.", "a dict with keys other than text"),
+    (b"})" + b"\x85" * 200_000 + b"K\x01s.", "a dict with keys other than text"),
+    (b"c__builtin__\nbytearray\n\x8a\x06" + (2**40).to_bytes(6, "little") + b"\x85R.", "builtins.bytearray: named in"),
+    (b"ctorch\nFloatTensor\n\x8a\x06" + (2**40).to_bytes(6, "little") + b"\x85R.", "torch.FloatTensor: named in"),
+])
+def test_bombs_are_refused_unexploded(tmp_path, pickled, reason):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + pickled)
+    began = time.monotonic()
+    assert reason in str(refused(open_matrix, tmp_path / "x.pt", 30))
+    assert time.monotonic() - began < 30
+
+
+def test_an_inflating_archive_is_not_inflated(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + b"N" * 2**24 + b".")
+    assert "not stored as torch.save stores it" in refused(open_matrix, tmp_path / "x.pt", 30).reason
 
 
 def test_a_directory_that_promises_much_allocates_nothing(toy, monkeypatch):

@@ -1,7 +1,8 @@
 """Files of torch.save, read without torch's unpickler: the pickle as inert data, the numbers of a matrix row by row.
 
 torch.load(mmap=True) would map the file privately and writable, which Linux refuses by default for files larger than
-the machine's memory, as the published weights mostly are.
+the machine's memory, as the published weights mostly are. Mapped shared, the file would have to be writable. Either way
+no checksum is compared, and a file that shrinks meanwhile ends the process.
 """
 
 import io
