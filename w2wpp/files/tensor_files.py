@@ -1,7 +1,6 @@
 """Safetensors files from strangers: nothing in them is believed, and nothing large is read, before it is checked."""
 
 import json
-import math
 import os
 import stat
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from w2wpp.files.errors import InputError
@@ -21,15 +21,11 @@ MAX_FILE_BYTES = 2 * 2**30
 # Trainers write the tags of their whole data set into the header; those of 100,000 pictures take some megabytes.
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 10_000
-# A tensor has at most 14 values in the header: its name, dtype, 8 sizes, 2 offsets. As many bytes of JSON could
+# A tensor has some 14 values in the header: its name, dtype, 8 sizes, 2 offsets. As many bytes of JSON could
 # otherwise become twenty times as many in memory.
 MAX_JSON_VALUES = 50 * MAX_TENSORS
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
-# All that safetensors 0.8 knows: a tensor that nobody asks for may have any of them.
-_BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
-         "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32,
-         "F32": 32, "C64": 64, "U64": 64, "I64": 64, "F64": 64}
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
            "I32": torch.int32, "I64": torch.int64}
 _DAMAGED = "The file is damaged or no safetensors file; fetch it again"
@@ -109,9 +105,10 @@ def parse_object(text: str | bytes, where: str, key: str | None) -> dict:
 def read_header(file: BinaryIO, where: str) -> tuple[dict[str, Entry], dict[str, str]]:
     """The entries of a safetensors file by key, and its metadata; no tensor is read.
 
-    The rules are those of the safetensors format: an 8-byte little-endian header length, a JSON header, and tensors
-    that fill the rest of the file without gap or overlap. What its first bytes tell to be something else, such as a
-    pickle, an archive, a web page or a Git LFS pointer, is refused unread.
+    The safetensors library sees to the rules of the format: types, sizes, and tensors that fill the rest of the file
+    without gap or overlap. What it lets pass is refused here: a name given twice, and what cannot be printed. What its
+    first bytes tell to be something else, such as a pickle, an archive, a web page or a Git LFS pointer, is refused
+    unread.
 
     Raises:
         InputError: naming `where` and the key at fault: the header is larger, or has more tensors, than
@@ -131,23 +128,19 @@ def read_header(file: BinaryIO, where: str) -> tuple[dict[str, Entry], dict[str,
                          "Save the LoRA again without its metadata, such as tags of the training pictures")
     file.seek(8)
     header = parse_object(file.read(length), where, "header")
-    metadata = header.pop("__metadata__", None)
-    metadata = {} if metadata is None else metadata
-    if not isinstance(metadata, dict) or not all(_is_text(part) for pair in metadata.items() for part in pair):
-        raise InputError(where, "__metadata__", "not text by text keys", _DAMAGED)
+    metadata = header.pop("__metadata__", None) or {}
     if len(header) > MAX_TENSORS:
         raise InputError(where, None, f"{len(header)} tensors, more than the {MAX_TENSORS} allowed",
                          "Save the LoRA alone")
-    entries = {key: _entry(key, content, 8 + length, where) for key, content in header.items()}
-    end = 8 + length
-    for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
-        if entry.begin != end:
-            raise InputError(where, entry.key, f"starts at byte {entry.begin}, expected {end}", _DAMAGED)
-        end = entry.end
-    if end > size:
-        raise InputError(where, None, f"{size} bytes of {end}: the end of the file is missing", "Fetch it again")
-    if end != size:
-        raise InputError(where, None, f"the tensors end at byte {end} of {size}", _DAMAGED)
+    for key, content in header.items():
+        if printable(key) != key:
+            raise InputError(where, printable(key), "unprintable or overlong key", _DAMAGED)
+        if not isinstance(content, dict) or content.keys() != {"dtype", "shape", "data_offsets"}:
+            raise InputError(where, key, "not described by dtype, shape and data_offsets", _DAMAGED)
+    _check_format(file, header, 8 + length, where)
+    entries = {key: Entry(key, content["dtype"], tuple(content["shape"]),
+                          *(8 + length + offset for offset in content["data_offsets"]))
+               for key, content in header.items()}
     return entries, metadata
 
 
@@ -184,30 +177,24 @@ def _most_values(text: bytes) -> int:
     return 1 + sum(int(np.count_nonzero((characters == opener) & between)) for opener in b",[{")
 
 
-def _is_text(value: object) -> bool:
-    """Whether a value is text that UTF-8 has, which half surrogates are not."""
-    return isinstance(value, str) and (value.isascii() or len(value.encode(errors="ignore")) == len(
-        value.encode(errors="surrogatepass")))
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**48
-
-
-def _entry(key: str, content: object, data: int, where: str) -> Entry:
-    """The checked entry of a header's `content`; the tensors' bytes start at `data`."""
-    name = printable(key)
-    if name != key:
-        raise InputError(where, name, "unprintable or overlong key", _DAMAGED)
-    if not isinstance(content, dict) or content.keys() != {"dtype", "shape", "data_offsets"}:
-        raise InputError(where, key, "not described by dtype, shape and data_offsets", _DAMAGED)
-    dtype, shape, offsets = content["dtype"], content["shape"], content["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _BITS:
-        raise InputError(where, key, f"dtype {printable(repr(dtype))}", "Convert it to float16, bfloat16 or float32")
-    if not isinstance(shape, list) or len(shape) > 8 or not all(map(_is_size, shape)):
-        raise InputError(where, key, "impossible shape", _DAMAGED)
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
-        raise InputError(where, key, "impossible data_offsets", _DAMAGED)
-    if 8 * (offsets[1] - offsets[0]) != math.prod(shape) * _BITS[dtype]:
-        raise InputError(where, key, f"{dtype} of shape {shape} in {offsets[1] - offsets[0]} bytes", _DAMAGED)
-    return Entry(key, dtype, tuple(shape), data + offsets[0], data + offsets[1])
+def _check_format(file: BinaryIO, header: dict[str, dict], data: int, where: str) -> None:
+    """Have the safetensors library check a file with this header, whose tensors start at byte `data`."""
+    try:
+        # By its descriptor, as another file could have taken the path meanwhile; unmapped, as it could shrink.
+        with safe_open(f"/dev/fd/{file.fileno()}", framework="np", backend="pread"):
+            return
+    except SafetensorError as error:
+        _, in_json, detail = str(error).rpartition("invalid JSON in header: ")
+        if in_json:
+            reason = f"not valid JSON ({printable(detail)})"
+        elif detail.endswith("file not fully covered"):
+            end = data + max((content["data_offsets"][1] for content in header.values()), default=0)
+            size = os.fstat(file.fileno()).st_size
+            if size < end:
+                raise InputError(where, None, f"{size} bytes of {end}: the end of the file is missing",
+                                 "Fetch it again") from error
+            reason = f"the tensors end at byte {end} of {size}"
+        else:
+            # The library takes tensors in an order of chance, so that it may find another fault the next time.
+            reason = "dtypes, shapes and offsets of the tensors do not fit each other or the file"
+        raise InputError(where, "header", reason, _DAMAGED) from error
