@@ -21,7 +21,7 @@ from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.faces.portraits import write_portraits
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import folder_hash, write_csv
-from w2wpp.ingest.sources import SOURCES, read_layout
+from w2wpp.ingest.sources import SOURCES, SourceParams, read_layout
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.packs import write_loras
 from w2wpp.run.stage import run_stage, stage_arguments
@@ -30,7 +30,7 @@ from w2wpp.world.start import shared_start
 from w2wpp.world.zoo import lora_batches, train_batch, zoo_roles
 
 # How many people there are is no part of the recipe, so that a zoo can grow; nor is what other sources alone read.
-NO_RECIPE = {"people", "repeated", "source", "path", "checkpoints", "held_out"}
+NO_RECIPE = {"people", "repeated", *SourceParams.model_fields}
 
 
 def train_zoo(args: Namespace, shard: Shard) -> None:
@@ -82,7 +82,8 @@ def main() -> None:
         raise InputError("params.yaml", "collect.source", f"{source}, which trains nothing that --shard could share",
                          "Run without --shard")
     else:
-        SOURCES[source](args.params, read_layout(args.base, args.params.lora), args.out, args.scratch)
+        layout = read_layout(args.base, args.params.lora)
+        SOURCES[source](args.params.collect, args.params.seed, layout, args.out, args.scratch)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def test_folder_tells_what_it_left_out(tmp_path, mini, make_params, write_loras)
     (folder / "evil.pt").write_bytes(pickle.dumps({}))
     (folder / "notes.txt").write_text("x")
     (folder / "people.csv").write_text("file,person\n00.safetensors,007\n02.safetensors,007\n03.safetensors,7\n")
-    collect_folder(make_params("folder", folder), mini, out, tmp_path)
+    collect_folder(make_params("folder", folder).collect, 0, mini, out, tmp_path)
     manifest = pd.read_csv(out / "manifest.csv", dtype={"person": str})
     assert len(manifest) == 9
     assert sorted(manifest["person"]) == ["007", "007", "01", "04", "05", "06", "07", "08", "7"]
@@ -182,7 +182,7 @@ def test_people_of_a_folder_that_are_wrong(tmp_path, mini, make_params, content,
     write_loras(folder, mini, 1)
     (folder / "people.csv").write_text(content)
     with pytest.raises(InputError) as caught:
-        collect_folder(make_params("folder", folder), mini, tmp_path / "zoo", tmp_path)
+        collect_folder(make_params("folder", folder).collect, 0, mini, tmp_path / "zoo", tmp_path)
     assert (caught.value.where, caught.value.key) == (str(folder / "people.csv"), key)
     assert words in str(caught.value)
 
@@ -202,10 +202,10 @@ def test_folder_without_a_zoo(tmp_path, mini, make_params):
     folder = tmp_path / "loras"
     folder.mkdir()
     with pytest.raises(InputError, match="0 LoRAs can be read"):
-        collect_folder(make_params("folder", folder), mini, tmp_path / "zoo", tmp_path)
+        collect_folder(make_params("folder", folder).collect, 0, mini, tmp_path / "zoo", tmp_path)
     (folder / "x.safetensors").touch()
     with pytest.raises(InputError, match=r"first of 1 rejected, x\.safetensors: "):
-        collect_folder(make_params("folder", folder), mini, tmp_path / "zoo", tmp_path)
+        collect_folder(make_params("folder", folder).collect, 0, mini, tmp_path / "zoo", tmp_path)
     assert not (tmp_path / "zoo").exists()
 
 
@@ -257,14 +257,14 @@ def test_w2w_whose_rejects_are_too_many_is_refused_by_flatten(tmp_path, mini, ma
 def test_w2w_of_another_base_model(tmp_path, mini, make_params, normal):
     publish(tmp_path / "w2w", normal(40, mini.dimension + 1), np.arange(40))
     with pytest.raises(InputError, match=rf"expected \[rows, {mini.dimension}\].*Stable Diffusion 1.5"):
-        collect_w2w(make_params("w2w", tmp_path / "w2w"), mini, tmp_path / "zoo", tmp_path / "scratch")
+        collect_w2w(make_params("w2w", tmp_path / "w2w").collect, 0, mini, tmp_path / "zoo", tmp_path / "scratch")
 
 
 def test_w2w_without_a_network(tmp_path, mini, make_params, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(InputError, match=r"hf download .*all_weights\.pt.* HF_HUB_OFFLINE=0"):
-        collect_w2w(make_params("w2w", None), mini, tmp_path / "zoo", tmp_path / "scratch")
+        collect_w2w(make_params("w2w", None).collect, 0, mini, tmp_path / "zoo", tmp_path / "scratch")
 
 
 def test_stages_that_need_photos_say_so(make_params, tmp_path):

@@ -3,15 +3,19 @@
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Annotated, Literal
 from unicodedata import normalize
 
 import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
+from pydantic import Field, model_validator
 
 from w2wpp.compute.schedules import chunks
 from w2wpp.diffusion.pretrained import model_folder
 from w2wpp.files.errors import InputError
+from w2wpp.files.settings import Path as PathText
+from w2wpp.files.settings import Section
 from w2wpp.files.storage import read_json, write_csv
 from w2wpp.files.tensor_files import printable
 from w2wpp.ingest.checkpoints import own_name
@@ -23,9 +27,27 @@ from w2wpp.ingest.w2w_source import find_files
 from w2wpp.lora.layout import LoraParams, WeightLayout
 from w2wpp.lora.packs import LORAS_PER_FILE
 from w2wpp.lora.shards import Shards, write_shards
-from w2wpp.run.params import Params
 
 PEOPLE, QUARANTINE = "people.csv", "quarantine.csv"
+
+
+class SourceParams(Section):
+    """Where the LoRAs of the zoo are from."""
+
+    source: Literal["zoo", "w2w", "folder"] = "zoo"
+    """`zoo`: LoRAs trained here; `w2w`: the weights2weights data; `folder`: anyone's LoRAs."""
+    path: PathText | None = None
+    """The folder of LoRAs, or of a local copy of the weights2weights data."""
+    checkpoints: Literal["last", "all"] = "last"
+    """Which LoRAs of one training are taken from a folder: the last, or all as LoRAs of one person."""
+    held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Share of the people of w2w and folder for validation, and as many for test."""
+
+    @model_validator(mode="after")
+    def _folder_is_named(self) -> "SourceParams":
+        if self.source == "folder" and self.path is None:
+            raise ValueError("collect.source folder needs collect.path, the folder of the LoRAs")
+        return self
 
 
 def read_layout(base: str | Path, lora: LoraParams) -> WeightLayout:
@@ -45,11 +67,12 @@ def read_layout(base: str | Path, lora: LoraParams) -> WeightLayout:
     return WeightLayout.of_unet(unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
 
 
-def collect_w2w(params: Params, layout: WeightLayout, out: Path, scratch: Path) -> None:
+def collect_w2w(params: SourceParams, seed: int, layout: WeightLayout, out: Path, scratch: Path) -> None:
     """The published weights2weights vectors, split by person (see `pack_w2w`); resumes after a kill.
 
     Args:
-        params: collect.path is a folder with the data set's files, or None for the Hub and its cache.
+        params: `path` is a folder with the data set's files, or None for the Hub and its cache.
+        seed: of the splits.
         layout: of the vectors.
         out: of the stage: manifest.csv, loras/<split>/, an empty people/, and quarantine.csv of what was left out.
         scratch: for resuming.
@@ -57,9 +80,9 @@ def collect_w2w(params: Params, layout: WeightLayout, out: Path, scratch: Path) 
     Raises:
         InputError: see `find_files` and `pack_w2w`.
     """
-    share = params.collect.held_out
-    files = find_files(params.collect.path)
-    data = pack_w2w(files, layout, out / "loras", scratch, seed=params.seed, validation=share, test=share)
+    share = params.held_out
+    files = find_files(params.path)
+    data = pack_w2w(files, layout, out / "loras", scratch, seed=seed, validation=share, test=share)
     people = data.people.rename(columns={"file": "photo"})
     _write_zoo(out, [people[people["split"] == split] for split in data.shards], data.shards)
     _write_quarantine(out, [(each.person, f"{files.weights.name}[{each.row}]", each.key, each.reason)
@@ -68,14 +91,15 @@ def collect_w2w(params: Params, layout: WeightLayout, out: Path, scratch: Path) 
          f"{out / QUARANTINE}")
 
 
-def collect_folder(params: Params, layout: WeightLayout, out: Path, scratch: Path) -> None:
+def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: Path, scratch: Path) -> None:
     """Anyone's LoRAs, in the namings of all common trainers (see `scan_folder`), split by person.
 
     A training is a person of its name, unless a people.csv in the folder (columns file, person) says whose LoRA a file
     is. All vectors are in memory at once: about 6 n d bytes.
 
     Args:
-        params: collect.path is the folder, collect.checkpoints says which of a training's LoRAs are taken.
+        params: `path` is the folder, `checkpoints` says which of a training's LoRAs are taken.
+        seed: of the splits.
         layout: that the LoRAs are brought to.
         out: of the stage: manifest.csv with what was read of each LoRA, loras/<split>/, an empty people/, and what was
             not read: quarantine.csv of LoRAs, duplicates.csv, others.csv of what is no LoRA or an earlier checkpoint,
@@ -85,12 +109,12 @@ def collect_folder(params: Params, layout: WeightLayout, out: Path, scratch: Pat
     Raises:
         InputError: the folder or its people.csv cannot be read, or fewer than two of its LoRAs would be in the zoo.
     """
-    folder = Path(params.collect.path)
+    folder = Path(params.path or "")
     listed = read_listed(folder / PEOPLE) if (folder / PEOPLE).is_file() else {}
-    scan = scan_folder(folder, layout, params.collect.checkpoints, listed)
+    scan = scan_folder(folder, layout, params.checkpoints, listed)
     _check_listed(listed, scan, str(folder / PEOPLE))
     people = [listed.get(normalize("NFC", name), training.person) for name, training in scan.trainings.items()]
-    splits = assign_splits(people, params.seed, params.collect.held_out, params.collect.held_out)
+    splits = assign_splits(people, seed, params.held_out, params.held_out)
     table = pd.DataFrame([
         {"person": person, "split": split, "lora": name, "checkpoints": len(scan.trainings[name].names),
          "naming": lora.naming, "rank": lora.rank, "alpha_from": lora.alpha_from, "energy": lora.energy,

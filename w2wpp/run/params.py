@@ -16,7 +16,7 @@ from w2wpp.evaluation.gallery import EvaluateParams
 from w2wpp.faces.portraits import PortraitsParams
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.settings import Count, Prompt, Section, Share, Whole
-from w2wpp.files.settings import Path as PathText
+from w2wpp.ingest.sources import SourceParams
 from w2wpp.inversion.photo_encoder import PhotoEncoderParams
 from w2wpp.inversion.search import InvertParams
 from w2wpp.lora.layout import LoraParams
@@ -57,23 +57,8 @@ def _space(name: str) -> str:
 Recognizer = Annotated[str, AfterValidator(_recognizer)]
 
 
-class CollectParams(ZooParams):
-    """The zoo: one LoRA per person."""
-
-    source: Literal["zoo", "w2w", "folder"] = "zoo"
-    """`zoo`: LoRAs trained here; `w2w`: the weights2weights data; `folder`: anyone's LoRAs."""
-    path: PathText | None = None
-    """The folder of LoRAs, or of a local copy of the weights2weights data."""
-    checkpoints: Literal["last", "all"] = "last"
-    """Which LoRAs of one training are taken from a folder: the last, or all as LoRAs of one person."""
-    held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """Share of the people of w2w and folder for validation, and as many for test."""
-
-    @model_validator(mode="after")
-    def _folder_is_named(self) -> "CollectParams":
-        if self.source == "folder" and self.path is None:
-            raise ValueError("collect.source folder needs collect.path, the folder of the LoRAs")
-        return self
+class CollectParams(SourceParams, ZooParams):
+    """The zoo: one LoRA per person, from elsewhere or trained here."""
 
 
 class FlattenParams(Section):
