@@ -26,8 +26,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from w2wpp.files.errors import InputError
     from w2wpp.person import (
+        GenerateParams,
         Inversion,
+        InvertParams,
         Person,
+        PhotoOptions,
         blend,
         decode,
         encode,
@@ -41,8 +44,22 @@ if TYPE_CHECKING:
 # Read when transformers is first imported, which otherwise reports absent optional packages that nothing here needs.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-__all__ = ["InputError", "Inversion", "Person", "blend", "decode", "encode", "invert", "load_base", "load_lora",
-           "load_space", "sample"]
+__all__ = [
+    "GenerateParams",
+    "InputError",
+    "Inversion",
+    "InvertParams",
+    "Person",
+    "PhotoOptions",
+    "blend",
+    "decode",
+    "encode",
+    "invert",
+    "load_base",
+    "load_lora",
+    "load_space",
+    "sample",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -26,6 +26,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 Format = Literal["diffusers", "peft", "kohya"]
 Dtype = Literal["fp32", "fp16"]
 STEPS = 7   # pictures on the sheet of a blend
+FAR = 3     # of what people of the prior lie from the mean; inversions of held-out people lie at 2
 
 SpaceOption = Annotated[str, typer.Option("--space", help="A space: its name (pca, linear, vae) or its file.")]
 BaseOption = Annotated[str, typer.Option("--base", help="The base model: a folder, or a name on the Hugging Face Hub.")]
@@ -46,7 +47,7 @@ PROMPT, BASE, SPACE = "a photo of sks person", "data/base", "vae"
 
 @app.command()
 def invert(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", show_default=False,
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", show_default=False,
                                                  help="A photo, or several of one person: JPEG, PNG or WebP.")],
     out: OutOption = None, space: SpaceOption = SPACE, base: BaseOption = BASE,
     encoder: Annotated[str, typer.Option(help="Photo encoder that guesses where the search starts: its file; none: "
@@ -60,45 +61,42 @@ def invert(
     sheet: SheetOption = None, seeds: SeedsOption = 4, seed: SeedOption = 0, format: FormatOption = "diffusers",
     dtype: DtypeOption = "fp32", params: ParamsOption = None,
 ) -> None:
-    """Find the person of a photo in a space; write a LoRA and a sheet: photo, guess, result."""
+    """Find the person of a photo in a space: a LoRA and a sheet of pictures."""
     settings = _settings(params)
     from PIL import Image
 
     from w2wpp import person
-    from w2wpp.inversion.own_photo import PhotoOptions
-
     out = out or Path(photos[0].name).with_suffix("" if format == "peft" else ".safetensors")
     sheet = _sheet(sheet, out, photos)
     search = settings.search.model_copy(update={"prompt": prompt} if prompt else {})
     pipe = person.load_base(base, settings.drawing.dtype)
     found = person.invert(photos, space, pipe, None if encoder == "none" else encoder, search,
-                          PhotoOptions(None if framing == "auto" else framing, faces or settings.faces, largest),
-                          seed, _label("search"))
+                          person.PhotoOptions(None if framing == "auto" else framing, faces or settings.faces,
+                                              largest), seed, _label("search"))
     guess, result = person.draw([found.guess, found], search.prompt, seeds, pipe, settings.drawing)
     found.save(out, format, dtype)
-    _write_sheet(sheet, [("photo, as aligned", [Image.fromarray(each.pixels) for each in found.found.photos]),
+    _write_sheet(sheet, [("photo, as aligned", [Image.fromarray(each.pixels) for each in found.record.photos]),
                          ("guess", [Image.fromarray(each) for each in guess.numpy()]),
                          ("result", [Image.fromarray(each) for each in result.numpy()])])
-    for line in _story(found, photos, space, base, out, sheet, format, dtype):
+    for line in _story(found, photos, search.steps, space, base):
         print(line)
+    print(f"wrote   {out} ({format}, {dtype}) and {sheet}")
 
 
-def _story(found: "Inversion", photos: list[Path], space: str, base: str, out: Path, sheet: Path, format: str,
-           dtype: str) -> list[str]:
-    """What the search did, in five lines."""
-    how, first = found.found, found.found.photos[0]
+def _story(found: "Inversion", photos: list[Path], steps: int, space: str, base: str) -> list[str]:
+    """What was found, in four lines."""
+    how, first = found.record, found.record.photos[0]
     several = f" and {len(photos) - 1} more" if len(photos) > 1 else ""
     seen = {None: "as it is", 1: "one face"}.get(first.faces, f"the largest of {first.faces} faces")
     placed = "" if first.faces is None else ", framed like training photos already" if first.whole else ", aligned"
     guessed = "the mean of the space" if not how.guess.any() else "the photo encoder's guess"
-    last = max(1, len(how.losses) // 5)
+    far = " (far from everybody: a photo unlike those of training)" if how.z.norm() > FAR * len(how.z) ** 0.5 else ""
     return [f"photo   {photos[0]}{several}, {first.size[0]} x {first.size[1]} pixels: {seen}{placed}",
             f"space   {space}, {found.space.latent_dim} dimensions, of {base}",
             f"start   {guessed}; the search moved it by {(how.z - how.guess).norm():.1f}, to {how.z.norm():.1f} from "
-            "the mean",
-            f"search  {len(how.losses)} steps in {how.seconds:.1f} s; loss {how.losses[:last].mean():.3f}, then "
-            f"{how.losses[-last:].mean():.3f}",
-            f"wrote   {out} ({format}, {dtype}) and {sheet}"]
+            f"the mean{far}",
+            f"search  {steps} steps in {how.seconds:.1f} s; denoising loss {how.losses[0]:.3f} at the start, "
+            f"{how.losses[1]:.3f} in the end"]
 
 
 @app.command()
@@ -108,7 +106,7 @@ def sample(
     seeds: SeedsOption = 4, seed: SeedOption = 0, format: FormatOption = "diffusers", dtype: DtypeOption = "fp32",
     params: ParamsOption = None,
 ) -> None:
-    """Draw people who never existed from a space; write their LoRAs and a sheet."""
+    """Sample people who never existed: their LoRAs and a sheet."""
     settings = _settings(params)
     from w2wpp import person
 
@@ -129,7 +127,7 @@ def blend(
     space: SpaceOption = SPACE, base: BaseOption = BASE, prompt: PromptOption = PROMPT, sheet: SheetOption = None,
     format: FormatOption = "diffusers", dtype: DtypeOption = "fp32", params: ParamsOption = None,
 ) -> None:
-    """Blend the people of two LoRAs in a space; write the LoRA and a sheet of the way from one to the other."""
+    """Blend two people: a LoRA, and a sheet of the way from one to the other."""
     settings = _settings(params)
     from w2wpp import person
 
@@ -168,7 +166,7 @@ def info(
     file: Annotated[Path, typer.Argument(help="A LoRA, or a space.", show_default=False)],
     space: SpaceOption = SPACE, base: BaseOption = BASE,
 ) -> None:
-    """Say what is in a LoRA or a space, and whether it fits the base model."""
+    """Say what is in a LoRA or a space, and what it fits."""
     _prepare()
     from w2wpp.describe import description
 
@@ -182,7 +180,7 @@ def export(
                                                           help="The file to write; of peft, a folder.")],
     format: FormatOption = "diffusers", dtype: DtypeOption = "fp16", space: SpaceOption = SPACE,
 ) -> None:
-    """Write a LoRA for another tool: diffusers, peft, or kohya's (A1111, ComfyUI)."""
+    """Write a LoRA for diffusers, peft, or tools that read kohya's."""
     _prepare()
     _lora(lora, space).save(out, format, dtype)
     print(f"wrote {out} ({format}, {dtype})")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -31,7 +31,7 @@ from w2wpp.spaces import registry
 from w2wpp.spaces.base import WeightSpace
 
 if TYPE_CHECKING:
-    from w2wpp.inversion.own_photo import Found, Photo, PhotoOptions
+    from w2wpp.inversion.own_photo import Photo, SearchRecord
 
 Base = StableDiffusionPipeline | str | Path
 Space = WeightSpace | str | Path
@@ -106,17 +106,34 @@ class Inversion(Person):
     """A person found from photos, see `invert`.
 
     Attributes:
-        found: where the search started, its losses, the photos as it saw them, and seconds.
+        record: where the search started, its losses, the photos as it saw them, and seconds.
     """
 
-    found: "Found | None" = None
+    record: "SearchRecord | None" = None
 
     @property
     def guess(self) -> Person:
         """The person at whom the search started: the photo encoder's, or the mean of the space."""
-        if self.found is None or self.space is None:
-            raise ArgumentError(None, "found", "no search found this person")
-        return Person.at(self.found.guess, self.space)
+        if self.record is None or self.space is None:
+            raise ArgumentError(None, "record", "no search found this person")
+        return Person.at(self.record.guess, self.space)
+
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """How photos are read.
+
+    Attributes:
+        framing: how training photos are framed. "rendered": as those of the world that is rendered here; "ffhq": as
+            those of all other base models; None: as the base model needs; "none": the photos are framed so already,
+            and nobody looks for faces.
+        faces: who finds faces, see `w2wpp.faces.frames.load_face_finder`.
+        largest: take the largest of several faces also where others are about as large.
+    """
+
+    framing: Literal["rendered", "ffhq", "none"] | None = None
+    faces: str = "dlib"
+    largest: bool = False
 
 
 def load_base(where: str | Path = artifacts.BASE, dtype: str = "float32") -> StableDiffusionPipeline:
@@ -252,7 +269,7 @@ def decode(z: Tensor, space: Space = "vae") -> Tensor:
 
 def invert(photos: "Photo | Sequence[Photo]", space: Space = "vae", base: Base = artifacts.BASE,
            encoder: PhotoEncoder | str | Path | None = "auto", settings: InvertParams | None = None,
-           options: "PhotoOptions | None" = None, seed: int = 0, label: str | None = None) -> Inversion:
+           options: PhotoOptions | None = None, seed: int = 0, label: str | None = None) -> Inversion:
     """The person of one photo, or of several: the point of the space whose LoRA explains them best.
 
     The face is found and framed as the base model's training photos are; the photo encoder guesses where it lies in the
@@ -275,10 +292,10 @@ def invert(photos: "Photo | Sequence[Photo]", space: Space = "vae", base: Base =
     """
     try:
         from w2wpp.faces.frames import FFHQ, load_face_finder
-        from w2wpp.inversion.own_photo import FRAMINGS, PhotoOptions, align_photo, framing_of, invert_photos
+        from w2wpp.inversion.own_photo import FRAMINGS, align_photo, framing_of, invert_photos
     except ImportError as error:
-        raise InputError("faces", error.name, "not installed, but faces are found with it",
-                         "Run `pip install w2wpp[faces]`") from error
+        raise InputError("faces", None, f"{error.name} is not installed, and finds them",
+                         "Run `pip install 'w2wpp[faces]'`") from error
     _check_seed(seed)
     options, settings = options or PhotoOptions(), settings or InvertParams()
     if encoder == "auto":
@@ -302,8 +319,8 @@ def invert(photos: "Photo | Sequence[Photo]", space: Space = "vae", base: Base =
         raise ArgumentError(None, "photo", "none given", "Give one photo or several of one person")
     aligned = [align_photo(each, size * pipe.vae_scale_factor, FRAMINGS[framing], find, options.largest)
                for each in several]
-    found = invert_photos(pipe, _on(space, pipe), encoder, aligned, SearchOptions(settings, seed, label), find)
-    return Inversion(**vars(Person.at(found.z, space)), found=found)
+    record = invert_photos(pipe, _on(space, pipe), encoder, aligned, SearchOptions(settings, seed, label), find)
+    return Inversion(**vars(Person.at(record.z, space)), record=record)
 
 
 def draw(people: Sequence[Person], prompt: str = IDENTITY_PROMPT, seeds: int | Sequence[int] = 1,

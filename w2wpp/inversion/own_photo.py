@@ -19,11 +19,10 @@ from w2wpp.faces.pictures import read_picture
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.tensor_files import printable
 from w2wpp.inversion.photo_encoder import PhotoEncoder, uninformed
-from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert, photo_losses
 from w2wpp.spaces.base import WeightSpace
 
 Photo = str | Path | Image.Image | np.ndarray
-FramingName = Literal["rendered", "ffhq", "none"]
 FRAMINGS: dict[str, Framing | None] = {"rendered": RENDERED, "ffhq": FFHQ, "none": None}
 # Detectors miss faces of fewer than some 80 pixels, and take seconds where photos are much larger than this.
 LEAST_SIDE = 1024
@@ -49,29 +48,13 @@ class AlignedPhoto:
 
 
 @dataclass(frozen=True)
-class PhotoOptions:
-    """How photos are read.
-
-    Attributes:
-        framing: "rendered" or "ffhq": how the base model's training photos are framed; "none": the photos are framed
-            like them already, and nobody looks for faces; None: as the base model needs, see `framing_of`.
-        faces: who finds faces, see `w2wpp.faces.frames.load_face_finder`.
-        largest: take the largest of several faces also where others are about as large.
-    """
-
-    framing: FramingName | None = None
-    faces: str = "dlib"
-    largest: bool = False
-
-
-@dataclass(frozen=True)
-class Found:
+class SearchRecord:
     """What the search found for one person.
 
     Attributes:
         z: float32 [k], on the CPU like all that follows.
         guess: float32 [k], where the search started.
-        losses: float32 [steps], the denoising loss.
+        losses: float32 [2], the denoising loss of guess and z, over timesteps and noise of which the search saw none.
         photos: as the search saw them.
         seconds: that encoding and search took.
     """
@@ -83,7 +66,7 @@ class Found:
     seconds: float
 
 
-def framing_of(pipe: StableDiffusionPipeline) -> FramingName:
+def framing_of(pipe: StableDiffusionPipeline) -> Literal["rendered", "ffhq"]:
     """How the training photos of a base model are framed: "rendered" those of the world that is rendered here, which
     alone have its codec, "ffhq" all others.
     """
@@ -121,7 +104,7 @@ def align_photo(photo: Photo, side: int, framing: Framing | None, find: Callable
         side: pixels of the result.
         framing: of training photos; None takes the photo as a whole.
         find: see `w2wpp.faces.frames.load_face_finder`; needed where there is a framing.
-        largest: see `PhotoOptions`.
+        largest: take the largest of several faces also where others are about as large.
 
     Raises:
         InputError: see `open_photo`; or no face is found on the photo, or several of about one size.
@@ -150,7 +133,7 @@ def _resized(image: Image.Image, side: int) -> np.ndarray:
 
 def invert_photos(pipe: StableDiffusionPipeline, space: WeightSpace, encoder: PhotoEncoder | None,
                   photos: Sequence[AlignedPhoto], options: SearchOptions,
-                  find: Callable[[np.ndarray], list[Frame]] | None = None) -> Found:
+                  find: Callable[[np.ndarray], list[Frame]] | None = None) -> SearchRecord:
     """The person of one or several photos, as `stages/invert.py` finds the held-out people.
 
     Several photos are searched for together: the loss is that of all, and the search starts at the mean of what the
@@ -171,5 +154,10 @@ def invert_photos(pipe: StableDiffusionPipeline, space: WeightSpace, encoder: Ph
     mask = None
     if params.mask == "face" and find is not None:
         mask = face_masks(images, find, latents.shape[-1])[None]
-    z, losses = invert(pipe, space, prior, EncodedPhotos(latents[None], text[None], mask), options)
-    return Found(z[0].cpu(), prior.mean[0].cpu(), losses[:, 0].cpu(), list(photos), time.perf_counter() - started)
+    seen = EncodedPhotos(latents[None], text[None], mask)
+    z, _ = invert(pipe, space, prior, seen, options)
+    seconds = time.perf_counter() - started
+    both = torch.cat([prior.mean, z])
+    losses = photo_losses(pipe, space, both, EncodedPhotos(*(each if each is None else each.expand(2, *each.shape[1:])
+                                                             for each in seen)), options)
+    return SearchRecord(z[0].cpu(), prior.mean[0].cpu(), losses.cpu(), list(photos), seconds)

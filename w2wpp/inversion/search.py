@@ -1,6 +1,7 @@
 """Inversion of photos of people into a weight space: only z is optimised, through the frozen decoder and UNet."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -43,6 +44,9 @@ class InvertParams(Section):
     """Weight of the log prior of z."""
     people_at_once: Count = 32
     """People inverted in one batch."""
+
+
+CHECKED = 16   # timesteps that a finished search is judged by
 
 
 class EncodedPhotos(NamedTuple):
@@ -90,12 +94,7 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior
         z [n, k], and the denoising loss of every step, averaged over photos and timesteps, [steps, n].
     """
     params = options.params
-    schedule, pixel_weights = training_schedule(pipe), region_weights(pipe, params.region)
-    rows, text = (_rows(each, params.timesteps_per_step) for each in (photos.latents, photos.text))
-    if photos.mask is not None:
-        shown = pixel_weights * photos.mask.to(pixel_weights)
-        shown = shown / shown.mean((2, 3), keepdim=True).clamp_min(1e-6)
-        pixel_weights = _rows(shown, params.timesteps_per_step)[:, :, None]
+    loss = _photo_loss(pipe, space, photos, params, params.timesteps_per_step)
     unit = prior.spread if params.whitened else 1 / space.scales
     searched = torch.zeros_like(prior.mean, requires_grad=True)
     optimizer = torch.optim.Adam([searched], params.lr, eps=params.adam_epsilon)
@@ -103,8 +102,7 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior
     bar = progress(range(params.steps), options.label, disable=options.label is None)
     for step in bar:
         z = prior.mean + unit * searched
-        losses = denoising_loss(pipe, schedule, space.layout, space.decode(z), rows, text, params.timestep_shift,
-                                step_generator(options.seed, step), pixel_weights).mean(0)
+        losses = loss(z, step_generator(options.seed, step))
         optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=5)
         optimizer.zero_grad()
         (losses - params.prior_weight * space.prior.log_prob((z - prior.mean) / prior.spread)).sum().backward()
@@ -112,6 +110,30 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior
         history.append(losses.detach())
         bar.set_postfix(loss=f"{history[-1].mean().item():.4f}", refresh=False)
     return (prior.mean + unit * searched).detach(), torch.stack(history)
+
+
+@torch.no_grad()
+def photo_losses(pipe: StableDiffusionPipeline, space: WeightSpace, z: Tensor, photos: EncodedPhotos,
+                 options: SearchOptions) -> Tensor:
+    """The denoising loss [n] of people's photos at latents [n, k], on `CHECKED` timesteps that no search sees.
+
+    As all people share timesteps and noise, the losses of one photo at several latents compare.
+    """
+    loss = _photo_loss(pipe, space, photos, options.params, CHECKED)
+    return loss(z, step_generator(options.seed, options.params.steps))
+
+
+def _photo_loss(pipe: StableDiffusionPipeline, space: WeightSpace, photos: EncodedPhotos, params: InvertParams,
+                timesteps: int) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """The denoising loss [n] of photos at z [n, k], over all photos of a person and as many timesteps of each."""
+    schedule, pixel_weights = training_schedule(pipe), region_weights(pipe, params.region)
+    rows, text = (_rows(each, timesteps) for each in (photos.latents, photos.text))
+    if photos.mask is not None:
+        shown = pixel_weights * photos.mask.to(pixel_weights)
+        shown = shown / shown.mean((2, 3), keepdim=True).clamp_min(1e-6)
+        pixel_weights = _rows(shown, timesteps)[:, :, None]
+    return lambda z, generator: denoising_loss(pipe, schedule, space.layout, space.decode(z), rows, text,
+                                               params.timestep_shift, generator, pixel_weights).mean(0)
 
 
 def _rows(photos: Tensor, timesteps: int) -> Tensor:
