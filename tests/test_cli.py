@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from skimage import data as pictures
 
 import w2wpp
@@ -141,7 +141,7 @@ def test_export_writes_what_each_tool_reads(world, run, layout, format):
         assert len(load_file("again.safetensors")) == 2 * len(layout.layers)
 
 
-def test_info_of_a_space_and_of_loras(world, run, layout, wide_layout, draw_weights, sd15_base):
+def test_info_of_a_space_and_of_loras(world, run, pipe, layout, wide_layout, draw_weights, sd15_base):
     said = dict(line.split(maxsplit=1) for line in run("info", "data/spaces/pca/space.safetensors"))
     assert said["space"].startswith("pca, 4 dimensions") and said["base"] == "fits data/base"
     assert f"rank 1, alpha 8, {layout.dimension} numbers" in said["LoRAs"] and "one A for all" not in said["LoRAs"]
@@ -156,9 +156,16 @@ def test_info_of_a_space_and_of_loras(world, run, layout, wide_layout, draw_weig
     said = dict(line.split(maxsplit=1) for line in run("info", "other.safetensors", "--space", "pca"))
     assert said["LoRA"].startswith("in the keys of kohya, rank 1, alpha from tensors") and "F16" in said["file"]
     assert int(re.search(r"keeps (-?\d+)%", said["space"])[1]) < 50
+    keys = WeightLayout.of_unet(pipe.unet, 1, 8.0, ["to_k"])
     export_lora("wide.safetensors", draw_weights(wide_layout, 1)[0], wide_layout)
     said = dict(line.split(maxsplit=1) for line in run("info", "wide.safetensors"))
     assert said["base"] == "fits data/base" and "space: no data/spaces/vae" in said["space"]
+    export_lora("keys.safetensors", torch.ones(keys.dimension), keys)
+    said = dict(line.split(maxsplit=1) for line in run("info", "keys.safetensors", "--space", "pca"))
+    assert said["base"] == "fits data/base" and "pca does not fit" in said["space"]
+    save_file({"lora_te_x.lora_down.weight": torch.zeros(2, 2)}, "text.safetensors")
+    said = dict(line.split(maxsplit=1) for line in run("info", "text.safetensors", "--space", "pca"))
+    assert said["LoRA"] == "not written by w2w++ for diffusers" and "pca does not fit" in said["space"]
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -175,7 +182,7 @@ def test_info_of_a_space_and_of_loras(world, run, layout, wide_layout, draw_weig
     (["info", "params.yaml"], r"error: params\.yaml: not a safetensors file"),
     (["blend", "missing.safetensors", "b.safetensors", "--space", "pca"], r"error: missing\.safetensors: cannot be"),
     (["sample", "--space", "pca", "--params", "bad.yaml"], r"error: bad\.yaml: generate\.batch: .*greater than or"),
-    (["sample", "--space", "pca", "--params", "none.yaml"], r"error: none\.yaml: "),
+    (["sample", "--space", "pca", "--params", "none.yaml"], r"error: none\.yaml: no such file"),
     (["sample", "--space", "pca", "--params", "list.yaml"], r"error: list\.yaml: .*not a mapping"),
 ])
 def test_what_is_wrong_is_one_clear_line(world, arguments, words):

@@ -106,7 +106,7 @@ def test_people_of_two_spaces_do_not_blend(space, shared, tmp_path):
     with pytest.raises(ArgumentError, match="second: of another space"):
         w2wpp.blend(first, w2wpp.sample(shared, 1))
     first.save(tmp_path / "first.safetensors")
-    with pytest.raises(ArgumentError, match="first: a person of no space"):
+    with pytest.raises(ArgumentError, match="first: a LoRA of no space"):
         w2wpp.blend(w2wpp.load_lora(tmp_path / "first.safetensors"), first)
     space.save(tmp_path / "space.safetensors")      # the same space, read again
     again = w2wpp.load_space(tmp_path / "space.safetensors")
@@ -117,7 +117,8 @@ def test_a_saved_person_comes_back(space, tmp_path):
     person = w2wpp.sample(space, 1)
     person.save(tmp_path / "deep/er/person.safetensors")
     alone = w2wpp.load_lora(tmp_path / "deep/er/person.safetensors")
-    assert torch.equal(alone.weights, person.weights) and alone.layout == person.layout and alone.z is None
+    assert torch.equal(alone.weights, person.weights) and alone.layout == person.layout
+    assert not isinstance(alone, w2wpp.Person)
     found = w2wpp.load_lora(tmp_path / "deep/er/person.safetensors", space)
     assert torch.equal(found.weights, person.weights)
     torch.testing.assert_close(found.z, person.z, atol=1e-4, rtol=1e-4)
@@ -177,12 +178,12 @@ def test_nothing_is_drawn_by_another_base_model(pipe, space, wide_layout, draw_w
     first = space.layout.layers[0]
     narrow = WeightLayout((first, Adapted("mid_block.x.to_q", 4, 4)), 1, 1.0)
     with pytest.raises(ArgumentError, match=r"base: mid_block\.x\.to_q is adapted as 4 x 4, but the UNet has no such"):
-        w2wpp.Person(torch.zeros(narrow.dimension), narrow).draw(base=pipe)
+        w2wpp.Lora(torch.zeros(narrow.dimension), narrow).draw(base=pipe)
     other = WeightLayout((Adapted(first.module, first.fan_in + 1, first.fan_out),), 1, 1.0)
     with pytest.raises(ArgumentError, match=rf"the UNet has {first.fan_in} x {first.fan_out} there"):
-        w2wpp.Person(torch.zeros(other.dimension), other).draw(base=pipe)
+        w2wpp.Lora(torch.zeros(other.dimension), other).draw(base=pipe)
     with pytest.raises(ArgumentError, match="several layouts"):
-        people.draw([w2wpp.sample(space), w2wpp.Person(draw_weights(wide_layout, 1)[0], wide_layout)], base=pipe)
+        people.draw([w2wpp.sample(space), w2wpp.Lora(draw_weights(wide_layout, 1)[0], wide_layout)], base=pipe)
     with pytest.raises(ArgumentError, match="seeds"):
         w2wpp.sample(space).draw(seeds=0, base=pipe)
 

@@ -25,16 +25,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from w2wpp.files.errors import InputError
+    from w2wpp.from_photo import Inversion, InvertParams, PhotoOptions, invert
     from w2wpp.person import (
         GenerateParams,
-        Inversion,
-        InvertParams,
+        Lora,
         Person,
-        PhotoOptions,
         blend,
         decode,
         encode,
-        invert,
         load_base,
         load_lora,
         load_space,
@@ -44,30 +42,19 @@ if TYPE_CHECKING:
 # Read when transformers is first imported, which otherwise reports absent optional packages that nothing here needs.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-__all__ = [
-    "GenerateParams",
-    "InputError",
-    "Inversion",
-    "InvertParams",
-    "Person",
-    "PhotoOptions",
-    "blend",
-    "decode",
-    "encode",
-    "invert",
-    "load_base",
-    "load_lora",
-    "load_space",
-    "sample",
-]
+__all__ = ["GenerateParams", "InputError", "Inversion", "InvertParams", "Lora", "Person", "PhotoOptions", "blend",
+           "decode", "encode", "invert", "load_base", "load_lora", "load_space", "sample"]
+
+
+_ELSEWHERE = {"InputError": "w2wpp.files.errors",
+              **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "invert"), "w2wpp.from_photo")}
 
 
 def __getattr__(name: str) -> object:
     """Load what is asked for when it is: torch and diffusers take seconds (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module("w2wpp.files.errors" if name == "InputError" else "w2wpp.person")
-    return getattr(module, name)
+    return getattr(importlib.import_module(_ELSEWHERE.get(name, "w2wpp.person")), name)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,8 @@ from w2wpp.files.errors import ArgumentError, InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from w2wpp.person import Inversion, Person
+    from w2wpp.from_photo import Inversion
+    from w2wpp.person import Lora, Person
     from w2wpp.settings import Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -65,14 +66,15 @@ def invert(
     settings = _settings(params)
     from PIL import Image
 
-    from w2wpp import person
+    from w2wpp import from_photo, person
+
     out = out or Path(photos[0].name).with_suffix("" if format == "peft" else ".safetensors")
     sheet = _sheet(sheet, out, photos)
     search = settings.search.model_copy(update={"prompt": prompt} if prompt else {})
     pipe = person.load_base(base, settings.drawing.dtype)
-    found = person.invert(photos, space, pipe, None if encoder == "none" else encoder, search,
-                          person.PhotoOptions(None if framing == "auto" else framing, faces or settings.faces,
-                                              largest), seed, _label("search"))
+    options = from_photo.PhotoOptions(None if framing == "auto" else framing, faces or settings.faces, largest)
+    found = from_photo.invert(photos, space, pipe, None if encoder == "none" else encoder, search, options, seed,
+                              _label("search"))
     guess, result = person.draw([found.guess, found], search.prompt, seeds, pipe, settings.drawing)
     found.save(out, format, dtype)
     _write_sheet(sheet, [("photo, as aligned", [Image.fromarray(each.pixels) for each in found.record.photos]),
@@ -133,12 +135,12 @@ def blend(
 
     out = out or Path("blend" if format == "peft" else "blend.safetensors")
     sheet, loaded = _sheet(sheet, out), person.load_space(space)
-    ends = [person.load_lora(each, loaded) for each in (first, second)]
+    start, end = (person.load_lora(each, loaded) for each in (first, second))
     steps = [number / (STEPS - 1) for number in range(STEPS)]
     titles = [first.stem, *(f"{step:.2f}" for step in steps[1:-1]), second.stem]
-    _draw(sheet, [(title, person.blend(*ends, step)) for title, step in zip(titles, steps, strict=True)], prompt, 1,
-          base, settings)
-    person.blend(*ends, share).save(out, format, dtype)
+    way = [(title, person.blend(start, end, step)) for title, step in zip(titles, steps, strict=True)]
+    _draw(sheet, way, prompt, 1, base, settings)
+    person.blend(start, end, share).save(out, format, dtype)
     print(f"wrote {out} and {sheet}")
 
 
@@ -219,12 +221,12 @@ def _label(text: str) -> str | None:
     return text if sys.stderr.isatty() else None
 
 
-def _lora(path: Path, space: str) -> "Person":
+def _lora(path: Path, space: str) -> "Lora":
     """A LoRA as it is where it tells its layout, else as the space has it."""
     from w2wpp import person
     from w2wpp.ingest.exported import read_exported
 
-    return person.load_lora(path, None if read_exported(path) else space)
+    return person.load_lora(path) if read_exported(path) else person.load_lora(path, space)
 
 
 def _sheet(sheet: Path | None, out: Path, photos: Sequence[Path] = ()) -> Path:

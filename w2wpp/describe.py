@@ -47,7 +47,7 @@ def _of_space(space: WeightSpace, base: str) -> dict[str, str]:
 
 
 def _of_lora(file: Path, space: str, base: str) -> dict[str, str]:
-    exported, lines = read_exported(file), {}
+    exported, lines = read_exported(file), {"LoRA": "not written by w2w++ for diffusers"}
     if exported:
         lines = {"LoRA": f"of w2w++ for diffusers; {_in_words(exported[1])}", "base": _fit(exported[1], base)}
     try:
@@ -58,19 +58,16 @@ def _of_lora(file: Path, space: str, base: str) -> dict[str, str]:
             besides = f"; {len(lora.ignored)} keys of other modules" if lora.ignored else ""
             said = f"in the keys of {lora.naming}, rank {lora.rank}, alpha from {lora.alpha_from}"
             lines = {"LoRA": said + cut + besides, "base": _fit(loaded.layout, base)}
-        lines["space"] = _kept(load_lora(file, loaded), space)
+        return lines | {"space": _kept(load_lora(file, loaded), space)}
     except InputError as error:
-        if not exported and error.where == printable(file):
-            raise
-        lines["space"] = f"{space}: does not fit or is not there ({error})"
-    return lines
+        return lines | {"space": f"{space} does not fit, or is not there: {error}"}
 
 
 def _kept(person: Person, name: str) -> str:
     """How much of what tells a LoRA from the mean of its space the space keeps."""
     points = decode(torch.stack([torch.zeros_like(person.z), person.z]), person.space)
     whole, lost = (product_distance(person.weights, point, person.layout) for point in points)
-    share = 1 - (lost / whole) ** 2 if whole else 1.0
+    share = max(0.0, 1 - (lost / whole) ** 2) if whole else 1.0
     return (f"fits {name}; {person.z.norm():.1f} from its mean, where people lie at "
             f"{person.space.latent_dim ** 0.5:.1f} or so; the space keeps {share:.0%} of what tells it from the mean")
 

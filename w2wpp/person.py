@@ -1,11 +1,10 @@
 """People as points of a space and as LoRAs of a base model: what `import w2wpp` offers."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -18,12 +17,10 @@ from w2wpp.compute.schedules import step_generator
 from w2wpp.diffusion.denoising import GenerateParams, generate
 from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT, asks_for_more
-from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.files.errors import ArgumentError
 from w2wpp.files.tensor_files import printable
 from w2wpp.ingest.exported import read_exported
 from w2wpp.ingest.foreign import read_lora
-from w2wpp.inversion.photo_encoder import PhotoEncoder
-from w2wpp.inversion.search import InvertParams, SearchOptions
 from w2wpp.lora.canonical import on_rows
 from w2wpp.lora.export import LoraDtype, LoraFormat, export_lora
 from w2wpp.lora.layout import WeightLayout
@@ -31,44 +28,24 @@ from w2wpp.spaces import registry
 from w2wpp.spaces.base import WeightSpace
 
 if TYPE_CHECKING:
-    from w2wpp.inversion.own_photo import Photo, SearchRecord
+    pass
 
-Base = StableDiffusionPipeline | str | Path
-Space = WeightSpace | str | Path
+Base: TypeAlias = StableDiffusionPipeline | str | Path
+Space: TypeAlias = WeightSpace | str | Path
 _SAME_A = 1e-4   # of the largest number of A
 
 
 @dataclass(frozen=True, eq=False)
-class Person:
-    """A person: a LoRA of a base model and, of a space, the point that it is.
+class Lora:
+    """A LoRA of a base model.
 
     Attributes:
-        weights: float32 [d], the LoRA as a weight vector.
+        weights: float32 [d], as a weight vector.
         layout: the order of the d numbers, with rank and alpha.
-        z: float32 [k], the latent; None of a LoRA that was read without a space.
-        space: the space of z.
     """
 
     weights: Tensor = field(repr=False)
     layout: WeightLayout = field(repr=False)
-    z: Tensor | None = None
-    space: WeightSpace | None = field(default=None, repr=False)
-
-    @classmethod
-    def at(cls, z: Tensor, space: Space = "vae") -> "Person":
-        """The person at a point of a space.
-
-        Args:
-            z: float [k].
-
-        Raises:
-            ArgumentError: naming `z`: it is no point of the space; or see `load_space`.
-        """
-        space = _space(space)
-        z = _checked(z, space.latent_dim, "z")
-        if z.ndim > 1:
-            raise ArgumentError(None, "z", f"{len(z)} points", "Make a person of each")
-        return cls(decode(z, space), space.layout, z, space)
 
     def save(self, path: str | Path, format: LoraFormat = "diffusers", dtype: LoraDtype = "fp32") -> None:
         """Write the LoRA as a file of diffusers (for `pipe.load_lora_weights(path)`) or kohya, or a folder of peft.
@@ -102,38 +79,32 @@ class Person:
 
 
 @dataclass(frozen=True, eq=False)
-class Inversion(Person):
-    """A person found from photos, see `invert`.
+class Person(Lora):
+    """A person: a point of a space, and the LoRA that it is.
 
     Attributes:
-        record: where the search started, its losses, the photos as it saw them, and seconds.
+        z: float32 [k], the latent.
+        space: whose latent it is.
     """
 
-    record: "SearchRecord | None" = None
+    z: Tensor
+    space: WeightSpace = field(repr=False)
 
-    @property
-    def guess(self) -> Person:
-        """The person at whom the search started: the photo encoder's, or the mean of the space."""
-        if self.record is None or self.space is None:
-            raise ArgumentError(None, "record", "no search found this person")
-        return Person.at(self.record.guess, self.space)
+    @classmethod
+    def at(cls, z: Tensor, space: Space = "vae") -> "Person":
+        """The person at a point of a space.
 
+        Args:
+            z: float [k].
 
-@dataclass(frozen=True)
-class PhotoOptions:
-    """How photos are read.
-
-    Attributes:
-        framing: how training photos are framed. "rendered": as those of the world that is rendered here; "ffhq": as
-            those of all other base models; None: as the base model needs; "none": the photos are framed so already,
-            and nobody looks for faces.
-        faces: who finds faces, see `w2wpp.faces.frames.load_face_finder`.
-        largest: take the largest of several faces also where others are about as large.
-    """
-
-    framing: Literal["rendered", "ffhq", "none"] | None = None
-    faces: str = "dlib"
-    largest: bool = False
+        Raises:
+            ArgumentError: naming `z`: it is no point of the space; or see `load_space`.
+        """
+        space = the_space(space)
+        z = _checked(z, space.latent_dim, "z")
+        if z.ndim > 1:
+            raise ArgumentError(None, "z", f"{len(z)} points", "Make a person of each")
+        return Person(decode(z, space), space.layout, z, space)
 
 
 def load_base(where: str | Path = artifacts.BASE, dtype: str = "float32") -> StableDiffusionPipeline:
@@ -163,8 +134,16 @@ def load_space(where: str | Path = "vae") -> WeightSpace:
     return registry.load_space(artifacts.space_file(where))
 
 
-def load_lora(path: str | Path, space: Space | None = None) -> Person:
-    """A LoRA file as a person; in a space if one is given.
+@overload
+def load_lora(path: str | Path, space: None = None) -> Lora: ...
+
+
+@overload
+def load_lora(path: str | Path, space: Space) -> Person: ...
+
+
+def load_lora(path: str | Path, space: Space | None = None) -> Lora:
+    """A LoRA file; as a person of a space if one is given.
 
     What `Person.save` wrote for diffusers comes back to the bit. Any other LoRA with the keys of peft, diffusers or
     kohya's trainer is brought to the layout of the space; where all LoRAs of the space share one A, as those of the
@@ -172,7 +151,7 @@ def load_lora(path: str | Path, space: Space | None = None) -> Person:
 
     Args:
         path: a safetensors file.
-        space: a space, or see `load_space`. None reads what `Person.save` wrote for diffusers, without z.
+        space: a space, or see `load_space`. None reads what `Person.save` wrote for diffusers, as a `Lora`.
 
     Raises:
         InputError: the file cannot be read (see `w2wpp.ingest.foreign.read_lora`), or does not fit the space.
@@ -183,15 +162,15 @@ def load_lora(path: str | Path, space: Space | None = None) -> Person:
         if exported is None:
             raise ArgumentError(None, "space", f"needed to read {printable(path)}, which w2w++ did not write for "
                                 "diffusers", "Give the space whose layers it adapts")
-        return Person(*exported)
-    space = _space(space)
+        return Lora(*exported)
+    space = the_space(space)
     if exported and exported[1].hash == space.layout.hash:
         weights = exported[0]
     else:
         weights = read_lora(path, space.layout).vector
-        rows = shared_rows(space)
-        if rows is not None:
-            weights = on_rows(weights[None], space.layout, rows)[0]
+    rows = shared_rows(space)
+    if rows is not None and not _same_A(weights, rows, space.layout):
+        weights = on_rows(weights[None], space.layout, rows)[0]
     return Person(weights, space.layout, encode(weights, space), space)
 
 
@@ -205,8 +184,8 @@ def sample(space: Space = "vae", seed: int = 0) -> Person:
     Raises:
         ArgumentError: naming `seed`; or see `load_space`.
     """
-    space = _space(space)
-    _check_seed(seed)
+    space = the_space(space)
+    check_seed(seed)
     return Person.at(space.prior.sample(1, step_generator(seed, 0))[0], space)
 
 
@@ -220,8 +199,8 @@ def blend(first: Person, second: Person, share: float = 0.5) -> Person:
         ArgumentError: naming `first` or `second`: it is in no space, or not in the same as the other.
     """
     for name, person in (("first", first), ("second", second)):
-        if person.z is None or person.space is None:
-            raise ArgumentError(None, name, "a person of no space", "Read the LoRA with a space")
+        if not isinstance(person, Person):
+            raise ArgumentError(None, name, "a LoRA of no space", "Read it with a space")
     if not _same(first.space, second.space):
         raise ArgumentError(None, "second", "of another space than the first", "Read both LoRAs with one space")
     return Person.at(torch.lerp(first.z, second.z, float(share)), first.space)
@@ -240,7 +219,7 @@ def encode(weights: Tensor, space: Space = "vae") -> Tensor:
     Raises:
         ArgumentError: naming `weights`: not of the space's dimension, or not finite; or see `load_space`.
     """
-    space = _space(space)
+    space = the_space(space)
     weights = _checked(weights, space.layout.dimension, "weights")
     with torch.no_grad():
         z = space.encode(weights.reshape(-1, space.layout.dimension).to(space.scales.device))
@@ -260,82 +239,26 @@ def decode(z: Tensor, space: Space = "vae") -> Tensor:
     Raises:
         ArgumentError: naming `z`: not of the space's latent dimension, or not finite; or see `load_space`.
     """
-    space = _space(space)
+    space = the_space(space)
     z = _checked(z, space.latent_dim, "z")
     with torch.no_grad():
         weights = space.decode(z.reshape(-1, space.latent_dim).to(space.scales.device))
     return weights.cpu().reshape(*z.shape[:-1], -1)
 
 
-def invert(photos: "Photo | Sequence[Photo]", space: Space = "vae", base: Base = artifacts.BASE,
-           encoder: PhotoEncoder | str | Path | None = "auto", settings: InvertParams | None = None,
-           options: PhotoOptions | None = None, seed: int = 0, label: str | None = None) -> Inversion:
-    """The person of one photo, or of several: the point of the space whose LoRA explains them best.
-
-    The face is found and framed as the base model's training photos are; the photo encoder guesses where it lies in the
-    space; a search, which moves z alone, minimises the diffusion loss of all photos from there on.
-
-    Args:
-        photos: of one person: the path of a JPEG, PNG or WebP, a PIL image, or uint8 [h, w, 3]; or several of these.
-        space: a space, or see `load_space`.
-        base: a pipeline, or see `load_base`.
-        encoder: a photo encoder, its file, or the name of the space that it was fitted for; None starts the search at
-            the mean of the space; "auto" is the encoder of `space` where that is a name, and None where it is not.
-        settings: of the search; by default those of the shipped world.
-        options: how photos are read; by default as the base model needs, with dlib.
-        seed: of noise and timesteps.
-        label: of a progress bar; None for no bar.
-
-    Raises:
-        InputError: a photo cannot be read, or has no face or several; a package that finds faces is missing; or space,
-            base and encoder do not fit one another.
-    """
-    try:
-        from w2wpp.faces.frames import FFHQ, load_face_finder
-        from w2wpp.inversion.own_photo import FRAMINGS, align_photo, framing_of, invert_photos
-    except ImportError as error:
-        raise InputError("faces", None, f"{error.name} is not installed, and finds them",
-                         "Run `pip install 'w2wpp[faces]'`") from error
-    _check_seed(seed)
-    options, settings = options or PhotoOptions(), settings or InvertParams()
-    if encoder == "auto":
-        encoder = str(space) if isinstance(space, str) and artifacts.is_name(space) else None
-    space, pipe = _space(space), _base(base)
-    check_fit(space.layout, pipe.unet)
-    if isinstance(encoder, (str, Path)):
-        encoder = PhotoEncoder.load(artifacts.encoder_file(encoder))
-    size = pipe.unet.config.sample_size
-    if encoder and encoder.matrix.shape != (pipe.unet.config.in_channels * size * size, space.latent_dim):
-        raise ArgumentError(None, "encoder", "of another space or base model", "Give the one that was fitted for them, "
-                            "or none, and the search starts at the mean")
-    framing = options.framing or framing_of(pipe)
-    if framing not in FRAMINGS:
-        raise ArgumentError(None, "framing", f"unknown framing {framing!r}", f"Use {', '.join(FRAMINGS)}")
-    find = None
-    if framing != "none" or settings.mask == "face":
-        find = load_face_finder(options.faces, FRAMINGS[framing] or FFHQ)
-    several = list(photos) if isinstance(photos, (list, tuple)) else [photos]
-    if not several:
-        raise ArgumentError(None, "photo", "none given", "Give one photo or several of one person")
-    aligned = [align_photo(each, size * pipe.vae_scale_factor, FRAMINGS[framing], find, options.largest)
-               for each in several]
-    record = invert_photos(pipe, _on(space, pipe), encoder, aligned, SearchOptions(settings, seed, label), find)
-    return Inversion(**vars(Person.at(record.z, space)), record=record)
-
-
-def draw(people: Sequence[Person], prompt: str = IDENTITY_PROMPT, seeds: int | Sequence[int] = 1,
+def draw(people: Sequence[Lora], prompt: str = IDENTITY_PROMPT, seeds: int | Sequence[int] = 1,
          base: Base = artifacts.BASE, settings: GenerateParams | None = None, label: str | None = None) -> Tensor:
     """Pictures of several people, as `Person.draw`, drawn together: uint8 [n, seeds, h, w, 3].
 
     Raises:
         ArgumentError: see `Person.draw`; or people whose LoRAs adapt different layers.
     """
-    pipe, settings = _base(base), settings or GenerateParams()
+    pipe, settings = the_base(base), settings or GenerateParams()
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not numbers:
         raise ArgumentError(None, "seeds", "none", "Ask for 1 picture at least")
     for number in numbers:
-        _check_seed(number, "seeds")
+        check_seed(number, "seeds")
     layout = people[0].layout
     if any(person.layout.hash != layout.hash for person in people):
         raise ArgumentError(None, "people", "LoRAs of several layouts", "Draw those of each apart")
@@ -365,17 +288,21 @@ def check_fit(layout: WeightLayout, unet: nn.Module) -> None:
 def shared_rows(space: WeightSpace) -> Tensor | None:
     """A weight vector [d] whose A all LoRAs of a space share; None where A differs from person to person."""
     ends = decode(torch.stack([torch.zeros(space.latent_dim), torch.ones(space.latent_dim)]), space)
-    in_A = ~space.layout.in_B
-    if (ends[0] - ends[1])[in_A].abs().max() > _SAME_A * ends[0][in_A].abs().max():
-        return None
-    return ends[0]
+    return ends[0] if _same_A(ends[1], ends[0], space.layout) else None
 
 
-def _space(space: Space) -> WeightSpace:
+def _same_A(weights: Tensor, rows: Tensor, layout: WeightLayout) -> bool:
+    in_A = ~layout.in_B
+    return bool((weights - rows)[in_A].abs().max() <= _SAME_A * rows[in_A].abs().max())
+
+
+def the_space(space: Space) -> WeightSpace:
+    """A space, read if it is not yet (see `load_space`)."""
     return space if isinstance(space, WeightSpace) else load_space(space)
 
 
-def _base(base: Base) -> StableDiffusionPipeline:
+def the_base(base: Base) -> StableDiffusionPipeline:
+    """A base model, read if it is not yet (see `load_base`); the last one that was read is kept."""
     # The folder as a whole path: the cache must not outlive a change of the current directory.
     return _loaded(artifacts.base_folder(base).absolute()) if isinstance(base, (str, Path)) else base
 
@@ -383,11 +310,6 @@ def _base(base: Base) -> StableDiffusionPipeline:
 @lru_cache(maxsize=1)
 def _loaded(folder: Path) -> StableDiffusionPipeline:
     return load_base(folder)
-
-
-def _on(space: WeightSpace, pipe: StableDiffusionPipeline) -> WeightSpace:
-    """A space where the base model is; the user's own stays where it is."""
-    return space if pipe.device.type == "cpu" else copy.deepcopy(space).to(pipe.device)
 
 
 def _same(one: WeightSpace, other: WeightSpace) -> bool:
@@ -408,6 +330,7 @@ def _checked(numbers: Tensor, length: int, key: str) -> Tensor:
     return numbers.detach().float().cpu()
 
 
-def _check_seed(seed: int, key: str = "seed") -> None:
+def check_seed(seed: int, key: str = "seed") -> None:
+    """Refuse what is no whole number from 0 on, by an ArgumentError that names `key`."""
     if not isinstance(seed, int) or seed < 0:
         raise ArgumentError(None, key, f"{seed!r}, expected whole numbers from 0 on")

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from w2wpp.diffusion.denoising import GenerateParams
 from w2wpp.files.errors import InputError
 from w2wpp.files.settings import Section
 from w2wpp.inversion.search import InvertParams
+from w2wpp.run.yaml_files import parse_mapping, read_text
 
 PARAMS = Path("params.yaml")
 T = TypeVar("T", bound=Section)
@@ -47,15 +46,8 @@ def read_settings(path: Path | None = None) -> Settings:
         if not PARAMS.is_file():
             return Settings()
         path = PARAMS
-    where = str(path)
-    try:
-        # YAML 1.2, as DVC reads it: in 1.1, 1e-3 is text.
-        content = YAML(typ="safe", pure=True).load(path.read_text())
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise InputError(where, None, f"not readable YAML ({' '.join(str(error).split())})",
-                         "Give a file such as params.yaml or profiles/sd15.yaml") from error
-    if not isinstance(content, dict):
-        raise InputError(where, None, "not a mapping of sections", "Give a file such as params.yaml")
+    where, remedy = str(path), "Give a file such as params.yaml or profiles/sd15.yaml"
+    content = parse_mapping(read_text(path, remedy), where, remedy)
     faces = content.get("faces", Settings.faces)
     if not isinstance(faces, str):
         raise InputError(where, "faces", f"{faces!r}, expected text", "Use dlib or insightface:<pack name>")

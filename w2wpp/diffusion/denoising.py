@@ -132,7 +132,7 @@ def generate(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tenso
     start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in numbers])
     models = max(1, params.batch // len(asked))
     out = []
-    with progress(None, what, total=len(weights) * len(asked), unit="picture", disable=what is None) as bar:
+    with progress(None, what, total=len(weights) * len(asked), unit="picture") as bar:
         for first, count in chunks(len(weights), models):
             drawn = []
             for some in asked.split(params.batch):

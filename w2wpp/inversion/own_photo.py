@@ -157,7 +157,5 @@ def invert_photos(pipe: StableDiffusionPipeline, space: WeightSpace, encoder: Ph
     seen = EncodedPhotos(latents[None], text[None], mask)
     z, _ = invert(pipe, space, prior, seen, options)
     seconds = time.perf_counter() - started
-    both = torch.cat([prior.mean, z])
-    losses = photo_losses(pipe, space, both, EncodedPhotos(*(each if each is None else each.expand(2, *each.shape[1:])
-                                                             for each in seen)), options)
+    losses = torch.cat([photo_losses(pipe, space, each, seen, options) for each in (prior.mean, z)])
     return SearchRecord(z[0].cpu(), prior.mean[0].cpu(), losses.cpu(), list(photos), seconds)

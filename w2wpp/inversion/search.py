@@ -99,7 +99,7 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior
     searched = torch.zeros_like(prior.mean, requires_grad=True)
     optimizer = torch.optim.Adam([searched], params.lr, eps=params.adam_epsilon)
     history = []
-    bar = progress(range(params.steps), options.label, disable=options.label is None)
+    bar = progress(range(params.steps), options.label)
     for step in bar:
         z = prior.mean + unit * searched
         losses = loss(z, step_generator(options.seed, step))

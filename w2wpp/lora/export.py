@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from w2wpp.files.errors import ArgumentError
-from w2wpp.files.storage import write_atomically
+from w2wpp.files.storage import write_atomically, write_json
 from w2wpp.lora.layout import WeightLayout, unflatten
 
 LoraFormat = Literal["diffusers", "peft", "kohya"]
@@ -48,8 +48,7 @@ def export_lora(path: str | Path, weights: Tensor, layout: WeightLayout, format:
     elif format == "peft":
         _write(path / "adapter_model.safetensors",
                {f"base_model.model.{key}": tensor for key, tensor in tensors.items()}, {"format": "pt"})
-        config = json.dumps({"peft_type": "LORA", "bias": "none", **_config(layout)}, indent=2, sort_keys=True)
-        write_atomically(path / "adapter_config.json", lambda temporary: temporary.write_text(config + "\n"))
+        write_json(path / "adapter_config.json", {"peft_type": "LORA", "bias": "none", **_config(layout)})
     else:
         _write(path, _kohya(layout, tensors), None)
 
