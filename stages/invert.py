@@ -13,8 +13,8 @@ from w2wpp.faces.frames import face_masks, load_face_finder
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import file_hash, folder_hash, write_json, write_pack
 from w2wpp.inversion.photo_encoder import PhotoEncoder
-from w2wpp.inversion.search import invert_batch
-from w2wpp.lora.adapters import export_lora
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
+from w2wpp.lora.export import export_lora
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.registry import load_space
@@ -55,11 +55,11 @@ def main() -> None:
 
     def inputs(first: int, count: int) -> tuple:
         some = slice(first, first + count)
-        return (photo_encoder(latents[some]), latents[some], text[some], None if mask is None else mask[some],
-                f"inversion into {args.space} {some.stop}/{len(latents)}")
+        seen = EncodedPhotos(latents[some, None], text[some, None], None if mask is None else mask[some, None])
+        return photo_encoder(latents[some]), seen, f"inversion into {args.space} {some.stop}/{len(latents)}"
 
     batches = batches_of(len(latents), params.people_at_once, scratch, inputs)
-    finish(shard.share(batches), partial(invert_batch, pipe, space, params, args.params.seed),
+    finish(shard.share(batches), partial(invert_batch, pipe, space, SearchOptions(params, args.params.seed)),
            f"inversion into {args.space}", args.params.engine)
     if not shard.whole:
         print(shard.remaining(batches))

@@ -7,7 +7,7 @@ from w2wpp.compute.schedules import step_generator
 from w2wpp.diffusion.denoising import generate
 from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.files.storage import write_pack
-from w2wpp.lora.adapters import export_lora
+from w2wpp.lora.export import export_lora
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.registry import load_space
 

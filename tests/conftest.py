@@ -30,9 +30,11 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 from w2wpp.compute.batches import Batch, Work
 from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.faces.frames import CENTRE, SQUARE
+from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.lora.layout import LORA_TARGETS, Adapted, WeightLayout
 from w2wpp.run.params import Params, load_params
+from w2wpp.spaces.affine import PCASpace
 from w2wpp.world.base_model import BaseParams, build_pipeline, build_tokenizer
 from w2wpp.world.drawing import draw_batches, photo_batches
 from w2wpp.world.people import CAPTION_WORDS
@@ -342,3 +344,29 @@ def draw_people() -> Callable[..., None]:
                 Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(
                     folder / f"Person {person}" / f"{photo}.{'jpg' if photo % 2 else 'png'}")
     return draw
+
+
+@pytest.fixture(scope="session")
+def make_space() -> Callable[[WeightLayout, torch.Tensor, torch.Tensor], PCASpace]:
+    """make_space(layout, directions [k, d], mean [d]): a space of LoRAs that do much, frozen as one that is read."""
+    def make(layout: WeightLayout, directions: torch.Tensor, mean: torch.Tensor) -> PCASpace:
+        space = PCASpace(len(directions), layout)
+        space.mean.copy_(mean)
+        space.components.copy_(torch.linalg.qr(directions.T).Q.T)
+        space.scales.fill_(2.0)
+        return space.requires_grad_(False).eval()
+    return make
+
+
+@pytest.fixture
+def repro(tmp_path, pipe, layout, draw_weights, make_space, monkeypatch) -> Path:
+    """A current directory with data/base, the space data/spaces/pca and its photo encoder, as `make repro` leaves
+    them, in miniature.
+    """
+    directions = draw_weights(layout, 4, seed=4, size=1.0) - initial_weights(layout, 4)
+    make_space(layout, directions, draw_weights(layout, 1)[0]).save(tmp_path / "data/spaces/pca/space.safetensors")
+    pipe.save_pretrained(tmp_path / "data/base")
+    PhotoEncoder(torch.full((64, 4), 0.01), torch.zeros(4), torch.ones(4)).save(
+        tmp_path / "data/photo_encoders/pca.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -10,7 +10,8 @@ from torch.func import functional_call
 from w2wpp.diffusion.denoising import generate
 from w2wpp.diffusion.pipeline import encode_prompts
 from w2wpp.files.errors import InputError
-from w2wpp.lora.adapters import adapted, export_lora, initial_weights
+from w2wpp.lora.adapters import adapted, initial_weights
+from w2wpp.lora.export import export_lora
 from w2wpp.lora.layout import Adapted, WeightLayout
 
 N = 3

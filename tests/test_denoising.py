@@ -7,7 +7,7 @@ from w2wpp.diffusion.denoising import denoising_loss, draw_timesteps, generate, 
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
 from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.inversion.photo_encoder import LatentPrior
-from w2wpp.inversion.search import invert
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert
 from w2wpp.spaces.affine import PCASpace
 
 PROMPTS = ["a photo of sks person", "a photo of sks person, smiling"]
@@ -28,6 +28,8 @@ def test_pictures_do_not_depend_on_the_batch(pipe, layout, draw_weights, how):
         assert (other.int() - pictures.int()).abs().max() <= 1
     alone = generate(pipe, layout, weights[3:4], PROMPTS[1:], 3, how, "test")
     assert (alone[0, 0].int() - pictures[3, 1].int()).abs().max() <= 1
+    chosen = generate(pipe, layout, weights[3:4], PROMPTS[1:], [2, 0], how, None)
+    assert (chosen[0, 0].int() - pictures[3, 1, [2, 0]].int()).abs().max() <= 1
 
 
 def test_pictures_are_repeatable_and_all_different(pipe, layout, draw_weights, how):
@@ -119,8 +121,8 @@ def test_bfloat16_is_near_float32(pipe, make_pipe, layout, draw_weights, params,
         text = encode_prompts(each, [IDENTITY_TOKEN]).expand(2, -1, -1)
         pictures = generate(each, layout, weights, ["a photo of sks person"], 2, how, "test")
         prior = LatentPrior(torch.zeros(2, 3), torch.ones(3))
-        results.append((invert(each, space, prior, latents, text, settings, 0, "test")[1], pictures.float(),
-                        encode_images(each, pictures[0, 0])))
+        _, losses = invert(each, space, prior, EncodedPhotos(latents[:, None], text[:, None]), SearchOptions(settings))
+        results.append((losses, pictures.float(), encode_images(each, pictures[0, 0])))
     assert results[1][0].dtype == results[1][2].dtype == torch.float32
     torch.testing.assert_close(results[1][0], results[0][0], rtol=0.05, atol=0)
     assert (results[1][1] - results[0][1]).abs().mean() < 4

@@ -26,8 +26,9 @@ from w2wpp.ingest.folder import Other, find_duplicates, scan_folder
 from w2wpp.ingest.foreign import MAX_RANK, read_lora
 from w2wpp.ingest.keys import KeyTable
 from w2wpp.ingest.scale import METADATA_KEY
-from w2wpp.lora.adapters import adapted, export_lora
+from w2wpp.lora.adapters import adapted
 from w2wpp.lora.canonical import balance, canonicalise, product_distance, singular_values
+from w2wpp.lora.export import export_lora
 from w2wpp.lora.layout import Adapted, WeightLayout
 
 

@@ -22,7 +22,7 @@ from w2wpp.diffusion.denoising import generate
 from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT
 from w2wpp.files.storage import read_pack
-from w2wpp.lora.adapters import export_lora
+from w2wpp.lora.export import export_lora
 from w2wpp.lora.weights import read_weights
 from w2wpp.run.params import load_params
 from w2wpp.spaces.registry import METHODS, load_space

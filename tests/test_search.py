@@ -3,14 +3,20 @@
 import pytest
 import torch
 
+from w2wpp.compute.schedules import step_generator
 from w2wpp.diffusion.denoising import denoising_loss, region_weights, training_schedule
 from w2wpp.diffusion.dreambooth import train_loras
 from w2wpp.diffusion.pipeline import encode_prompts
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT
 from w2wpp.inversion.photo_encoder import LatentPrior
-from w2wpp.inversion.search import InvertParams, invert
+from w2wpp.inversion.search import EncodedPhotos, InvertParams, SearchOptions, invert
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.spaces.affine import PCASpace
+
+
+def one_each(latents, text, mask=None) -> EncodedPhotos:
+    """One photo per person: latents [n, c, h, w], text [n, length, hidden], mask [n, h, w]."""
+    return EncodedPhotos(latents[:, None], text[:, None], None if mask is None else mask[:, None])
 
 
 @pytest.fixture
@@ -50,12 +56,12 @@ def text(pipe):
 
 def test_two_steps(pipe, space, prior, latents, text, settings):
     before = {key: value.clone() for key, value in space.state_dict().items()}
-    z, losses = invert(pipe, space, prior, latents, text, settings, 0, "test")
+    z, losses = invert(pipe, space, prior, one_each(latents, text), SearchOptions(settings))
     assert z.shape == (3, 6)
     assert losses.shape == (2, 3)
     assert not z.requires_grad
     assert (z.abs().amax(1) > 1e-2).all()
-    again, losses_again = invert(pipe, space, prior, latents, text, settings, 0, "test")
+    again, losses_again = invert(pipe, space, prior, one_each(latents, text), SearchOptions(settings))
     assert torch.equal(z, again)
     assert torch.equal(losses, losses_again)
     assert all(torch.equal(value, before[key]) for key, value in space.state_dict().items())
@@ -63,11 +69,11 @@ def test_two_steps(pipe, space, prior, latents, text, settings):
 
 def test_a_person_does_not_depend_on_the_others(pipe, space, prior, latents, text, settings):
     settings = settings.model_copy(update={"steps": 6})
-    together, losses = invert(pipe, space, prior, latents, text, settings, 0, "test")
+    together, losses = invert(pipe, space, prior, one_each(latents, text), SearchOptions(settings))
     assert (together[0] - together[1]).abs().max() > 1e-2
     for people in ([0], [1], [2, 0]):
-        z, some = invert(pipe, space, LatentPrior(prior.mean[people], prior.spread), latents[people], text[people],
-                         settings, 0, "test")
+        z, some = invert(pipe, space, LatentPrior(prior.mean[people], prior.spread),
+                         one_each(latents[people], text[people]), SearchOptions(settings))
         torch.testing.assert_close(z, together[people], atol=1e-4, rtol=0)
         torch.testing.assert_close(some, losses[:, people], atol=1e-5, rtol=0)
 
@@ -87,7 +93,7 @@ def test_inversion_finds_the_trained_lora(pipe, params, layout, latents, text, s
     space.mean.copy_(initial_weights(layout, 0))
     space.components.copy_(trained - space.mean)
     settings = settings.model_copy(update={"steps": 30, "lr": 0.1, "prior_weight": 0.0})
-    z, _ = invert(pipe, space, standard_prior(1, 1), latents[:1], text[:1], settings, 0, "test")
+    z, _ = invert(pipe, space, standard_prior(1, 1), one_each(latents[:1], text[:1]), SearchOptions(settings))
     assert z.item() > 0.5
     start = denoising_error(pipe, space, torch.zeros(1, 1), latents[:1])
     assert denoising_error(pipe, space, z, latents[:1]).item() < 0.95 * start.item()
@@ -96,28 +102,29 @@ def test_inversion_finds_the_trained_lora(pipe, params, layout, latents, text, s
 def test_a_strong_prior_keeps_z_at_zero(pipe, space, prior, latents, text, settings):
     def search(weight):
         how = settings.model_copy(update={"steps": 20, "prior_weight": weight})
-        return invert(pipe, space, prior, latents, text, how, 0, "test")[0].abs().max().item()
+        return invert(pipe, space, prior, one_each(latents, text), SearchOptions(how))[0].abs().max().item()
 
     assert search(1e4) < 0.02 < 0.2 < search(0.0)
 
 
 def test_steps_in_units_of_the_scales(pipe, space, prior, latents, text, settings):
     settings = settings.model_copy(update={"steps": 1, "prior_weight": 0.0})
-    z, _ = invert(pipe, space, prior, latents, text, settings, 0, "test")
-    unwhitened, _ = invert(pipe, space, prior, latents, text, settings.model_copy(update={"whitened": False}), 0,
-                           "test")
+    z, _ = invert(pipe, space, prior, one_each(latents, text), SearchOptions(settings))
+    unwhitened, _ = invert(pipe, space, prior, one_each(latents, text),
+                           SearchOptions(settings.model_copy(update={"whitened": False})))
     torch.testing.assert_close(unwhitened * space.scales, z, atol=1e-6, rtol=1e-4)   # Adam's first step is lr each
 
 
 def test_the_search_goes_from_the_mean_of_the_prior_as_far_as_its_spread(pipe, space, latents, text, settings, normal):
     settings = settings.model_copy(update={"steps": 1, "prior_weight": 0.0})
     prior = LatentPrior(normal(3, 6), torch.tensor([0.01, 0.1, 0.2, 0.4, 0.8, 1.0]))
-    z, _ = invert(pipe, space, prior, latents, text, settings, 0, "test")
+    z, _ = invert(pipe, space, prior, one_each(latents, text), SearchOptions(settings))
     torch.testing.assert_close((z - prior.mean).abs(), 0.1 * prior.spread.expand(3, -1), atol=1e-6, rtol=1e-3)
-    z, _ = invert(pipe, space, prior, latents, text, settings.model_copy(update={"whitened": False}), 0, "test")
+    z, _ = invert(pipe, space, prior, one_each(latents, text),
+                  SearchOptions(settings.model_copy(update={"whitened": False})))
     torch.testing.assert_close((z - prior.mean).abs(), (0.1 / space.scales).expand(3, -1), atol=1e-6, rtol=1e-3)
-    z, _ = invert(pipe, space, prior, latents, text, settings.model_copy(update={"steps": 20, "prior_weight": 1e4}), 0,
-                  "test")
+    z, _ = invert(pipe, space, prior, one_each(latents, text),
+                  SearchOptions(settings.model_copy(update={"steps": 20, "prior_weight": 1e4})))
     assert (z - prior.mean).abs().max() < 0.02
 
 
@@ -129,7 +136,7 @@ def test_only_the_mask_counts(pipe, layout, draw_weights, params, normal):
     latents, text = normal(2, 4, 4, 4), encode_prompts(pipe, [IDENTITY_PROMPT]).expand(2, -1, -1)
 
     def search(latents, mask=None):
-        return invert(pipe, space, standard_prior(2, 3), latents, text, settings, 0, "test", mask)
+        return invert(pipe, space, standard_prior(2, 3), one_each(latents, text, mask), SearchOptions(settings))
 
     everything, losses = search(latents)
     torch.testing.assert_close(search(latents, torch.ones(2, 4, 4)), (everything, losses))
@@ -146,3 +153,34 @@ def test_only_the_mask_counts(pipe, layout, draw_weights, params, normal):
 
     left, right = (loss((each / each.mean())[None, None].expand(2, 1, 4, 4)) for each in (1 - half[1], half[1]))
     torch.testing.assert_close((left + right) / 2, loss(region_weights(pipe, (0.0, 0.0, 1.0, 1.0))))
+
+
+@pytest.mark.parametrize("timesteps", [1, 2])
+def test_several_photos_of_a_person(pipe, space, text, settings, normal, timesteps):
+    """The first step, by hand: the mean loss over all photos, each with noise and a timestep of its own."""
+    settings = settings.model_copy(update={"steps": 1, "prior_weight": 0.0, "timesteps_per_step": timesteps,
+                                           "region": (0.0, 0.0, 1.0, 1.0)})
+    photos, start = normal(2, 3, 4, 4, 4), standard_prior(2, 6)
+    words, mask = text[None, :].expand(2, -1, -1, -1), torch.ones(2, 3, 4, 4)
+    mask[1, 2, :, :2] = 0
+    z, losses = invert(pipe, space, start, EncodedPhotos(photos, words, mask), SearchOptions(settings, seed=5))
+
+    searched = torch.zeros(2, 6, requires_grad=True)
+    rows = [photos[:, photo] for _ in range(timesteps) for photo in range(3)]
+    said = [words[:, photo] for _ in range(timesteps) for photo in range(3)]
+    weights = torch.stack([mask[:, photo] / mask[:, photo].mean((1, 2), keepdim=True)
+                           for _ in range(timesteps) for photo in range(3)])[:, :, None]
+    loss = denoising_loss(pipe, training_schedule(pipe), space.layout, space.decode(searched), torch.stack(rows),
+                          torch.stack(said), 1.0, step_generator(5, 0), weights)
+    assert loss.shape == (3 * timesteps, 2) and (loss[0] - loss[1]).abs().max() > 1e-4
+    torch.testing.assert_close(losses[0], loss.detach().mean(0))
+    (gradient,) = torch.autograd.grad(loss.mean(0).sum(), [searched])
+    torch.testing.assert_close(z, -0.1 * gradient.sign(), atol=1e-4, rtol=0)     # Adam's first step
+
+
+def test_copies_of_a_photo_are_as_good_as_the_photo_with_as_many_timesteps(pipe, space, prior, latents, text, settings):
+    copies = EncodedPhotos(latents[:, None].expand(-1, 3, -1, -1, -1), text[:, None].expand(-1, 3, -1, -1))
+    together, _ = invert(pipe, space, prior, copies, SearchOptions(settings))
+    thrice = settings.model_copy(update={"timesteps_per_step": 3})
+    z, _ = invert(pipe, space, prior, one_each(latents, text), SearchOptions(thrice))
+    torch.testing.assert_close(together, z)

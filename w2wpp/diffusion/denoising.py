@@ -1,5 +1,6 @@
 """The diffusion loss of many adapted models at once, and the pictures that they make."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -87,7 +88,7 @@ def prediction_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, late
         latents: scaled latents [m, n, c, h, w].
         text: text embeddings [m, n, length, hidden], or [m, 1, length, hidden] of prompts that all n share.
         timestep_shift: see `draw_timesteps`.
-        pixel_weights: [h, w], see `region_weights`, or [n, 1, h, w] of each person's own.
+        pixel_weights: [h, w], see `region_weights`, or [m, n, 1, h, w] of each sample's own.
     """
     rows, people = latents.shape[:2]
     noise = torch.randn(rows, 1, *latents.shape[2:], generator=generator).expand_as(latents)
@@ -109,24 +110,26 @@ def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layou
 
 
 @torch.no_grad()
-def generate(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, prompts: list[str], seeds: int,
-             params: GenerateParams, what: str) -> Tensor:
+def generate(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, prompts: list[str],
+             seeds: int | Sequence[int], params: GenerateParams, what: str | None) -> Tensor:
     """Pictures of many models, through the pipeline's own `__call__`.
 
     Args:
         weights: weight vectors [n, d].
         prompts: each model answers every prompt.
-        seeds: pictures per prompt, from the seeds 0 .. seeds - 1, the same for every model.
+        seeds: of the pictures per prompt, the same for every model; a number n means 0 .. n - 1.
         params: of which `batch` is pictures per call at most; the result does not depend on it beyond rounding.
+        what: label of the progress bar; None for no bar.
 
     Returns:
         uint8 [n, prompts, seeds, h, w, 3].
     """
     device, dtype = pipe.unet.device, pipe.unet.dtype
-    asked = torch.tensor([(prompt, seed) for prompt in range(len(prompts)) for seed in range(seeds)])
+    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    asked = torch.tensor([(prompt, place) for prompt in range(len(prompts)) for place in range(len(numbers))])
     text, negative = encode_prompts(pipe, prompts), encode_prompts(pipe, [params.negative_prompt])
     shape = (pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
-    start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in range(seeds)])
+    start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in numbers])
     models = max(1, params.batch // len(asked))
     out = []
     with progress(None, what, total=len(weights) * len(asked), unit="picture") as bar:
@@ -143,5 +146,5 @@ def generate(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tenso
                 pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
                 drawn.append(to_images(pixels.float()).cpu())
                 bar.update(len(rows))
-            out.append(torch.cat(drawn).unflatten(0, (len(prompts), seeds, count)).movedim(2, 0))
+            out.append(torch.cat(drawn).unflatten(0, (len(prompts), len(numbers), count)).movedim(2, 0))
     return torch.cat(out)

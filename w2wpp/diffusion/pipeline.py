@@ -12,6 +12,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img impo
 from safetensors import SafetensorError
 from torch import Tensor
 
+import w2wpp.codec  # noqa: F401  diffusers takes the codec that a base model names from modules that are loaded
 from w2wpp.diffusion.pretrained import model_folder
 from w2wpp.files.errors import InputError
 

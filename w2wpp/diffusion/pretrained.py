@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import torch
+from diffusers import UNet2DConditionModel
+
 from w2wpp.diffusion.hub import find_model
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import file_hash, read_json, write_json
@@ -64,3 +67,19 @@ def model_folder(folder: str | Path) -> Path:
     if not (folder / REFERENCE).is_file():
         return folder
     return follow_reference(folder / REFERENCE)
+
+
+def empty_unet(folder: str | Path) -> UNet2DConditionModel:
+    """The UNet of a base model without its weights; of the model's files, unet/config.json alone is read.
+
+    Raises:
+        InputError: the file is missing or describes no UNet; or see `model_folder`.
+    """
+    path = model_folder(folder) / "unet" / "config.json"
+    config = read_json(path)
+    try:
+        with torch.device("meta"):
+            return UNet2DConditionModel.from_config(config)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        raise InputError(str(path), None, f"not the configuration of a UNet ({' '.join(str(error).split())[:200]})",
+                         "Put the base model of the LoRAs there, in the format of diffusers") from error

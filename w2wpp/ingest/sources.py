@@ -8,15 +8,14 @@ from unicodedata import normalize
 
 import pandas as pd
 import torch
-from diffusers import UNet2DConditionModel
 from pydantic import Field, model_validator
 
 from w2wpp.compute.schedules import chunks
-from w2wpp.diffusion.pretrained import model_folder
+from w2wpp.diffusion.pretrained import empty_unet
 from w2wpp.files.errors import InputError
 from w2wpp.files.settings import Path as PathText
 from w2wpp.files.settings import Section
-from w2wpp.files.storage import read_json, write_csv
+from w2wpp.files.storage import write_csv
 from w2wpp.files.tensor_files import printable
 from w2wpp.ingest.checkpoints import own_name
 from w2wpp.ingest.folder import FolderScan, scan_folder
@@ -56,14 +55,7 @@ def read_layout(base: str | Path, lora: LoraParams) -> WeightLayout:
     Raises:
         InputError: the file is missing or describes no UNet, or the UNet lacks a target or a block.
     """
-    path = model_folder(base) / "unet" / "config.json"
-    config = read_json(path)
-    try:
-        with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(config)
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        raise InputError(str(path), None, f"not the configuration of a UNet ({' '.join(str(error).split())[:200]})",
-                         "Put the base model of the LoRAs there, in the format of diffusers") from error
+    unet = empty_unet(base)
     return WeightLayout.of_unet(unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
 
 

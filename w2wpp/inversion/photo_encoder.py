@@ -6,10 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from w2wpp.files.settings import Positive, Section, Whole
@@ -84,6 +80,12 @@ def fit_photo_encoder(latents: Tensor, z: Tensor, ridge: float) -> PhotoEncoder:
         z: theirs, [n, k].
         ridge: penalty per photo, of standardised latents.
     """
+    # Of the extra `pipeline`; a photo encoder that is there does without.
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     n, photos = latents.shape[:2]
     x, y = latents.flatten(2).flatten(0, 1).double().numpy(), z.double().repeat_interleave(photos, 0).numpy()
     model = make_pipeline(StandardScaler(), Ridge(ridge * len(x)))

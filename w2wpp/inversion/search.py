@@ -1,7 +1,9 @@
-"""Inversion of one photo per person into a weight space: only z is optimised, through the frozen decoder and UNet."""
+"""Inversion of photos of people into a weight space: only z is optimised, through the frozen decoder and UNet."""
 
 import time
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -44,39 +46,63 @@ class InvertParams(Section):
     """People inverted in one batch."""
 
 
-def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior, latents: Tensor, text: Tensor,
-           params: InvertParams, seed: int, what: str, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Maximum a posteriori z of each person: denoising loss of the photo minus a weighted log prior.
+CHECKED = 16   # timesteps that a finished search is judged by
 
-    The search starts at the prior's mean and looks at the region that `params` name: what surrounds a face is no part
-    of the person (weights2weights masks it, too). It moves u, where z = mean + spread * u, so that it goes furthest
-    where least is known; or, unless `params.whitened`, z in units of the space's scales, as weights2weights does. Like
-    in `train_loras`, noise and timesteps are shared by all people.
+
+class EncodedPhotos(NamedTuple):
+    """Photos of n people, as the search looks at them.
+
+    Attributes:
+        latents: scaled latents [n, photos, c, h, w].
+        text: text embeddings [n, photos, length, hidden] of the prompts of these photos.
+        mask: how much of each latent pixel of the region counts, [n, photos, h, w] in [0, 1]; None for all of it.
+    """
+
+    latents: Tensor
+    text: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How people are searched for.
+
+    Attributes:
+        params: the settings.
+        seed: of noise and timesteps.
+        label: of the progress bar; None for no bar.
+    """
+
+    params: InvertParams = field(default_factory=InvertParams)
+    seed: int = 0
+    label: str | None = None
+
+
+def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior, photos: EncodedPhotos,
+           options: SearchOptions) -> tuple[Tensor, Tensor]:
+    """Maximum a posteriori z of each person: denoising loss of all their photos minus a weighted log prior.
+
+    The search starts at the prior's mean and looks at the region that the settings name: what surrounds a face is no
+    part of the person (weights2weights masks it, too). It moves u, where z = mean + spread * u, so that it goes
+    furthest where least is known; or, unless `params.whitened`, z in units of the space's scales, as weights2weights
+    does. Like in `train_loras`, noise and timesteps are shared by all people; every photo has its own.
 
     Args:
         prior: of each person's z.
-        latents: scaled latents [n, c, h, w] of ONE photo per person.
-        text: text embeddings [n, length, hidden] of the prompts of these photos.
-        mask: how much of each latent pixel of the region counts, [n, h, w] in [0, 1]; None for all of it.
 
     Returns:
-        z [n, k], and the denoising loss of every step [steps, n].
+        z [n, k], and the denoising loss of every step, averaged over photos and timesteps, [steps, n].
     """
-    schedule, pixel_weights = training_schedule(pipe), region_weights(pipe, params.region)
-    if mask is not None:
-        shown = pixel_weights * mask.to(pixel_weights)
-        pixel_weights = (shown / shown.mean((1, 2), keepdim=True).clamp_min(1e-6))[:, None]
-    text = text.expand(params.timesteps_per_step, *text.shape)
-    rows = latents.expand(params.timesteps_per_step, *latents.shape)
+    params = options.params
+    loss = _photo_loss(pipe, space, photos, params, params.timesteps_per_step)
     unit = prior.spread if params.whitened else 1 / space.scales
     searched = torch.zeros_like(prior.mean, requires_grad=True)
     optimizer = torch.optim.Adam([searched], params.lr, eps=params.adam_epsilon)
     history = []
-    bar = progress(range(params.steps), what)
+    bar = progress(range(params.steps), options.label)
     for step in bar:
         z = prior.mean + unit * searched
-        losses = denoising_loss(pipe, schedule, space.layout, space.decode(z), rows, text,
-                                params.timestep_shift, step_generator(seed, step), pixel_weights).mean(0)
+        losses = loss(z, step_generator(options.seed, step))
         optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=5)
         optimizer.zero_grad()
         (losses - params.prior_weight * space.prior.log_prob((z - prior.mean) / prior.spread)).sum().backward()
@@ -86,11 +112,39 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior
     return (prior.mean + unit * searched).detach(), torch.stack(history)
 
 
-def invert_batch(pipe: StableDiffusionPipeline, space: WeightSpace, params: InvertParams, seed: int,
-                 prior: LatentPrior, latents: Tensor, text: Tensor, mask: Tensor | None, what: str
-                 ) -> dict[str, Tensor]:
+@torch.no_grad()
+def photo_losses(pipe: StableDiffusionPipeline, space: WeightSpace, z: Tensor, photos: EncodedPhotos,
+                 options: SearchOptions) -> Tensor:
+    """The denoising loss [n] of people's photos at latents [n, k], on `CHECKED` timesteps that no search sees.
+
+    As all people share timesteps and noise, the losses of one photo at several latents compare.
+    """
+    loss = _photo_loss(pipe, space, photos, options.params, CHECKED)
+    return loss(z, step_generator(options.seed, options.params.steps))
+
+
+def _photo_loss(pipe: StableDiffusionPipeline, space: WeightSpace, photos: EncodedPhotos, params: InvertParams,
+                timesteps: int) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """The denoising loss [n] of photos at z [n, k], over all photos of a person and as many timesteps of each."""
+    schedule, pixel_weights = training_schedule(pipe), region_weights(pipe, params.region)
+    rows, text = (_rows(each, timesteps) for each in (photos.latents, photos.text))
+    if photos.mask is not None:
+        shown = pixel_weights * photos.mask.to(pixel_weights)
+        shown = shown / shown.mean((2, 3), keepdim=True).clamp_min(1e-6)
+        pixel_weights = _rows(shown, timesteps)[:, :, None]
+    return lambda z, generator: denoising_loss(pipe, schedule, space.layout, space.decode(z), rows, text,
+                                               params.timestep_shift, generator, pixel_weights).mean(0)
+
+
+def _rows(photos: Tensor, timesteps: int) -> Tensor:
+    """What belongs to photos [n, photos, ...], for every timestep of a step: [timesteps * photos, n, ...]."""
+    return photos.transpose(0, 1).repeat(timesteps, *[1] * (photos.ndim - 1))
+
+
+def invert_batch(pipe: StableDiffusionPipeline, space: WeightSpace, options: SearchOptions, prior: LatentPrior,
+                 photos: EncodedPhotos, label: str) -> dict[str, Tensor]:
     """What `invert` finds, a row per person: "z" [n, k], "losses" [n, steps] and each one's share of "seconds" [n]."""
     started = time.perf_counter()
-    z, losses = invert(pipe, space, prior, latents, text, params, seed, what, mask)
-    seconds = (time.perf_counter() - started) / len(latents)
-    return {"z": z, "losses": losses.T, "seconds": torch.full((len(latents),), seconds, dtype=torch.float64)}
+    z, losses = invert(pipe, space, prior, photos, replace(options, label=label))
+    seconds = (time.perf_counter() - started) / len(z)
+    return {"z": z, "losses": losses.T, "seconds": torch.full((len(z),), seconds, dtype=torch.float64)}

@@ -1,18 +1,14 @@
 """Per-sample LoRA adapters: in one batch through a frozen UNet, sample i uses LoRA i."""
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import write_atomically
-from w2wpp.lora.layout import WeightLayout, unflatten
+from w2wpp.lora.layout import WeightLayout
 
 
 @contextmanager
@@ -62,12 +58,3 @@ def initial_weights(layout: WeightLayout, seed: int) -> Tensor:
         bound = 1 / math.sqrt(down.shape[-1])
         down.uniform_(-bound, bound, generator=generator)
     return weights[0]
-
-
-def export_lora(path: Path, weights: Tensor, layout: WeightLayout) -> None:
-    """Write a weight vector [d] as a LoRA file for `pipe.load_lora_weights(path)`: peft keys, alpha in the metadata."""
-    tensors = {f"unet.{key}": tensor.float().cpu() for key, tensor in unflatten(weights.detach(), layout).items()}
-    config = {"unet.r": layout.rank, "unet.lora_alpha": layout.alpha,
-              "unet.target_modules": [layer.module for layer in layout.layers]}
-    metadata = {"lora_adapter_metadata": json.dumps(config, sort_keys=True)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

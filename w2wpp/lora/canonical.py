@@ -68,6 +68,27 @@ def canonicalise(weights: Tensor, layout: WeightLayout) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def on_rows(weights: Tensor, layout: WeightLayout, rows: Tensor) -> Tensor:
+    """The LoRAs that have the A of the vector `rows` [d] and, of all these, products B A nearest to those of others.
+
+    Where LoRAs were trained with one A for all, this is how such a LoRA is told from its products alone; of a LoRA
+    with another A, what that A cannot express is left out.
+
+    Args:
+        weights: weight vectors [n, d] of the others.
+
+    Returns:
+        float32 [n, d].
+    """
+    parts = []
+    fixed = layout.split(rows[None].double())
+    for module, (down, up) in layout.split(weights.double()).items():
+        a = fixed[module][0]                                                    # [1, r, fan_in]
+        b = up @ down @ torch.linalg.pinv(a)
+        parts += [a.expand_as(down).flatten(1), b.flatten(1)]
+    return torch.cat(parts, 1).float()
+
+
 def singular_values(canonical: Tensor, layout: WeightLayout) -> Tensor:
     """float64 [n, modules * rank]: those of the products B A of canonical vectors [n, d].
 

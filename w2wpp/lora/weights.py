@@ -1,15 +1,20 @@
 """The weight vectors of all people, as the flatten stage leaves them; they may be too many for memory."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_csv, read_pack
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.shards import Shards, open_shards
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REMEDY = "Run `dvc repro -f flatten`"
 BLOCK_ROWS = 256

@@ -1,7 +1,6 @@
 """The baseline: principal component analysis of z-scored weight vectors, as in weights2weights."""
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from w2wpp.files.settings import Count, Ridge, Section
@@ -32,6 +31,8 @@ def fit_pca(weights: Tensor, mean: Tensor, std: Tensor, latent_dim: int, layout:
 
     Each component's sign is fixed (its largest entry is positive), so that equal data give equal spaces.
     """
+    from sklearn.decomposition import PCA  # of the extra `pipeline`; reading a space does without
+
     solver = PCA(n_components=latent_dim, svd_solver="full", random_state=seed)
     solver.fit(((weights.float() - mean) / std).numpy())
     space = PCASpace(latent_dim, layout)

@@ -1,0 +1,113 @@
+"""People from photos: what `w2wpp.invert` does."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from diffusers import StableDiffusionPipeline
+
+from w2wpp import artifacts
+from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.inversion.photo_encoder import PhotoEncoder
+from w2wpp.inversion.search import InvertParams, SearchOptions
+from w2wpp.person import Base, Person, Space, check_fit, check_seed, decode, the_base, the_space
+from w2wpp.spaces.base import WeightSpace
+
+if TYPE_CHECKING:
+    from w2wpp.inversion.own_photo import Photo, SearchRecord
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion(Person):
+    """A person found from photos, see `invert`.
+
+    Attributes:
+        record: where the search started, its losses, the photos as it saw them, and seconds.
+    """
+
+    record: "SearchRecord"
+
+    @property
+    def guess(self) -> Person:
+        """The person at whom the search started: the photo encoder's, or the mean of the space."""
+        return Person.at(self.record.guess, self.space)
+
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """How photos are read.
+
+    Attributes:
+        framing: how training photos are framed. "rendered": as those of the world that is rendered here; "ffhq": as
+            those of all other base models; None: as the base model needs; "none": the photos are framed so already,
+            and nobody looks for faces.
+        faces: who finds faces, see `w2wpp.faces.frames.load_face_finder`.
+        largest: take the largest of several faces also where others are about as large.
+    """
+
+    framing: Literal["rendered", "ffhq", "none"] | None = None
+    faces: str = "dlib"
+    largest: bool = False
+
+
+def invert(photos: "Photo | Sequence[Photo]", space: Space = "vae", base: Base = artifacts.BASE,
+           encoder: PhotoEncoder | str | Path | None = "auto", settings: InvertParams | None = None,
+           options: PhotoOptions | None = None, seed: int = 0, label: str | None = None) -> Inversion:
+    """The person of one photo, or of several: the point of the space whose LoRA explains them best.
+
+    The face is found and framed as the base model's training photos are; the photo encoder guesses where it lies in the
+    space; a search, which moves z alone, minimises the diffusion loss of all photos from there on.
+
+    Args:
+        photos: of one person: the path of a JPEG, PNG or WebP, a PIL image, or uint8 [h, w, 3]; or several of these.
+        space: a space, or see `load_space`.
+        base: a pipeline, or see `load_base`.
+        encoder: a photo encoder, its file, or the name of the space that it was fitted for; None starts the search at
+            the mean of the space; "auto" is the encoder of `space` where that is a name, and None where it is not.
+        settings: of the search; by default those of the shipped world.
+        options: how photos are read; by default as the base model needs, with dlib.
+        seed: of noise and timesteps.
+        label: of a progress bar; None for no bar.
+
+    Raises:
+        InputError: a photo cannot be read, or has no face or several; a package that finds faces is missing; or space,
+            base and encoder do not fit one another.
+    """
+    try:
+        from w2wpp.faces.frames import FFHQ, load_face_finder
+        from w2wpp.inversion.own_photo import FRAMINGS, align_photo, framing_of, invert_photos
+    except ImportError as error:
+        raise InputError("faces", None, f"{error.name} is not installed, and finds them",
+                         "Run `pip install 'w2wpp[faces]'`") from error
+    check_seed(seed)
+    options, settings = options or PhotoOptions(), settings or InvertParams()
+    if encoder == "auto":
+        encoder = str(space) if isinstance(space, str) and artifacts.is_name(space) else None
+    space, pipe = the_space(space), the_base(base)
+    check_fit(space.layout, pipe.unet)
+    if isinstance(encoder, (str, Path)):
+        encoder = PhotoEncoder.load(artifacts.encoder_file(encoder))
+    size = pipe.unet.config.sample_size
+    if encoder and encoder.matrix.shape != (pipe.unet.config.in_channels * size * size, space.latent_dim):
+        raise ArgumentError(None, "encoder", "of another space or base model", "Give the one that was fitted for them, "
+                            "or none, and the search starts at the mean")
+    framing = options.framing or framing_of(pipe)
+    if framing not in FRAMINGS:
+        raise ArgumentError(None, "framing", f"unknown framing {framing!r}", f"Use {', '.join(FRAMINGS)}")
+    find = None
+    if framing != "none" or settings.mask == "face":
+        find = load_face_finder(options.faces, FRAMINGS[framing] or FFHQ)
+    several: list[Photo] = list(photos) if isinstance(photos, (list, tuple)) else [cast("Photo", photos)]
+    if not several:
+        raise ArgumentError(None, "photo", "none given", "Give one photo or several of one person")
+    aligned = [align_photo(each, size * pipe.vae_scale_factor, FRAMINGS[framing], find, options.largest)
+               for each in several]
+    record = invert_photos(pipe, _on(space, pipe), encoder, aligned, SearchOptions(settings, seed, label), find)
+    return Inversion(decode(record.z, space), space.layout, record.z, space, record)
+
+
+def _on(space: WeightSpace, pipe: StableDiffusionPipeline) -> WeightSpace:
+    """A space where the base model is; the user's own stays where it is."""
+    return space if pipe.device.type == "cpu" else copy.deepcopy(space).to(pipe.device)

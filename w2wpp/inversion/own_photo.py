@@ -1,0 +1,161 @@
+"""Photos of one person, of any size, to a latent: face found and aligned as in training, guess, search."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from w2wpp.codec import PatchCodec
+from w2wpp.diffusion.pipeline import encode_images, encode_prompts
+from w2wpp.faces.frames import FFHQ, RENDERED, Frame, Framing, align, face_masks, find_faces, is_framed
+from w2wpp.faces.pictures import read_picture
+from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.files.tensor_files import printable
+from w2wpp.inversion.photo_encoder import PhotoEncoder, uninformed
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert, photo_losses
+from w2wpp.spaces.base import WeightSpace
+
+Photo = str | Path | Image.Image | np.ndarray
+FRAMINGS: dict[str, Framing | None] = {"rendered": RENDERED, "ffhq": FFHQ, "none": None}
+# Detectors miss faces of fewer than some 80 pixels, and take seconds where photos are much larger than this.
+LEAST_SIDE = 1024
+# Somebody behind is smaller than the person of the photo; people side by side are not.
+CLEARLY_LARGER = 1.5
+
+
+@dataclass(frozen=True)
+class AlignedPhoto:
+    """A photo as the base model's training photos are framed.
+
+    Attributes:
+        pixels: uint8 [side, side, 3].
+        size: width and height of the photo as it was given.
+        faces: how many were found on it; None where none was looked for.
+        whole: whether the photo was framed like that already and is here as a whole.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    faces: int | None
+    whole: bool
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """What the search found for one person.
+
+    Attributes:
+        z: float32 [k], on the CPU like all that follows.
+        guess: float32 [k], where the search started.
+        losses: float32 [2], the denoising loss of guess and z, over timesteps and noise of which the search saw none.
+        photos: as the search saw them.
+        seconds: that encoding and search took.
+    """
+
+    z: Tensor
+    guess: Tensor
+    losses: Tensor
+    photos: list[AlignedPhoto] = field(repr=False)
+    seconds: float
+
+
+def framing_of(pipe: StableDiffusionPipeline) -> Literal["rendered", "ffhq"]:
+    """How the training photos of a base model are framed: "rendered" those of the world that is rendered here, which
+    alone have its codec, "ffhq" all others.
+    """
+    return "rendered" if isinstance(pipe.vae, PatchCodec) else "ffhq"
+
+
+def open_photo(photo: Photo) -> Image.Image:
+    """A photo as RGB, turned the way it was taken.
+
+    Args:
+        photo: the path of a JPEG, PNG or WebP, a PIL image, or uint8 [h, w, 3].
+
+    Raises:
+        InputError: the file is no such picture, or too small or large a one (see `read_picture`).
+        ArgumentError: naming `photo`: an array of another type or shape.
+    """
+    if isinstance(photo, (str, Path)):
+        # Unlike a photo among thousands in a folder, this one was named by the user, be it by a link.
+        return read_picture(Path(photo).expanduser().resolve())
+    if isinstance(photo, Image.Image):
+        return ImageOps.exif_transpose(photo).convert("RGB")
+    array = np.asarray(photo)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ArgumentError(None, "photo", f"expected uint8 [h, w, 3], got {array.dtype} {list(array.shape)}",
+                            "Give a path, a PIL image, or such an array")
+    return Image.fromarray(array)
+
+
+def align_photo(photo: Photo, side: int, framing: Framing | None, find: Callable[[np.ndarray], list[Frame]] | None,
+                largest: bool = False) -> AlignedPhoto:
+    """A photo of any size, cut and turned so that its face lies where faces of training photos do.
+
+    Args:
+        photo: see `open_photo`.
+        side: pixels of the result.
+        framing: of training photos; None takes the photo as a whole.
+        find: see `w2wpp.faces.frames.load_face_finder`; needed where there is a framing.
+        largest: take the largest of several faces also where others are about as large.
+
+    Raises:
+        InputError: see `open_photo`; or no face is found on the photo, or several of about one size.
+    """
+    image = open_photo(photo)
+    if framing is None or find is None:
+        return AlignedPhoto(_resized(image, side), image.size, None, True)
+    where = printable(photo) if isinstance(photo, (str, Path)) else "photo"
+    frames = find_faces(image, max(2 * side, LEAST_SIDE), find)
+    if not frames:
+        raise InputError(where, None, "no face found", "Give a photo of an upright face seen from the front, or one "
+                         "that is framed like training photos, with framing none")
+    if len(frames) > 1 and not largest and abs(frames[0][0]) < CLEARLY_LARGER * abs(frames[1][0]):
+        raise InputError(where, None, f"{len(frames)} faces, none of them clearly the largest", "Cut the photo to one "
+                         "of them, or ask for the largest")
+    if is_framed(image.size, frames[0], framing):
+        return AlignedPhoto(_resized(image, side), image.size, len(frames), True)
+    return AlignedPhoto(align(image, frames[0], side, framing), image.size, len(frames), False)
+
+
+def _resized(image: Image.Image, side: int) -> np.ndarray:
+    if image.size == (side, side):
+        return np.asarray(image)
+    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS))
+
+
+def invert_photos(pipe: StableDiffusionPipeline, space: WeightSpace, encoder: PhotoEncoder | None,
+                  photos: Sequence[AlignedPhoto], options: SearchOptions,
+                  find: Callable[[np.ndarray], list[Frame]] | None = None) -> SearchRecord:
+    """The person of one or several photos, as `stages/invert.py` finds the held-out people.
+
+    Several photos are searched for together: the loss is that of all, and the search starts at the mean of what the
+    encoder makes of each.
+
+    Args:
+        space: on the device of `pipe`.
+        encoder: None starts the search at the mean of the space.
+        photos: of one person, as large as the base model draws.
+        find: needed where `options.params.mask` is "face".
+    """
+    params, images = options.params, torch.from_numpy(np.stack([photo.pixels for photo in photos]))
+    started = time.perf_counter()
+    latents = encode_images(pipe, images)
+    prior = (encoder or uninformed(latents[0].numel(), space.latent_dim))(latents)
+    prior = prior._replace(mean=prior.mean.mean(0, keepdim=True))
+    text = encode_prompts(pipe, [params.prompt]).expand(len(photos), -1, -1)
+    mask = None
+    if params.mask == "face" and find is not None:
+        mask = face_masks(images, find, latents.shape[-1])[None]
+    seen = EncodedPhotos(latents[None], text[None], mask)
+    z, _ = invert(pipe, space, prior, seen, options)
+    seconds = time.perf_counter() - started
+    losses = torch.cat([photo_losses(pipe, space, each, seen, options) for each in (prior.mean, z)])
+    return SearchRecord(z[0].cpu(), prior.mean[0].cpu(), losses.cpu(), list(photos), seconds)
