@@ -26,7 +26,7 @@ from w2wpp.lora.layout import WeightLayout
 from w2wpp.run.params import load_params
 from w2wpp.run.stage import run_stage
 from w2wpp.world.base_model import BaseParams, build_pipeline
-from w2wpp.world.base_training import caption_tokens, people_factors, train, train_codec, train_denoiser
+from w2wpp.world.base_training import caption_tokens, people_factors, train_codec, train_denoiser, train_modules
 from w2wpp.world.drawing import draw_resumably
 from w2wpp.world.people import CAPTION_WORDS
 from w2wpp.world.populations import sample_people
@@ -92,7 +92,8 @@ def try_codec(kind: str, base: BaseParams, images, held_out, seconds: float, see
                 posterior = codec.encode(pixels).latent_dist
                 output = codec.decode(posterior.sample(generator)).sample
                 return F.l1_loss(output, pixels) + 2 * F.mse_loss(output, pixels) + 1e-6 * posterior.kl().mean()
-            train("AutoencoderKL", {"codec": codec}, loss_of, steps, base.codec.lr, seed, Path(folder) / "codec.pt")
+            train_modules("AutoencoderKL", {"codec": codec}, loss_of, steps, base.codec.lr, seed,
+                          Path(folder) / "codec.pt")
 
     codec, steps = build(), 0
     if kind == "linear patch codec":

@@ -1,14 +1,15 @@
 """Inversion of one photo per person into a weight space: only z is optimised, through the frozen decoder and UNet."""
 
 import time
+from functools import partial
 from typing import Literal
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
+from w2wpp.compute.training import train
 from w2wpp.diffusion.denoising import denoising_loss, region_weights, training_schedule
 from w2wpp.files.settings import Count, Positive, Prompt, Region, Section, Shift, Weight
 from w2wpp.inversion.photo_encoder import LatentPrior
@@ -72,17 +73,15 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior
     searched = torch.zeros_like(prior.mean, requires_grad=True)
     optimizer = torch.optim.Adam([searched], params.lr, eps=params.adam_epsilon)
     history = []
-    bar = progress(range(params.steps), what)
-    for step in bar:
+
+    def losses_of(step: int) -> Tensor:
         z = prior.mean + unit * searched
         losses = denoising_loss(pipe, schedule, space.layout, space.decode(z), rows, text,
                                 params.timestep_shift, step_generator(seed, step), pixel_weights).mean(0)
-        optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=5)
-        optimizer.zero_grad()
-        (losses - params.prior_weight * space.prior.log_prob((z - prior.mean) / prior.spread)).sum().backward()
-        optimizer.step()
         history.append(losses.detach())
-        bar.set_postfix(loss=f"{history[-1].mean().item():.4f}", refresh=False)
+        return losses - params.prior_weight * space.prior.log_prob((z - prior.mean) / prior.spread)
+
+    train(what, losses_of, optimizer, partial(cosine_rate, steps=params.steps, lr=params.lr, warmup=5), params.steps)
     return (prior.mean + unit * searched).detach(), torch.stack(history)
 
 
