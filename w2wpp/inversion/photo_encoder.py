@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from w2wpp.diffusion.pipeline import encode_images
 from w2wpp.files.settings import Positive, Section, Whole
 from w2wpp.files.storage import read_pack, write_pack
 
@@ -72,6 +74,12 @@ class PhotoEncoder:
 def uninformed(numbers: int, latent_dim: int) -> PhotoEncoder:
     """The encoder that learns nothing from photos of `numbers` latent numbers: every guess is the prior N(0, I)."""
     return PhotoEncoder(torch.zeros(numbers, latent_dim), torch.zeros(latent_dim), torch.ones(latent_dim))
+
+
+def mirrored_latents(pipe: StableDiffusionPipeline, photos: Tensor) -> Tensor:
+    """Scaled latents float32 [n, 2 p, c, h, w] of photos uint8 [n, p, H, W, 3] and then of their mirror images."""
+    both = torch.cat([photos, photos.flip(3)], 1)
+    return encode_images(pipe, both.flatten(0, 1)).unflatten(0, both.shape[:2])
 
 
 def fit_photo_encoder(latents: Tensor, z: Tensor, ridge: float) -> PhotoEncoder:
