@@ -23,6 +23,7 @@ from w2wpp.world.people import caption, class_caption, identity_factors
 from w2wpp.world.populations import Person
 
 CAPTIONS_PER_PHOTO = 4
+DECODER_EMA = 0.999
 MakeOptimizer = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
 OPTIMIZER: MakeOptimizer = partial(torch.optim.AdamW, betas=(0.9, 0.99), weight_decay=1e-2)
 
@@ -66,7 +67,7 @@ def refine_decoder(codec: PatchCodec, images: Tensor, params: CodecParams, seed:
 
     train_modules("decoder", {"linear_decoder": codec.linear_decoder, "decoder": codec.decoder},
                   lambda generator: _codec_loss_of(codec, images, params, generator), params.decoder_steps, params.lr,
-                  seed + 1, checkpoint, ema=0.999)
+                  seed + 1, checkpoint, ema=DECODER_EMA)
     for encoder in encoders:
         encoder.requires_grad_(True)
 
