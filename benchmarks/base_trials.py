@@ -26,8 +26,8 @@ from w2wpp.lora.layout import WeightLayout
 from w2wpp.run.params import load_params
 from w2wpp.run.stage import run_stage
 from w2wpp.world.base_model import BaseParams, build_pipeline
-from w2wpp.world.base_training import caption_tokens, people_factors, train, train_codec, train_denoiser
-from w2wpp.world.drawing import draw_resumably
+from w2wpp.world.base_training import caption_tokens, people_factors, train_codec, train_denoiser, train_modules
+from w2wpp.world.drawing import draw_resumably, photo_folder
 from w2wpp.world.people import CAPTION_WORDS
 from w2wpp.world.populations import sample_people
 
@@ -92,7 +92,8 @@ def try_codec(kind: str, base: BaseParams, images, held_out, seconds: float, see
                 posterior = codec.encode(pixels).latent_dist
                 output = codec.decode(posterior.sample(generator)).sample
                 return F.l1_loss(output, pixels) + 2 * F.mse_loss(output, pixels) + 1e-6 * posterior.kl().mean()
-            train("AutoencoderKL", {"codec": codec}, loss_of, steps, base.codec.lr, seed, Path(folder) / "codec.pt")
+            train_modules("AutoencoderKL", {"codec": codec}, loss_of, steps, base.codec.lr, seed,
+                          Path(folder) / "codec.pt")
 
     codec, steps = build(), 0
     if kind == "linear patch codec":
@@ -177,8 +178,9 @@ def main() -> None:
                **settings.model_dump(include={"seed", "recognizer", "base", "generate"})}
 
     people = sample_people(seed, "base", PEOPLE, base.photos)
-    images = draw_resumably(people, size, args.scratch / "base").flatten(0, 1)
-    held_out = draw_resumably(sample_people(seed, "validation", HELD_OUT, 3), size, args.scratch / "held-out")
+    images = draw_resumably(people, size, photo_folder(args.scratch, seed, "base", base.photos, size)).flatten(0, 1)
+    held_out = draw_resumably(sample_people(seed, "validation", HELD_OUT, 3), size,
+                              photo_folder(args.scratch, seed, "validation", 3, size))
     recognizer = load_recognizer(settings.recognizer)
     real = embed_all(recognizer, held_out.flatten(0, 1))
     codec = load_pipeline(ROOT / "data/base").vae

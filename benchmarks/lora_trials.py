@@ -17,7 +17,6 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from trials import ROOT, run_trials, trials_parser
 
-from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.denoising import generate
 from w2wpp.diffusion.dreambooth import class_images, prompted_latents, train_loras
@@ -30,7 +29,7 @@ from w2wpp.files.storage import folder_hash
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.run.params import CollectParams, Params, load_params
 from w2wpp.run.stage import run_stage
-from w2wpp.world.drawing import draw
+from w2wpp.world.drawing import draw, photo_folder
 from w2wpp.world.populations import Person, manifest_rows, person_names, sample_people, with_photos
 from w2wpp.world.start import shared_start
 
@@ -84,7 +83,7 @@ def try_recipe(name: str, shipped: Params, pipe: StableDiffusionPipeline, recogn
     changed_lora, changed_collect = RECIPES[name]
     lora, params = shipped.lora.model_copy(update=changed_lora), shipped.collect.model_copy(update=changed_collect)
     size, seed, count, photos = shipped.portraits.size, shipped.seed, len(people), params.photos
-    rendered = scratch_folder(scratch, seed=seed, size=size, photos=params.start_photos) / "start"
+    rendered = photo_folder(scratch, seed, "base", params.start_photos, size)
     layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
     start = shared_start(pipe, layout, size, params, seed, rendered)
     class_latents = class_images(pipe, layout, params, shipped.generate)

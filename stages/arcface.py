@@ -2,11 +2,10 @@
 
 import torch
 
-from w2wpp.compute.resume import scratch_folder
 from w2wpp.faces.recognizers import aligned_faces
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.world.arcface import export_onnx, train_arcface
-from w2wpp.world.drawing import draw_resumably
+from w2wpp.world.drawing import draw_resumably, photo_folder
 from w2wpp.world.populations import sample_people
 
 
@@ -14,7 +13,7 @@ def main() -> None:
     args = stage_arguments(__doc__, out="data/arcface", scratch=".scratch/arcface")
     base, size, seed = args.params.base, args.params.portraits.size, args.params.seed
     people = sample_people(seed, "base", base.people, base.photos)
-    drawn = scratch_folder(args.scratch, "photos", seed=seed, size=size, photos=base.photos)
+    drawn = photo_folder(args.scratch, seed, "base", base.photos, size)
     images = draw_resumably(people, size, drawn, args.params.engine).flatten(0, 1)
     faces, rows = aligned_faces(images.numpy(), progress="faces")
     network = train_arcface(torch.from_numpy(faces), torch.from_numpy(rows // base.photos), args.params.arcface, seed)

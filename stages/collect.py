@@ -13,7 +13,7 @@ from itertools import chain
 
 import pandas as pd
 
-from w2wpp.compute.batches import Shard, finish, in_resumable_batches, joined
+from w2wpp.compute.batches import Shard, finish, joined, remember
 from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.dreambooth import class_images
@@ -25,7 +25,7 @@ from w2wpp.ingest.sources import SOURCES, SourceParams, read_layout
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.packs import write_loras
 from w2wpp.run.stage import run_stage, stage_arguments
-from w2wpp.world.drawing import draw_batches, photo_batches
+from w2wpp.world.drawing import draw_batches, photo_batches, photo_folder
 from w2wpp.world.start import shared_start
 from w2wpp.world.zoo import lora_batches, train_batch, zoo_roles
 
@@ -40,21 +40,21 @@ def train_zoo(args: Namespace, shard: Shard) -> None:
     layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
     roles, at_once = zoo_roles(seed, params, args.params.portraits), params.people_at_once
 
-    pictures = {"seed": seed, "size": size}
-    drawn = scratch_folder(args.scratch, "photos", **pictures, photos=params.photos)
-    drawn_for_start = scratch_folder(args.scratch, "photos", **pictures, photos=params.start_photos) / "start"
+    drawn_for_start = photo_folder(args.scratch, seed, "base", params.start_photos, size)
     trained = scratch_folder(
-        args.scratch, "loras", **pictures, collect=params.model_dump(exclude=NO_RECIPE), lora=lora.model_dump(),
-        generate=args.params.generate.model_dump(), base=folder_hash(args.base))
-    photos = [photo_batches(role.people, at_once, drawn / role.folder) for role in roles]
+        args.scratch, "loras", seed=seed, size=size, collect=params.model_dump(exclude=NO_RECIPE),
+        lora=lora.model_dump(), generate=args.params.generate.model_dump(), base=folder_hash(args.base))
+    photos = [photo_batches(role.people, at_once,
+                            photo_folder(args.scratch, seed, role.split, params.photos, size) / role.name)
+              for role in roles]
     loras = [lora_batches(role, at_once, trained, batches) for role, batches in zip(roles, photos, strict=True)]
 
     draw_batches(shard.share([*chain(*photos)]), size, args.params.engine)
-    # Kept like batches: computed again, after a kill or by another shard, they could differ in their last bits.
-    start = in_resumable_batches(1, 1, trained / "start", lambda *_: {"weights": shared_start(
-        pipe, layout, size, params, seed, drawn_for_start)[None]})["weights"][0]
-    class_latents = in_resumable_batches(1, 1, trained / "class", lambda *_: {"latents": class_images(
-        pipe, layout, params, args.params.generate)[None]})["latents"][0]
+    # Computed again, after a kill or by another shard, they could differ in their last bits.
+    start = remember(trained / "start.safetensors", lambda: {
+        "weights": shared_start(pipe, layout, size, params, seed, drawn_for_start)})["weights"]
+    class_latents = remember(trained / "class.safetensors", lambda: {
+        "latents": class_images(pipe, layout, params, args.params.generate)})["latents"]
     finish(shard.share([*chain(*loras)]), partial(train_batch, pipe, layout, start, class_latents, params), "LoRAs",
            args.params.engine)
     if not shard.whole:

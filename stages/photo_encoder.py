@@ -14,17 +14,27 @@ from w2wpp.compute.batches import in_resumable_batches
 from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
 from w2wpp.compute.schedules import chunks
-from w2wpp.diffusion.pipeline import encode_images, load_pipeline
+from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.evaluation.gallery import draw_zoo
 from w2wpp.files.storage import folder_hash
-from w2wpp.inversion.photo_encoder import fit_photo_encoder, uninformed
+from w2wpp.inversion.photo_encoder import fit_photo_encoder, mirrored_latents, uninformed
 from w2wpp.lora.weights import Weights, read_weights
+from w2wpp.run.params import Params
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.registry import load_space
-from w2wpp.world.drawing import draw_resumably
+from w2wpp.world.drawing import draw_resumably, photo_folder
 from w2wpp.world.populations import person_names, sample_people
 
 PEOPLE_AT_ONCE = 32
+
+
+def recipe(params: Params, base: str, weights: str) -> dict:
+    """What latents of the zoo people's photos depend on, with the hashes of base model and zoo."""
+    own = {"base": base, "weights": weights, "dtype": params.generate.dtype}
+    if params.collect.source == "zoo":
+        return own | {"seed": params.seed, "size": params.portraits.size, "photos": params.photo_encoder.photos}
+    return own | {"generate": params.generate.model_dump(),
+                  "evaluate": params.evaluate.model_dump(include={"class_samples", "prompt"})}
 
 
 def zoo_photos(args: Namespace, pipe: StableDiffusionPipeline, data: Weights) -> tuple[Tensor, list[int]]:
@@ -34,7 +44,7 @@ def zoo_photos(args: Namespace, pipe: StableDiffusionPipeline, data: Weights) ->
         pictures, rows = draw_zoo(pipe, data, params.evaluate, params.generate)
         return pictures.images, rows
     names, size = person_names("zoo", params.collect.people), params.portraits.size
-    scratch = scratch_folder(args.scratch, "photos", seed=params.seed, size=size, photos=photos)
+    scratch = photo_folder(args.scratch, params.seed, "zoo", photos, size)
     drawn = draw_resumably(sample_people(params.seed, "zoo", len(names), photos), size, scratch, params.engine)
     people = data.names("zoo")
     return drawn[[names.index(name) for name in people]], list(range(len(people)))
@@ -50,17 +60,10 @@ def main() -> None:
         encoder = uninformed(pipe.unet.config.in_channels * size * size, space.latent_dim)
     else:
         photos, rows = zoo_photos(args, pipe, data)
-        drawing = {} if args.params.collect.source == "zoo" else {
-            "evaluate": args.params.evaluate.model_dump(), "generate": args.params.generate.model_dump()}
-        scratch = scratch_folder(args.scratch, "latents", seed=args.params.seed, base=folder_hash(args.base),
-                                 photos=args.params.photo_encoder.photos, weights=folder_hash(args.weights), **drawing)
-
-        def encode(first: int, count: int) -> dict[str, Tensor]:
-            some = photos[first:first + count]
-            both = torch.cat([some, some.flip(3)], 1)
-            return {"latents": encode_images(pipe, both.flatten(0, 1)).float().unflatten(0, both.shape[:2])}
-
-        latents = in_resumable_batches(len(photos), PEOPLE_AT_ONCE, scratch, encode)["latents"]
+        scratch = scratch_folder(args.scratch, "latents",
+                                 **recipe(args.params, folder_hash(args.base), folder_hash(args.weights)))
+        latents = in_resumable_batches(len(photos), PEOPLE_AT_ONCE, scratch, lambda first, count: {
+            "latents": mirrored_latents(pipe, photos[first:first + count])})["latents"]
         z = torch.cat([space.encode(data.zoo.rows(rows[first:first + count]).float())
                        for first, count in chunks(len(rows), PEOPLE_AT_ONCE)])
         encoder = fit_photo_encoder(latents, z, args.params.photo_encoder.ridge)

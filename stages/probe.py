@@ -2,10 +2,9 @@
 
 import torch
 
-from w2wpp.compute.resume import scratch_folder
 from w2wpp.files.storage import rounded, write_json
 from w2wpp.run.stage import run_stage, stage_arguments
-from w2wpp.world.drawing import draw_resumably
+from w2wpp.world.drawing import draw_resumably, photo_folder
 from w2wpp.world.populations import sample_people
 from w2wpp.world.probes import accuracy, labels_of, save_probe, train_probe
 
@@ -14,7 +13,7 @@ def main() -> None:
     args = stage_arguments(__doc__, out="data/probe", metrics="metrics", scratch=".scratch/probe")
     params, seed, size = args.params.probe, args.params.seed, args.params.portraits.size
     people = sample_people(seed, "probe", params.people, params.photos)
-    drawn = scratch_folder(args.scratch, "photos", seed=seed, size=size, **params.model_dump())
+    drawn = photo_folder(args.scratch, seed, "probe", params.photos, size)
     images = draw_resumably(people, size, drawn, args.params.engine)
     kept = max(1, params.people // 8)
     probe = train_probe(images[kept:].flatten(0, 1), labels_of(people[kept:]), params.steps, seed)

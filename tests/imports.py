@@ -1,10 +1,20 @@
-"""What Python files import of the library, read off their source."""
+"""What Python files import of the library, read off their source, and stages as modules."""
 
 import ast
+import importlib.util
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
+
+
+def stage_module(name: str) -> ModuleType:
+    """The module stages/NAME.py, none of whose work is done."""
+    spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / "stages" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @cache

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from w2wpp.compute import training
 from w2wpp.diffusion.pipeline import encode_prompts, load_pipeline
 from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.files.errors import InputError
@@ -75,7 +76,7 @@ def test_two_steps_of_the_codec(make_pipe, images, base_params, tmp_path):
 
 
 def test_interrupted_codec_equals_uninterrupted(make_pipe, images, base_params, tmp_path, monkeypatch):
-    monkeypatch.setattr(base_training, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     params = base_params.codec.model_copy(update={"steps": 5})
     whole, broken, resumed = (make_pipe().vae for _ in range(3))
     train_codec(whole, images, params, 0, tmp_path / "whole.pt")
@@ -111,7 +112,7 @@ def test_two_steps_of_the_denoiser(make_pipe, tokens, factors, base_params, norm
 
 def test_interrupted_denoiser_equals_uninterrupted(make_pipe, tokens, factors, base_params, normal, tmp_path,
                                                    monkeypatch):
-    monkeypatch.setattr(base_training, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     params, latents = base_params.denoiser.model_copy(update={"steps": 5}), normal(8, 2, 4, 4, 4)
     whole, broken, resumed = (make_pipe() for _ in range(3))
     train_denoiser(whole, latents, tokens, factors, params, 0, tmp_path / "whole.pt")

@@ -7,7 +7,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from w2wpp.compute.batches import Batch, Shard, batches_of, finish, in_resumable_batches, is_finished, joined
+from w2wpp.compute.batches import (
+    Batch,
+    Shard,
+    batches_of,
+    finish,
+    in_resumable_batches,
+    is_finished,
+    joined,
+    remember,
+)
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import write_pack
 
@@ -128,6 +137,25 @@ def test_what_another_machine_has_finished_meanwhile_stays(tmp_path):
 
     finish([batch], overtaken)
     assert joined([batch])["x"] == 1
+
+
+def test_remembered_tensors_are_read_back(tmp_path):
+    known = {"matrix": torch.arange(6.0).reshape(2, 3).T, "number": torch.tensor(2.5), "none": torch.empty(0, 3)}
+    calls, path = [], tmp_path / "folder" / "start.safetensors"
+
+    def compute() -> dict[str, torch.Tensor]:
+        calls.append(len(calls))
+        return known
+
+    def remembered() -> bool:
+        found = remember(path, compute)
+        return found.keys() == known.keys() and all(torch.equal(found[key], known[key]) for key in known)
+
+    assert remembered() and remembered()
+    assert calls == [0]
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    assert remembered()
+    assert calls == [0, 1]
 
 
 def test_one_core_each(tmp_path):

@@ -1,6 +1,5 @@
 """A killed collect stage goes on where it was, and ends with the bytes of one that was not killed."""
 
-import importlib.util
 import os
 import random
 import signal
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from imports import stage_module
 
 from w2wpp.compute.batches import finish, joined
 from w2wpp.world import zoo
@@ -69,11 +69,7 @@ def test_finished_work_is_not_done_again(train, tmp_path, monkeypatch):
 
 
 def test_what_is_no_recipe_are_settings(params):
-    path = Path(__file__).resolve().parents[1] / "stages/collect.py"
-    spec = importlib.util.spec_from_file_location("collect_stage", path)
-    collect = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(collect)
-    assert collect.NO_RECIPE.issubset(params.collect.model_dump())
+    assert stage_module("collect").NO_RECIPE.issubset(params.collect.model_dump())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from w2wpp.compute.engine import EngineParams
@@ -153,6 +152,16 @@ def in_resumable_batches(count: int, size: int, scratch: Path, work: Callable[[i
     return joined(batches)
 
 
+def remember(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors as `compute` gives them, read back from the pack `path` if they are finished.
+
+    Like a batch, they are those that were finished first, and a damaged file is computed again.
+    """
+    batch = Batch(path, tuple)
+    finish([batch], compute)
+    return read_batch(batch)
+
+
 def _compute_here(batches: list[Batch], work: Work, processes: int) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
     """Each batch with its results, in order."""
     processes = min(processes, len(batches))
@@ -175,4 +184,9 @@ def _keep(batch: Batch, tensors: dict[str, Tensor]) -> None:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    return hashlib.sha256(save(dict(sorted(tensors.items())))).hexdigest()
+    """Of names, dtypes, shapes and bytes; no copy is made of tensors that may be mapped from large files."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -63,7 +63,7 @@ def connected(engine: EngineParams) -> ModuleType:
                          "`pip install 'w2wpp[ray]'`, or set it to local") from error
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # The library travels along, so that all machines run the code that the scratch folder is named after.
+        # The library travels along, so that all machines run the code of this one.
         runtime = {"py_modules": [str(Path(w2wpp.__file__).parent)], "env_vars": ENVIRONMENT}
         try:
             _check_that_something_listens(engine.address)

@@ -1,11 +1,15 @@
-"""Folders of work in progress, named by what is computed, from what, and by which version of the computation."""
+"""Folders of work in progress, named by what is computed, from what, and by which version of the computation.
+
+A comment, a rename or a new module changes no name. A changed computation does once its version is raised, and
+tests/test_versions.py fails until then: it holds the results of every version on small inputs.
+"""
 
 import hashlib
 import json
 from pathlib import Path
 
 # The version of each computation that resumes. Raise it with every change that alters results: the old state is then
-# left alone and the work starts anew. tests/test_resume.py pins the results of each version on small inputs.
+# left alone and the work starts anew, as does all that builds on it.
 VERSIONS = {
     "photos": 1,         # renders of invented people
     "codec": 1,
@@ -20,6 +24,17 @@ VERSIONS = {
     "w2w": 1,            # the published weight vectors as shards
 }
 
+# What a computation takes from others without a hash of it in its recipe.
+BUILDS_ON = {
+    "codec": ("photos",),
+    "decoder": ("codec",),
+    "denoiser": ("codec",),
+    "loras": ("photos",),
+    "vae": ("coordinates",),
+    "latents": ("photos",),
+    "inversion": ("latents",),
+}
+
 
 def scratch_folder(root: str | Path, task: str, **recipe: object) -> Path:
     """The folder under `root` in which a task resumes, made if it is missing.
@@ -27,9 +42,17 @@ def scratch_folder(root: str | Path, task: str, **recipe: object) -> Path:
     Args:
         root: of the stage's resume state.
         task: a key of `VERSIONS`.
-        recipe: settings and hashes of inputs that the results depend on. Another recipe has another folder.
+        recipe: JSON-able settings and hashes of inputs that the results depend on. Another recipe has another folder.
     """
-    named = json.dumps({"version": VERSIONS[task], "recipe": recipe}, sort_keys=True, default=str)
+    named = json.dumps({"versions": _versions(task), "recipe": recipe}, sort_keys=True)
     folder = Path(root) / f"{task}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _versions(task: str) -> dict[str, int]:
+    """The versions of a task and of all that it builds on."""
+    versions = {task: VERSIONS[task]}
+    for other in BUILDS_ON.get(task, ()):
+        versions |= _versions(other)
+    return versions

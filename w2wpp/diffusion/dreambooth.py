@@ -1,5 +1,6 @@
 """DreamBooth (Ruiz et al. 2023, arXiv 2208.12242) with LoRA, many people at a time."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import pandas as pd
@@ -8,8 +9,8 @@ from diffusers import StableDiffusionPipeline
 from pydantic import Field
 from torch import Tensor
 
-from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
+from w2wpp.compute.training import train
 from w2wpp.diffusion.denoising import GenerateParams, denoising_loss, generate, training_schedule
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts
 from w2wpp.diffusion.prompts import CLASS_PROMPT, IDENTITY_PROMPT, described
@@ -120,8 +121,8 @@ def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tens
                               + [params.prior_weight / max(1, params.class_images_per_step)]
                               * params.class_images_per_step)[:, None]
     last_losses = []
-    bar = progress(range(params.steps), what)
-    for step in bar:
+
+    def losses_of(step: int) -> Tensor:
         generator = step_generator(seed, step)
         photos = torch.randint(latents.shape[1], (params.photos_per_step,), generator=generator)
         shared = torch.randint(len(class_latents), (params.class_images_per_step,), generator=generator)
@@ -129,11 +130,9 @@ def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tens
                           class_latents[shared, None].expand(-1, people, -1, -1, -1)])
         prompts = torch.cat([text[:, photos].transpose(0, 1), class_text])
         losses = denoising_loss(pipe, schedule, layout, weights, rows, prompts, params.timestep_shift, generator)
-        optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=10)
-        optimizer.zero_grad()
-        (losses * row_weight.to(losses)).sum().backward()
-        optimizer.step()
         if step >= params.steps - max(1, params.steps // 5):
             last_losses.append(losses[:params.photos_per_step].detach().mean(0))
-        bar.set_postfix(loss=f"{losses[:params.photos_per_step].mean().item():.4f}", refresh=False)
+        return (losses * row_weight.to(losses)).sum(0)
+
+    train(what, losses_of, optimizer, partial(cosine_rate, steps=params.steps, lr=params.lr, warmup=10), params.steps)
     return weights.detach(), torch.stack(last_losses).mean(0)

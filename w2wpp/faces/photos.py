@@ -1,6 +1,5 @@
 """Photos of held-out people from a folder of the user's: a sub-folder for each person, named after them."""
 
-import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -17,6 +16,7 @@ from w2wpp.faces.pictures import check_kind, claims_to_be_picture, read_picture
 from w2wpp.faces.portraits import PortraitsParams
 from w2wpp.files.errors import InputError
 from w2wpp.files.folders import children, normal_form
+from w2wpp.files.splits import drawn_order
 from w2wpp.files.tensor_files import printable
 
 # What systems, archives and file servers leave beside people's folders, in small letters.
@@ -79,7 +79,7 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
     known: dict[str, np.ndarray] = {}
     rejected: list[dict] = []
     others = [{"person": "", "file": _shown(path)} for path in beside]
-    names = sorted(people, key=lambda name: (hashlib.sha256(f"{seed} {name}".encode()).digest(), name))
+    names = drawn_order(people, seed, " ")
     for name in progress(names, "people with photos"):
         if len(images) == wanted:
             break

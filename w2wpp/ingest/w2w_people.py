@@ -1,7 +1,6 @@
 """Who the rows of the weights2weights data set are, and which of them are zoo, validation and test people."""
 
 import csv
-import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from w2wpp.files.errors import InputError
+from w2wpp.files.splits import drawn_order
 from w2wpp.files.tensor_files import opened, printable
 from w2wpp.ingest.pickled_frame import read_frame
 from w2wpp.ingest.w2w_source import CONVERTED, IDENTITIES
@@ -63,8 +63,7 @@ def read_people(path: str | Path) -> pd.DataFrame:
 def assign_splits(people: Sequence[str], seed: int, validation: float, test: float) -> list[str]:
     """The split of every row, "" for those of nobody; all rows of a person are in the same one.
 
-    People are put into the order of a hash of seed and name; the first go to test, the next to validation. So a split
-    does not depend on the order of the rows, nor much on who else is there.
+    Of people in `drawn_order` the first go to test, the next to validation.
 
     Args:
         people: the person of each row, "" where unknown.
@@ -73,7 +72,7 @@ def assign_splits(people: Sequence[str], seed: int, validation: float, test: flo
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise ValueError(f"shares {validation} and {test}, expected at least 0 and together below 1")
-    names = sorted(set(people) - {""}, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    names = drawn_order(set(people) - {""}, seed, ":")
     split, start = {"": ""}, 0
     for name, share in (("test", test), ("validation", validation)):
         count = max(1, round(share * len(names))) if share else 0

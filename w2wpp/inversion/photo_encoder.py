@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
+from w2wpp.diffusion.pipeline import encode_images
 from w2wpp.files.settings import Positive, Section, Whole
 from w2wpp.files.storage import read_pack, write_pack
 
@@ -68,6 +70,12 @@ class PhotoEncoder:
 def uninformed(numbers: int, latent_dim: int) -> PhotoEncoder:
     """The encoder that learns nothing from photos of `numbers` latent numbers: every guess is the prior N(0, I)."""
     return PhotoEncoder(torch.zeros(numbers, latent_dim), torch.zeros(latent_dim), torch.ones(latent_dim))
+
+
+def mirrored_latents(pipe: StableDiffusionPipeline, photos: Tensor) -> Tensor:
+    """Scaled latents float32 [n, 2 p, c, h, w] of photos uint8 [n, p, H, W, 3] and then of their mirror images."""
+    both = torch.cat([photos, photos.flip(3)], 1)
+    return encode_images(pipe, both.flatten(0, 1)).unflatten(0, both.shape[:2])
 
 
 def fit_photo_encoder(latents: Tensor, z: Tensor, ridge: float) -> PhotoEncoder:

@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
+from w2wpp.compute.training import train
 from w2wpp.diffusion.denoising import denoising_loss, region_weights, training_schedule
 from w2wpp.files.settings import Count, Positive, Prompt, Region, Section, Shift, Weight
 from w2wpp.inversion.photo_encoder import LatentPrior
@@ -99,16 +100,15 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior
     searched = torch.zeros_like(prior.mean, requires_grad=True)
     optimizer = torch.optim.Adam([searched], params.lr, eps=params.adam_epsilon)
     history = []
-    bar = progress(range(params.steps), options.label)
-    for step in bar:
+
+    def losses_of(step: int) -> Tensor:
         z = prior.mean + unit * searched
         losses = loss(z, step_generator(options.seed, step))
-        optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=5)
-        optimizer.zero_grad()
-        (losses - params.prior_weight * space.prior.log_prob((z - prior.mean) / prior.spread)).sum().backward()
-        optimizer.step()
         history.append(losses.detach())
-        bar.set_postfix(loss=f"{history[-1].mean().item():.4f}", refresh=False)
+        return losses - params.prior_weight * space.prior.log_prob((z - prior.mean) / prior.spread)
+
+    rate = partial(cosine_rate, steps=params.steps, lr=params.lr, warmup=5)
+    train(options.label, losses_of, optimizer, rate, params.steps)
     return (prior.mean + unit * searched).detach(), torch.stack(history)
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from torch import Tensor
 
+from w2wpp.compute.batches import remember
 from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
-from w2wpp.files.storage import file_hash, folder_hash, read_pack, write_pack
+from w2wpp.files.storage import file_hash, folder_hash
 from w2wpp.lora.weights import BLOCK_ROWS, Weights
 from w2wpp.spaces.affine import LinearSpace, PCASpace
 from w2wpp.spaces.base import BASIS, FitContext, Fitted, SpaceMethod, read_space
@@ -22,27 +22,18 @@ from w2wpp.spaces.within_person import within_person_space
 PATIENCE = timedelta(days=7)
 
 
-def _basis(data: Weights, params: VAEParams, latent_dim: int, context: FitContext) -> LinearSpace | PCASpace:
-    """The linear space whose coordinates the VAE works on."""
+def _basis(data: Weights, params: VAEParams, latent_dim: int, context: FitContext, scratch: Path
+           ) -> LinearSpace | PCASpace:
+    """The linear space whose coordinates the VAE works on; one that is fitted here is read from `scratch` if it can."""
     if params.metric == "predictions":
         return read_space(context.spaces / "linear" / BASIS, BASES)
-    basis = fit_components(data.zoo, data.mean, data.std, latent_dim, context.seed)[0]
-    if params.within_person_ridge:
-        return within_person_space(basis, *data.pairs(), params.within_person_ridge, basis.latent_dim,
-                                   VAEParams)
-    return basis
-
-
-def _coordinates(data: Weights, params: VAEParams, latent_dim: int, context: FitContext, scratch: Path
-                 ) -> tuple[LinearSpace | PCASpace, dict[str, Tensor]]:
-    """The basis and everyone's coordinates in it, read from `scratch` if they are there."""
-    basis_file, coordinates_file = scratch / BASIS, scratch / "coordinates.safetensors"
-    if not basis_file.exists():
-        basis = _basis(data, params, latent_dim, context)
-        write_pack(coordinates_file, basis_coordinates(data.zoo.blocks(BLOCK_ROWS), data.of("true", "validation"),
-                                                       basis))
-        basis.save(basis_file)      # last: where it is, the coordinates are
-    return read_space(basis_file, BASES), read_pack(coordinates_file)[0]
+    file = scratch / BASIS
+    if not file.exists():
+        basis = fit_components(data.zoo, data.mean, data.std, latent_dim, context.seed)[0]
+        if params.within_person_ridge:
+            basis = within_person_space(basis, *data.pairs(), params.within_person_ridge, basis.latent_dim, VAEParams)
+        basis.save(file)
+    return read_space(file, BASES)
 
 
 def fit(data: Weights, params: VAEParams, latent_dim: int, context: FitContext) -> Fitted | None:
@@ -54,9 +45,11 @@ def fit(data: Weights, params: VAEParams, latent_dim: int, context: FitContext) 
         source["basis"] = file_hash(context.spaces / "linear" / BASIS)
     else:
         source |= {"seed": context.seed, "latent_dim": latent_dim, "ridge": params.within_person_ridge}
+    scratch = scratch_folder(context.scratch, "coordinates", **source)
     with accelerator.main_process_first():
-        basis, coordinates = _coordinates(data, params, latent_dim, context,
-                                          scratch_folder(context.scratch, "coordinates", **source))
+        basis = _basis(data, params, latent_dim, context, scratch)
+        coordinates = remember(scratch / "coordinates.safetensors", lambda: basis_coordinates(
+            data.zoo.blocks(BLOCK_ROWS), data.of("true", "validation"), basis))
     # Another number of processes rounds otherwise, and so does not go on from what this one left.
     training = scratch_folder(context.scratch, "vae", **source, vae=params.model_dump(),
                               processes=accelerator.num_processes, device=accelerator.device.type)

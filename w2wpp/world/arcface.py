@@ -3,6 +3,7 @@
 No other stage learns from it or is tuned with it, which makes it a second opinion on who is in a picture.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
+from w2wpp.compute.training import train
 from w2wpp.diffusion.pipeline import random_pixels
 from w2wpp.faces.recognizers import ARCFACE_SIZE
 from w2wpp.files.settings import Count, Positive, Rate, Section
@@ -79,8 +80,8 @@ def train_arcface(chips: Tensor, people: Tensor, params: ArcFaceParams, seed: in
     centers = nn.Parameter(torch.randn(int(people.max()) + 1, params.dim) * 0.05)
     optimizer = torch.optim.AdamW([{"params": network.parameters(), "weight_decay": 5e-4},
                                    {"params": [centers], "weight_decay": 0.0}], params.lr)
-    bar = progress(range(params.steps), "arcface")
-    for step in bar:
+
+    def loss_of(step: int) -> Tensor:
         generator = step_generator(seed, step)
         rows, faces = random_pixels(chips, params.batch, generator)
         brightness = 1 + 0.1 * torch.randn(len(faces), 1, 1, 1, generator=generator)
@@ -88,13 +89,9 @@ def train_arcface(chips: Tensor, people: Tensor, params: ArcFaceParams, seed: in
         own = cosines.gather(1, people[rows, None])
         margin = params.margin * min(1.0, 3 * step / params.steps)
         harder = torch.cos(torch.acos(own.clamp(-1 + 1e-6, 1 - 1e-6)) + margin)
-        loss = F.cross_entropy(params.scale * cosines.scatter(1, people[rows, None], harder), people[rows])
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, params.steps, params.lr, warmup=100)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        return F.cross_entropy(params.scale * cosines.scatter(1, people[rows, None], harder), people[rows])
+
+    train("arcface", loss_of, optimizer, partial(cosine_rate, steps=params.steps, lr=params.lr), params.steps)
     return network.eval().requires_grad_(False)
 
 

@@ -13,66 +13,36 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from w2wpp.codec import PatchCodec, codec_loss
-from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import steady_rate, step_generator
+from w2wpp.compute.training import Checkpoint, train
 from w2wpp.diffusion.denoising import draw_timesteps, prediction_target, training_schedule
 from w2wpp.diffusion.pipeline import random_pixels, to_pixels
 from w2wpp.diffusion.prompts import IDENTITY_TOKEN
-from w2wpp.files.storage import write_atomically
 from w2wpp.world.base_model import CodecParams, DenoiserParams
 from w2wpp.world.people import caption, class_caption, identity_factors
 from w2wpp.world.populations import Person
 
-CHECKPOINT_EVERY = 250
 CAPTIONS_PER_PHOTO = 4
+DECODER_EMA = 0.999
 MakeOptimizer = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
 OPTIMIZER: MakeOptimizer = partial(torch.optim.AdamW, betas=(0.9, 0.99), weight_decay=1e-2)
 
 
-def train(what: str, modules: dict[str, nn.Module], loss_of: Callable[[torch.Generator], Tensor], steps: int,
-          lr: float, seed: int, checkpoint: Path, ema: float = 0.0, make_optimizer: MakeOptimizer = OPTIMIZER) -> None:
-    """Minimise a loss with gradient clipping; resumes from `checkpoint`; ends with averaged weights if `ema`.
+def train_modules(what: str, modules: dict[str, nn.Module], loss_of: Callable[[torch.Generator], Tensor], steps: int,
+                  lr: float, seed: int, checkpoint: Path, ema: float = 0.0,
+                  make_optimizer: MakeOptimizer = OPTIMIZER) -> None:
+    """Train parts of the base model, in place: steady rate, clipped gradients, resumed from `checkpoint`.
 
     Args:
         modules: what is trained, by the names that the checkpoint gives them.
         loss_of: the loss (scalar) on a batch drawn from the generator, which depends on the step alone.
+        ema: see `w2wpp.compute.training.train`.
         make_optimizer: called with the parameters and `lr`.
     """
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    optimizer = make_optimizer(parameters, lr)
-    averages = [p.detach().clone() for p in parameters]
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=parameters[0].device, weights_only=True)
-        for key, module in modules.items():
-            module.load_state_dict(state[key])
-        optimizer.load_state_dict(state["optimizer"])
-        averages, first = state["averages"], state["step"]
-
-    def save(step: int) -> None:
-        state: dict[str, object] = {key: module.state_dict() for key, module in modules.items()}
-        state |= {"optimizer": optimizer.state_dict(), "averages": averages, "step": step}
-        write_atomically(checkpoint, lambda temporary: torch.save(state, temporary))
-
-    bar = progress(range(first, steps), what, initial=first, total=steps)
-    smooth = None
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = steady_rate(step, steps, lr)
-        loss = loss_of(step_generator(seed, step))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - min(ema, (1 + step) / (10 + step)))
-        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
-            save(step + 1)
-    if ema:
-        with torch.no_grad():
-            for parameter, average in zip(parameters, averages, strict=True):
-                parameter.copy_(average)
+    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+    rate = partial(steady_rate, steps=steps, lr=lr)
+    train(what, lambda step: loss_of(step_generator(seed, step)), make_optimizer(parameters, lr), rate, steps,
+          clip=1.0, ema=ema, checkpoint=Checkpoint(checkpoint, modules))
 
 
 def train_codec(codec: PatchCodec, images: Tensor, params: CodecParams, seed: int, checkpoint: Path) -> None:
@@ -82,8 +52,8 @@ def train_codec(codec: PatchCodec, images: Tensor, params: CodecParams, seed: in
     codec.fit_linear(to_pixels(some).to(codec.device))
     codec.to(memory_format=torch.channels_last).train()
 
-    train("codec", {"codec": codec}, lambda generator: _codec_loss_of(codec, images, params, generator), params.steps,
-          params.lr, seed, checkpoint)
+    train_modules("codec", {"codec": codec}, lambda generator: _codec_loss_of(codec, images, params, generator),
+                  params.steps, params.lr, seed, checkpoint)
     with torch.no_grad():
         latents = torch.cat([codec.encode(to_pixels(chunk).to(codec.device)).latents for chunk in some.split(200)])
     codec.register_to_config(scaling_factor=1.0 / latents.std().item())
@@ -95,9 +65,9 @@ def refine_decoder(codec: PatchCodec, images: Tensor, params: CodecParams, seed:
     for encoder in encoders:
         encoder.requires_grad_(False)
 
-    train("decoder", {"linear_decoder": codec.linear_decoder, "decoder": codec.decoder},
-          lambda generator: _codec_loss_of(codec, images, params, generator), params.decoder_steps, params.lr, seed + 1,
-          checkpoint, ema=0.999)
+    train_modules("decoder", {"linear_decoder": codec.linear_decoder, "decoder": codec.decoder},
+                  lambda generator: _codec_loss_of(codec, images, params, generator), params.decoder_steps, params.lr,
+                  seed + 1, checkpoint, ema=DECODER_EMA)
     for encoder in encoders:
         encoder.requires_grad_(True)
 
@@ -188,4 +158,5 @@ def train_denoiser(pipe: StableDiffusionPipeline, latents: Tensor, tokens: Tenso
                           prediction_target(schedule, clean, noise, timesteps))
 
     modules = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "name_of": name_of}
-    train("denoiser", modules, loss_of, params.steps, params.lr, seed, checkpoint, params.ema, make_optimizer)
+    train_modules("denoiser", modules, loss_of, params.steps, params.lr, seed, checkpoint, params.ema,
+                  make_optimizer)

@@ -7,6 +7,7 @@ import torch
 
 from w2wpp.compute.batches import Batch, batches_of, finish, joined
 from w2wpp.compute.engine import EngineParams
+from w2wpp.compute.resume import scratch_folder
 from w2wpp.world.populations import Person
 from w2wpp.world.rendering import render_people
 
@@ -23,6 +24,17 @@ def _cores_worth_starting(people: list[Person]) -> int:
 def draw(people: list[Person], size: int, progress: str | None = None) -> torch.Tensor:
     """Photos uint8 [people, photos, size, size, 3], drawn on as many cores as are worth starting a process for."""
     return torch.from_numpy(render_people(people, size, workers=_cores_worth_starting(people), progress=progress))
+
+
+def photo_folder(root: Path, seed: int, group: str, photos: int, size: int) -> Path:
+    """Where photos of the people of a group are kept for resuming, however many people (see `sample_people`).
+
+    Args:
+        root: of the stage's resume state.
+        photos: per person.
+        size: pixels along one side.
+    """
+    return scratch_folder(root, "photos", seed=seed, group=group, photos=photos, size=size)
 
 
 def _draw_batch(size: int, people: list[Person]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import cosine_rate, step_generator
+from w2wpp.compute.training import train
 from w2wpp.diffusion.pipeline import random_pixels, to_pixels
 from w2wpp.files.errors import InputError
 from w2wpp.files.settings import Count, Section
@@ -116,17 +117,14 @@ def train_probe(images: Tensor, labels: dict[str, Tensor], steps: int, seed: int
     torch.manual_seed(seed)
     probe = Probe()
     probe(to_pixels(images[:2]))
-    optimizer = torch.optim.AdamW(probe.parameters(), lr, weight_decay=0.05)
-    bar = progress(range(steps), "probe")
-    for step in bar:
+
+    def loss_of(step: int) -> Tensor:
         rows, pixels = random_pixels(images, batch, step_generator(seed, step))
-        loss = cast(Tensor, sum(F.cross_entropy(logits, labels[name][rows], ignore_index=IGNORED, reduction="sum")
+        return cast(Tensor, sum(F.cross_entropy(logits, labels[name][rows], ignore_index=IGNORED, reduction="sum")
                                 for name, logits in probe(pixels).items())) / batch
-        optimizer.param_groups[0]["lr"] = cosine_rate(step, steps, lr)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+    train("probe", loss_of, torch.optim.AdamW(probe.parameters(), lr, weight_decay=0.05),
+          partial(cosine_rate, steps=steps, lr=lr), steps)
     return probe.requires_grad_(False).eval()
 
 
