@@ -60,7 +60,8 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
         patch.setenv("INSIGHTFACE_HOME", str(folder))
         apply_profile(PROFILE, "params.yaml", [*TINY, f"base.model={sd15_base}"])
         for stage in ("settings", "base", "portraits", "collect", "flatten", "fit", "sample", "interpolate",
-                      "photo_encoder", "invert", "references", "evaluate", "second_opinion", "compare", "report"):
+                      "photo_encoder", "invert", "references", "evaluate", "second_opinion", "sweep", "compare",
+                      "report"):
             for space in METHODS if stage in BY_SPACE else [None]:
                 patch.setattr(sys, "argv", [f"{stage}.py", *(["--space", space] if space else [])])
                 runpy.run_path(str(ROOT / f"stages/{stage}.py"), run_name="__main__")
