@@ -23,7 +23,8 @@ RECORD = "settings.json"
 TASKS = ("photos", "latents", "predictions", "coordinates", "vae", "inversion", "sweep")
 SETTINGS = {"seed": True, "faces": True, "portraits": True, "pca": True, "linear": True, "vae": True,
             "photo_encoder": True, "invert": True, "generate": True, "evaluate": {"prompt", "seeds"}}
-SPEED = {"linear": {"people_at_once"}, "invert": {"people_at_once"}, "generate": {"batch"}}    # no result depends on them but for rounding
+# No result depends on these but for rounding.
+SPEED = {"linear": {"people_at_once"}, "invert": {"people_at_once"}, "generate": {"batch"}}
 VARIED = {"pca": {"latent_dim"}, "linear": {"latent_dim"}, "vae": {"latent_dim", "seed"}}
 # What DVC runs the sweep again for, by the leading key of the record.
 WATCHED = ("base", "zoo", "tables", "sweep", "seed", "portraits", "generate")
@@ -59,7 +60,7 @@ def record(params: Section, base: Path, zoo: Path, arcface: Path, tables: list[s
         base, zoo: folders of base model and zoo. arcface: the network of the second recogniser that is trained here.
         tables: names of the tables that the sweep has.
     """
-    exclude = {section: SPEED.get(section, set()) | VARIED.get(section, set()) for section in SPEED | VARIED}
+    exclude = {name: SPEED.get(name, set()) | VARIED.get(name, set()) for name in SPEED | VARIED}
     people = read_csv(zoo / "manifest.csv", ["person", "role"]).query("role == 'zoo'")["person"].nunique()
     return {"tables": sorted(tables), "sweep": params.sweep.model_dump(mode="json"), "versions": versions(),
             "base": {"sha256": folder_hash(base)}, "zoo": {"people": people, "sha256": folder_hash(zoo)},
