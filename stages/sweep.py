@@ -19,11 +19,12 @@ from torch import Tensor
 from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import progress
 from w2wpp.evaluation.sweep import Scorer, Sweep, compared, make_scorer
-from w2wpp.evaluation.sweep_record import RECORD, identity, record
+from w2wpp.evaluation.sweep_record import RECORD, identity, record, zoo_people
 from w2wpp.evaluation.sweep_rows import fits, named, tables
 from w2wpp.faces.portraits import Portraits, read_portraits
 from w2wpp.faces.recognizers import load_recognizer
 from w2wpp.files.storage import write_csv, write_json
+from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.world.drawing import draw_resumably
 from w2wpp.world.populations import Person, held_out_people, manifest_rows, person_names, sample_people
@@ -56,15 +57,18 @@ def make_sweep(args: Namespace) -> Sweep:
 def main() -> None:
     args = stage_arguments(__doc__, rows=True, base="data/base", zoo="data/zoo", arcface="data/arcface",
                            out="data/sweep", scratch=".scratch/sweep")
+    require_photos(args.params)
     params, bootstrap = args.params, args.params.evaluate.bootstrap
     if params.portraits.source != "rendered":
+        shutil.rmtree(args.out, ignore_errors=True)
         write_json(args.out / RECORD, {"tables": []})
         return
-    sweep, people = make_sweep(args), len(read_portraits(args.zoo / "people").names)
+    people = zoo_people(args.zoo)
     asked = tables(params.sweep, people)
     left_out = [row.name for rows in asked.values() for row in rows if not fits(row, people)]
     if left_out:
         print(f"sweep: {people} zoo people are too few for {', '.join(left_out)}", file=sys.stderr)
+    sweep = make_sweep(args)
     kept = {name: some for name, rows in asked.items() if (some := [row for row in rows if fits(row, people)])}
     if args.rows:
         rows = named([*chain(*kept.values())], args.rows)

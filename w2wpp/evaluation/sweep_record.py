@@ -52,6 +52,12 @@ def identity(spec: str, arcface: Path) -> dict[str, str]:
     return {"name": spec} | ({"sha256": file_hash(file)} if file.suffix == ".onnx" and file.is_file() else {})
 
 
+def zoo_people(zoo: Path) -> int:
+    """How many people a zoo has, by its manifest."""
+    manifest = read_csv(zoo / "manifest.csv", ["person", "role"])
+    return manifest["person"][manifest["role"] == "zoo"].nunique()
+
+
 def record(params: Section, base: Path, zoo: Path, arcface: Path, tables: list[str]) -> dict:
     """What a sweep is made with, JSON-able.
 
@@ -61,9 +67,8 @@ def record(params: Section, base: Path, zoo: Path, arcface: Path, tables: list[s
         tables: names of the tables that the sweep has.
     """
     exclude = {name: SPEED.get(name, set()) | VARIED.get(name, set()) for name in SPEED | VARIED}
-    people = read_csv(zoo / "manifest.csv", ["person", "role"]).query("role == 'zoo'")["person"].nunique()
     return {"tables": sorted(tables), "sweep": params.sweep.model_dump(mode="json"), "versions": versions(),
-            "base": {"sha256": folder_hash(base)}, "zoo": {"people": people, "sha256": folder_hash(zoo)},
+            "base": {"sha256": folder_hash(base)}, "zoo": {"people": zoo_people(zoo), "sha256": folder_hash(zoo)},
             "recognizer": identity(params.recognizer, arcface),
             "second_recognizer": identity(params.second_recognizer, arcface),
             **params.model_dump(mode="json", include=SETTINGS | {"evaluate": {"prompt", "seeds", "bootstrap"}},
