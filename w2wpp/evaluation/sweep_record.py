@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,11 +22,11 @@ from w2wpp.files.storage import file_hash, folder_hash, read_csv, read_json
 RECORD = "settings.json"
 # Computations whose results are in the tables. Base model and zoo are known by their hashes.
 TASKS = ("photos", "latents", "predictions", "coordinates", "vae", "inversion", "sweep")
-SETTINGS = {"seed": True, "faces": True, "portraits": True, "pca": True, "linear": True, "vae": True,
+SETTINGS: dict[str, Any] = {"seed": True, "faces": True, "portraits": True, "pca": True, "linear": True, "vae": True,
             "photo_encoder": True, "invert": True, "generate": True, "evaluate": {"prompt", "seeds"}}
 # No result depends on these but for rounding.
-SPEED = {"linear": {"people_at_once"}, "invert": {"people_at_once"}, "generate": {"batch"}}
-VARIED = {"pca": {"latent_dim"}, "linear": {"latent_dim"}, "vae": {"latent_dim", "seed"}}
+SPEED: dict[str, Any] = {"linear": {"people_at_once"}, "invert": {"people_at_once"}, "generate": {"batch"}}
+VARIED: dict[str, Any] = {"pca": {"latent_dim"}, "linear": {"latent_dim"}, "vae": {"latent_dim", "seed"}}
 # What DVC runs the sweep again for, by the leading key of the record.
 WATCHED = ("base", "zoo", "tables", "sweep", "seed", "portraits", "generate")
 AGAIN = "`dvc repro -sf sweep` measures it anew, which takes hours"
@@ -66,18 +67,18 @@ def record(params: Section, base: Path, zoo: Path, arcface: Path, tables: list[s
         base, zoo: folders of base model and zoo. arcface: the network of the second recogniser that is trained here.
         tables: names of the tables that the sweep has.
     """
-    exclude = {name: SPEED.get(name, set()) | VARIED.get(name, set()) for name in SPEED | VARIED}
-    return {"tables": sorted(tables), "sweep": params.sweep.model_dump(mode="json"), "versions": versions(),
+    everything = params.model_dump(mode="json")
+    settings = params.model_dump(
+        mode="json", include=SETTINGS | {"evaluate": {"prompt", "seeds", "bootstrap"}},
+        exclude={name: SPEED.get(name, set()) | VARIED.get(name, set()) for name in SPEED | VARIED})
+    return {"tables": sorted(tables), "sweep": everything["sweep"], "versions": versions(),
             "base": {"sha256": folder_hash(base)}, "zoo": {"people": zoo_people(zoo), "sha256": folder_hash(zoo)},
-            "recognizer": identity(params.recognizer, arcface),
-            "second_recognizer": identity(params.second_recognizer, arcface),
-            **params.model_dump(mode="json", include=SETTINGS | {"evaluate": {"prompt", "seeds", "bootstrap"}},
-                                exclude=exclude)}
+            **{key: identity(everything[key], arcface) for key in ("recognizer", "second_recognizer")}, **settings}
 
 
 def differences(recorded: Mapping, present: Mapping, key: str = "") -> dict[str, str]:
     """Where two records differ: by dotted key what is there and what here, such as "50 there, 100 here"."""
-    found = {}
+    found: dict[str, str] = {}
     for name in sorted(recorded.keys() | present.keys()):
         there, here = recorded.get(name), present.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
@@ -153,7 +154,8 @@ def read_sweep(folder: Path, params: Section, base: Path, zoo: Path, arcface: Pa
     for key, difference in found.items():
         if key.split(".")[0] in WATCHED:
             raise InputError(str(path), key, f"the sweep was made with another ({difference})", RESTORE)
+    seed = present["sweep"]["seeds"][0]
     if not found:
-        return SweepTables(folder, tuple(recorded["tables"]), "", params.sweep.seeds[0])
+        return SweepTables(folder, tuple(recorded["tables"]), "", seed)
     reason = "the sweep was made with another " + ", ".join(f"{key} ({each})" for key, each in found.items())
-    return SweepTables(folder, (), reason, params.sweep.seeds[0])
+    return SweepTables(folder, (), reason, seed)

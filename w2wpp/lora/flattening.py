@@ -10,7 +10,7 @@ import torch
 from w2wpp.compute.runtime import progress
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_csv, write_csv, write_pack
-from w2wpp.lora.layout import flatten
+from w2wpp.lora.layout import WeightLayout, flatten
 from w2wpp.lora.packs import read_loras
 from w2wpp.lora.shards import open_shards, write_shard
 from w2wpp.lora.statistics import standardise_shards
@@ -34,7 +34,9 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
     columns = ["person", "lora", "key", "reason"]
     rejected = zoo / "quarantine.csv"    # what a folder of LoRAs held besides
     quarantine = read_csv(rejected, columns).to_dict("records") if rejected.exists() else []
-    layout, kept, total = None, [], len(manifest) + len(quarantine)
+    layout: WeightLayout | None = None
+    kept: list[int] = []
+    total = len(manifest) + len(quarantine)
     shutil.rmtree(out / "vectors", ignore_errors=True)
     with progress(None, "LoRAs", total=len(manifest)) as bar:
         for pack_number, (name, rows) in enumerate(manifest.groupby("file", sort=False)):
@@ -62,6 +64,8 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
                          f"{refused} lists them. Mend them or collect them again, or raise flatten.max_quarantined, "
                          f"which is {max_quarantined}")
 
+    if layout is None:
+        raise InputError(str(zoo / "manifest.csv"), None, "no LoRAs", "Run `dvc repro -f collect`")
     people_kept = manifest.loc[kept].drop(columns="file")
     groups = people_kept.groupby(["role", "split"], sort=False).ngroup()
     mean, std = standardise_shards(open_shards(out / "vectors" / "zoo-zoo"))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from w2wpp.evaluation.sweep import KEYS
 from w2wpp.evaluation.sweep_rows import PCA, VAE
+from w2wpp.evaluation.sweep_tables import KEYS
 from w2wpp.files.storage import write_atomically
 from w2wpp.report.figures import SWEEPS, gains, png_bytes
 
@@ -23,7 +23,7 @@ def table(lines: pd.DataFrame, by: str) -> str:
     """Markdown of a table's lines: score, gain and what of it nonlinearity adds, of every row, by recogniser.
 
     Args:
-        lines: as `evaluation.sweep.compared` gives them, by all of `RECOGNIZERS`.
+        lines: as `evaluation.sweep_tables.compared` gives them, by all of `RECOGNIZERS`.
         by: the column that varies, "latent_dim", "people" or "variant".
     """
     first, second = (lines[lines["recognizer"] == name].set_index(KEYS) for name in RECOGNIZERS)

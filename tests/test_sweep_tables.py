@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w2wpp.evaluation.sweep import compared
 from w2wpp.evaluation.sweep_rows import Row
+from w2wpp.evaluation.sweep_tables import compared
 
 
 def test_gains_are_over_rows_of_equal_dimension_and_people():
