@@ -1,14 +1,18 @@
 """Compare the spaces on the test people, person by person, and single out the inversion of the space `space` names.
 
-Gains at other latent dimensions, in this world, are those that benchmarks/sweep.py measured last; it takes hours.
+Gains at other latent dimensions, in this world, are those of the sweep, if it was made with the present settings but
+for latent dimensions, zoo people and training seeds. If not, they are left out, and the reason is told here and in the
+report.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from w2wpp.evaluation import scoring
+from w2wpp.evaluation.sweep_record import AGAIN, read_sweep
 from w2wpp.files.storage import read_csv, read_json, rounded, write_csv, write_json
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
@@ -37,17 +41,10 @@ def gains(table: pd.DataFrame, bootstrap: int) -> dict:
         "gain_over_linear": paired_gain(table, "linear", bootstrap)["gain"]}
 
 
-def gain_at(sweep: pd.DataFrame, recognizer: str) -> dict:
-    """Gain by latent dimension, such as "k64", in a sweep of the VAE with its first training seed."""
-    rows = sweep[(sweep["recognizer"] == recognizer) & (sweep["variant"] == "VAE") & (sweep["seed"] == 0)]
-    return {"gain_at": {f"k{row.latent_dim}": {"mean": row.gain, "low": row.gain_low, "high": row.gain_high}
-                        for row in rows.sort_values("latent_dim").itertuples()}}
-
-
 def main() -> None:
     args = stage_arguments(__doc__, references="data/references", evaluations="data/evaluations",
-                           second_opinion="data/second_opinion", sweep="docs/sweep-dimensions.csv",
-                           out="data/comparison", metrics="metrics")
+                           second_opinion="data/second_opinion", sweep="data/sweep", base="data/base", zoo="data/zoo",
+                           arcface="data/arcface", out="data/comparison", metrics="metrics")
     require_photos(args.params)
     bootstrap = args.params.evaluate.bootstrap
     table = score_table([args.references / "scores.csv",
@@ -62,8 +59,12 @@ def main() -> None:
     write_csv(args.out / "scores.csv", table.reset_index())
     first, second = gains(table, bootstrap), gains(score_table([args.second_opinion / "scores.csv"]), bootstrap)
     if args.params.portraits.source == "rendered":
-        sweep = read_csv(args.sweep, ["recognizer", "variant", "latent_dim", "seed", "gain", "gain_low", "gain_high"])
-        first, second = first | gain_at(sweep, "dlib"), second | gain_at(sweep, "arcface")
+        sweep = read_sweep(args.sweep, args.params, args.base, args.zoo, args.arcface / "arcface.onnx")
+        if sweep.left_out:
+            print(f"compare: gains at other dimensions are left out: {sweep.left_out}. {AGAIN}.", file=sys.stderr)
+        first |= sweep.gain_at(args.params.recognizer)
+        second |= sweep.gain_at(args.params.second_recognizer)
+        write_json(args.out / "sweep.json", {"tables": list(sweep.names), "left_out": sweep.left_out})
     write_json(args.metrics / "comparison.json", rounded(first | {"second_opinion": second}))
     write_json(args.metrics / "inversion.json", read_json(args.metrics / f"{args.params.space}.json")["inversion"])
 

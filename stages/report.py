@@ -35,7 +35,7 @@ def main() -> None:
                            spaces="data/spaces", samples="data/samples", interpolations="data/interpolations",
                            inversions="data/inversions", references="data/references",
                            evaluations="data/evaluations", comparison="data/comparison", scores="metrics",
-                           sweeps="docs", throughput="benchmarks/batched_training.json", out="reports")
+                           sweep="data/sweep", throughput="benchmarks/batched_training.json", out="reports")
     require_photos(args.params)
     rendered = args.params.portraits.source == "rendered"
     measured = ("world", "base", "zoo", *METHODS, "comparison", "second_opinion", *(["probe"] if rendered else []))
@@ -62,9 +62,10 @@ def main() -> None:
     rungs = read_csv(args.comparison / "ladder.csv", ["split", "rung", "id_score", "low", "high"])
     figures["ladder"] = fig.ladder(rungs[rungs["split"] == "test"], metrics["world"]["id_floor"],
                                   metrics["world"]["id_ceiling"])
-    for sweep, by in fig.SWEEPS.items() if rendered else ():
-        lines = read_csv(args.sweeps / f"sweep-{sweep}.csv", ["recognizer", "variant", by, "gain"])
-        figures[f"sweep_{sweep}"] = fig.gains(lines, by)
+    sweep = read_json(args.comparison / "sweep.json") if rendered else {"tables": [], "left_out": ""}
+    for table in sweep["tables"]:
+        lines = read_csv(args.sweep / f"{table}.csv", ["recognizer", "variant", fig.SWEEPS[table], "gain"])
+        figures[f"sweep_{table}"] = fig.gains(lines, fig.SWEEPS[table])
 
     pngs = {name: fig.png_bytes(figure, palette=256) for name, figure in figures.items()}
     verdict, sentence = report.headline(metrics["comparison"])
@@ -72,7 +73,7 @@ def main() -> None:
         pngs, rendered=rendered, verdict=verdict, sentence=sentence,
         measures=report.measure_rows({s: metrics[s] for s in SPACES}),
         facts=report.world_rows(metrics), metrics=metrics, params=args.params, training=training,
-        methods=METHODS, baseline=BASELINE,
+        methods=METHODS, baseline=BASELINE, sweep=sweep,
         same_dimensions=len({metrics[name]["latent_dim"] for name in METHODS}) == 1,
         kept_variance=variance["kept"],
         shown={"inversion": min(SHOWN, len(sheets.test)), "test": len(sheets.test)})

@@ -1,5 +1,6 @@
 """The whole pipeline on tiny params in a temporary clone, used as the README says."""
 
+import html
 import json
 import os
 import random
@@ -43,6 +44,7 @@ TINY = {
     "invert": {"steps": 2, "timesteps_per_step": 1, "people_at_once": 4},
     "generate": {"inference_steps": 4},
     "evaluate": {"seeds": 2, "class_samples": 8, "prompted_people": 2, "prompted_samples": 2, "bootstrap": 100},
+    "sweep": {"dimensions": [4, 9], "people": [], "parts": False},
 }
 
 
@@ -110,14 +112,20 @@ def test_second_recogniser_scores_the_same_people(clone):
     assert comparison["second_opinion"]["gain"] != comparison["gain"]
 
 
-def test_comparison_has_the_gains_of_the_sweep(clone):
-    sweep = pd.read_csv(clone.folder / "docs/sweep-dimensions.csv").query("variant == 'VAE' and seed == 0")
-    comparison = clone.metrics("comparison")
+def test_the_sweep_measures_what_the_stages_do(clone):
+    assert "sweep" in clone.ran(clone.output)
+    assert "sweep: 8 zoo people are too few for PCA-9-0-8, function-weighted-PCA-9-0-8, VAE-9-0-8" in clone.output
+    lines = pd.read_csv(clone.folder / "data/sweep/dimensions.csv").set_index(["recognizer", "variant"])
+    assert set(lines["latent_dim"]) == {4} and set(lines["people"]) == {TINY["collect"]["people"]}
+    comparison, second = clone.metrics("comparison"), clone.metrics("second_opinion")
+    for space, variant in zip(METHODS, ("PCA", "function-weighted PCA", "VAE"), strict=True):
+        first = clone.metrics(space)["inversion"]
+        for recognizer, scores in (("dlib", first), ("arcface", second[f"{space}_inversion"])):
+            line = lines.loc[recognizer, variant]
+            assert all(line[key] == scores[key] for key in ("id_score", "id_score_low", "id_score_high"))
     for recognizer, tree in (("dlib", comparison), ("arcface", comparison["second_opinion"])):
-        rows = sweep[sweep["recognizer"] == recognizer].set_index("latent_dim")
-        assert {16, 64, 128, 256} <= set(rows.index)
-        assert tree["gain_at"] == {f"k{k}": {"mean": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}
-                                   for k, row in rows.iterrows()}
+        assert tree["gain_at"] == {"k4": tree["gain"]}
+        assert tree["gain_over_linear"]["mean"] == lines.loc[recognizer, "VAE"]["nonlinear"]
 
 
 def test_references_tell_of_prompts_and_of_chance(clone):
@@ -129,9 +137,10 @@ def test_references_tell_of_prompts_and_of_chance(clone):
 
 
 def test_true_lora_metrics_are_of_test_people_and_report_is_self_contained(clone):
-    html = (clone.folder / "reports/index.html").read_text()
-    assert "data:image/png;base64," in html
-    assert 'src="http' not in html and "<script src" not in html
+    page = (clone.folder / "reports/index.html").read_text()
+    assert "data:image/png;base64," in page
+    assert 'src="http' not in page and "<script src" not in page
+    assert "sweep_dimensions" in page and "sweep_rungs" not in page
     assert len(list((clone.folder / "reports/figures").glob("*.png"))) >= 8
 
 
@@ -231,13 +240,20 @@ def test_latent_dim_experiment_reruns_only_what_depends_on_it(clone):
     assert ran == {"settings", *METHODS, *(f"{stage}@{name}" for stage in by_space for name in METHODS),
                    "second_opinion", "compare", "report"}
     assert [clone.metrics(name)["latent_dim"] for name in METHODS] == [3, 3, 3]
+    assert clone.metrics("comparison")["gain_at"].keys() == {"k4"}
 
 
-def test_a_dimension_of_one_space_alone_leaves_the_others(clone):
+def test_a_dimension_of_one_space_and_a_recogniser_leave_the_other_spaces_and_the_sweep(clone):
     clone.run("git", "checkout", "-q", ".")
-    ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "pca.latent_dim=3"))
-    assert not {stage for stage in ran if "vae" in stage or "linear" in stage}
+    output = clone.run("dvc", "exp", "run", "-S", "pca.latent_dim=3", "-S", "second_recognizer=dlib")
+    assert not {stage for stage in clone.ran(output) if "vae" in stage or "linear" in stage or "sweep" in stage}
     assert [clone.metrics(name)["latent_dim"] for name in METHODS] == [3, 4, 4]
+    reason = "the sweep was made with another second_recognizer.name ('arcface' there, 'dlib' here)"
+    assert f"compare: gains at other dimensions are left out: {reason}" in output
+    comparison = clone.metrics("comparison")
+    assert "gain_at" not in comparison and "gain_at" not in comparison["second_opinion"]
+    page = html.unescape((clone.folder / "reports/index.html").read_text())
+    assert reason in page and "sweep_dimensions" not in page
 
 
 def test_pca_baseline_experiment_and_metrics_diff(clone):

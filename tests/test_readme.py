@@ -21,7 +21,7 @@ def test_readme_shows_the_metrics():
 
 
 def test_readme_shows_the_gains_by_dimension():
-    sweep = pd.read_csv(ROOT / "docs/sweep-dimensions.csv").query("variant == 'VAE' and seed == 0")
+    sweep = pd.read_csv(ROOT / "data/sweep/dimensions.csv").query("variant == 'VAE' and seed == 0")
     gains = sweep.pivot(index="latent_dim", columns="recognizer")
 
     def cell(latent_dim: int, gain: str) -> str:

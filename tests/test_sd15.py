@@ -65,7 +65,8 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
         patch.setenv("INSIGHTFACE_HOME", str(folder))
         apply_profile(PROFILE, "params.yaml", [*TINY, f"base.model={sd15_base}"])
         for stage in ("settings", "base", "portraits", "collect", "flatten", "fit", "sample", "interpolate",
-                      "photo_encoder", "invert", "references", "evaluate", "second_opinion", "compare", "report"):
+                      "photo_encoder", "invert", "references", "evaluate", "second_opinion", "sweep", "compare",
+                      "report"):
             for space in METHODS if stage in BY_SPACE else [None]:
                 patch.setattr(sys, "argv", [f"{stage}.py", *(["--space", space] if space else [])])
                 runpy.run_path(str(ROOT / f"stages/{stage}.py"), run_name="__main__")
@@ -266,13 +267,3 @@ def test_photos_of_another_size_than_the_base_model_draws(sd15_base):
     check_photo_size(pipe, torch.zeros(1, 64, 64, 3))
     with pytest.raises(InputError, match=r"32 x 32 pixels, but the base model draws 64 x 64.*portraits.photo_size"):
         check_photo_size(pipe, torch.zeros(1, 32, 32, 3))
-
-
-def test_zoo_people_are_not_to_be_held_out():
-    check_people = runpy.run_path(str(ROOT / "stages/references.py"))["check_people"]
-    data = SimpleNamespace(names=lambda role: {"zoo": ["a", "b"], "true": ["c"]}.get(role, []))
-    check_people(data, ["d"], False, "people.csv")
-    with pytest.raises(InputError, match="'b' is in the zoo and among the 2 held-out people"):
-        check_people(data, ["b", "d"], False, "people.csv")
-    with pytest.raises(InputError, match="not the people of the portraits"):
-        check_people(data, ["d"], True, "people.csv")

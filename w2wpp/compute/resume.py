@@ -21,6 +21,7 @@ VERSIONS = {
     "vae": 1,
     "latents": 1,        # of photos
     "inversion": 1,
+    "sweep": 1,          # rows of the sweep beyond the tasks above: how pictures are drawn and scored
     "w2w": 1,            # the published weight vectors as shards
 }
 

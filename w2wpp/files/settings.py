@@ -1,7 +1,10 @@
 """Typed, range-checked settings: the base class of every section and the types that its fields share."""
 
 import os
-from typing import Annotated
+from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -37,3 +40,20 @@ class Section(BaseModel):
     # Strict, or the string "1" and the 1 that `true` is would pass as numbers.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True,
                               validate_default=True)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def with_changes(settings: AnySection, changes: Mapping[str, object]) -> AnySection:
+    """The same settings with other values, by dotted key such as "vae.kl.weight".
+
+    Raises:
+        KeyError: there is no such section.
+        pydantic.ValidationError: a key is unknown, or a value of the wrong type or out of range.
+    """
+    tree = settings.model_dump(mode="json")
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        reduce(getitem, sections, tree)[last] = value
+    return type(settings).model_validate(tree)

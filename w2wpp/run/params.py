@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from w2wpp.compute.engine import EngineParams
 from w2wpp.diffusion.denoising import GenerateParams
 from w2wpp.evaluation.gallery import EvaluateParams
+from w2wpp.evaluation.sweep_rows import SweepParams
 from w2wpp.faces.portraits import PortraitsParams
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.settings import Count, Prompt, Section, Share, Whole
@@ -123,6 +124,7 @@ class Params(Section):
     invert: InvertParams = InvertParams()
     generate: GenerateParams = GenerateParams()
     evaluate: EvaluateParams = EvaluateParams()
+    sweep: SweepParams = SweepParams()
 
     @model_validator(mode="after")
     def _photos_suffice(self) -> "Params":

@@ -11,15 +11,18 @@ from w2wpp.run.params import in_params, load_params
 from w2wpp.spaces.registry import METHODS
 
 
-def stage_arguments(description: str, space: bool = False, shard: bool = False, **paths: str) -> argparse.Namespace:
+def stage_arguments(description: str, space: bool = False, shard: bool = False, rows: bool = False, **paths: str
+                    ) -> argparse.Namespace:
     """Command line of a stage: --params, one option per path, and what only some stages have.
 
     Args:
         space: whether there is --space, for stages that run once per space.
         shard: whether there is --shard, for stages whose batches several machines can share.
+        rows: whether there is --rows, for a stage of hours of which single parts can be tried.
 
     Returns:
-        The paths as `Path` under their names, `params` as checked settings, `space`, and `shard` as text.
+        The paths as `Path` under their names, `params` as checked settings, `space`, `shard` as
+        text, and `rows` as a list, empty for all.
 
     Raises:
         InputError: params.yaml is wrong (see `load_params`).
@@ -32,6 +35,8 @@ def stage_arguments(description: str, space: bool = False, shard: bool = False, 
         parser.add_argument("--shard", default="1/1", metavar="I/N",
                             help="compute part I of N of the batches, which machines that share the resume state can "
                                  "do at once, and leave joining them to a run without --shard")
+    if rows:
+        parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="print these alone, write nothing")
     for name, default in paths.items():
         outgoing = name == "metrics" or name.startswith("out")
         kind = "output" if outgoing else "resume state" if name == "scratch" else "input"

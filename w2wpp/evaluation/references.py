@@ -1,0 +1,95 @@
+"""What no space changes: the world as a recogniser sees it, the base model, and the rungs below and above spaces."""
+
+import numpy as np
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from w2wpp.codec import psnr_db
+from w2wpp.diffusion.pipeline import reconstruct, to_pixels
+from w2wpp.evaluation import scoring
+from w2wpp.evaluation.gallery import Gallery
+from w2wpp.faces.recognizers import Embeddings
+from w2wpp.files.errors import InputError
+from w2wpp.lora.weights import Weights, variance_shares
+
+CODEC_PHOTOS = 500    # of held-out people, that the codec is tried on
+
+
+def check_people(data: Weights, names: list[str], rendered: bool, where: str) -> None:
+    """Refuse held-out people who have not the LoRAs that they should have, or who are in the zoo.
+
+    Args:
+        names: of the held-out people.
+        rendered: whether they are people of this world, who have LoRAs of their own.
+        where: the file that errors name.
+
+    Raises:
+        InputError: they are.
+    """
+    if rendered and not data.names("true") == data.names("one-photo") == names:
+        raise InputError(where, "person", "not the people of the portraits, in their order",
+                         "See data/weights/quarantine.csv for refused LoRAs, then run `dvc repro -f collect`")
+    known = sorted(set(names) & set(data.names("zoo")))
+    if known:
+        raise InputError(where, "person", f"{known[0]!r} is in the zoo and among the {len(names)} held-out people, of "
+                         "whom the zoo must not know", "Rename the one in portraits.path, or take the LoRA away if it "
+                         "is the same person's")
+
+
+def world_metrics(real: Embeddings, gallery: Gallery) -> dict[str, float]:
+    """How well the recogniser tells the held-out people apart by their photos [n, photos], and how varied they are."""
+    test, faces = gallery.rows("test"), gallery.zoo.vectors[gallery.zoo.found]
+    return {"face_found": float(real.found.mean()), "id_floor": gallery.floor, "id_ceiling": gallery.ceiling,
+            "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean),
+            **scoring.diversity_and_novelty(real.vectors[test], real.found[test], faces, gallery.mean)}
+
+
+def codec_metrics(pipe: StableDiffusionPipeline, images: Tensor) -> dict[str, float]:
+    """Peak signal-to-noise ratio, in dB, of the codec on the first photos of uint8 [n, photos, h, w, 3]."""
+    originals = images.flatten(0, 1)[:CODEC_PHOTOS]
+    return {"codec_psnr_db": psnr_db(reconstruct(pipe, originals), to_pixels(originals))}
+
+
+def class_metrics(drawn: Embeddings, zoo: Embeddings) -> dict[str, float]:
+    """Faces on pictures [m] of the base model, and how far their distribution is from that of photos [z] of the zoo.
+
+    Returns:
+        "face_found"; "embedding_frechet" and its value between two sets of photos, "embedding_frechet_floor", where
+        there are two faces of each.
+    """
+    metrics = {"face_found": float(drawn.found.mean())}
+    fakes, faces = drawn.vectors[drawn.found], zoo.vectors[zoo.found]
+    equal = min(len(fakes), len(faces) // 2)  # the distance depends on the sizes of the sets
+    if equal >= 2:
+        metrics["embedding_frechet"] = scoring.frechet_distance(fakes[:equal], faces[:equal])
+        metrics["embedding_frechet_floor"] = scoring.frechet_distance(faces[equal:2 * equal], faces[:equal])
+    return metrics
+
+
+def zoo_metrics(data: Weights) -> dict:
+    """Size of the zoo and of its LoRAs, and, where some people have two, the shares of variance within and between."""
+    shares = variance_shares(data)
+    return {"people": len(data.zoo), "dimension": data.layout.dimension, **({"variance": shares} if shares else {})}
+
+
+def nearest_zoo_person(photo: Embeddings, zoo: Embeddings, mean: np.ndarray) -> np.ndarray:
+    """Row of the zoo person whose photo is closest to each held-out person's photo [n]; 0 where no face is found."""
+    similarity = scoring.center(photo.vectors, mean) @ scoring.center(zoo.vectors, mean).T
+    return np.where(photo.found, np.where(zoo.found, similarity, -np.inf).argmax(1), 0)
+
+
+def reference_rungs(data: Weights, photo: Embeddings, gallery: Gallery, zoo_names: list[str], rows: list[int],
+                    rendered: bool) -> dict[str, Tensor]:
+    """Weight vectors by rung: the mean LoRA [1, d], and of each held-out person [n, d] the others.
+
+    Args:
+        photo: of the held-out people's photos that inversion sees, [n].
+        zoo_names: of the people whose photos the gallery has.
+        rows: of the LoRAs of these people in the zoo; those that were refused have none.
+        rendered: whether the held-out people have LoRAs of one photo and of several ("one-photo" and "true").
+    """
+    names = data.names("zoo")
+    kept = [zoo_names.index(names[row]) for row in rows]
+    nearest = nearest_zoo_person(photo, Embeddings(gallery.zoo.vectors[kept], gallery.zoo.found[kept]), gallery.mean)
+    rungs = {"mean": data.mean[None], "nearest": data.zoo.rows([rows[number] for number in nearest]).float()}
+    return rungs | ({"one-photo": data.of("one-photo"), "true": data.of("true")} if rendered else {})
