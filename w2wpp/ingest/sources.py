@@ -162,12 +162,16 @@ def _write_quarantine(out: Path, rejected: list[tuple[str, str, str | None, str]
 def _check_listed(listed: dict[str, str], scan: FolderScan, where: str) -> None:
     """Refuse a table of people that lists what is no LoRA of the folder."""
     others = {normalize("NFC", each.name): f" ({each.reason})" for each in scan.others}
-    loras = {normalize("NFC", name) for name in (*scan.accepted, *(
-        each.name for each in (*scan.rejected, *scan.duplicates)))}
+    loras = {normalize("NFC", name) for name in (*scan.accepted, *_left_out(scan))}
     for name in listed:
         if name not in loras:
             raise InputError(where, "file", f"{name!r}{others.get(name, '')}, expected a LoRA of the folder",
                              "Write files as they are below the folder, such as anna/lora.safetensors")
+
+
+def _left_out(scan: FolderScan) -> set[str]:
+    """The LoRAs of a folder that were not taken: rejected ones and copies."""
+    return {each.name for each in scan.rejected} | {each.name for each in scan.duplicates}
 
 
 def _too_few(folder: Path, scan: FolderScan, people: list[str]) -> InputError:
@@ -183,8 +187,8 @@ def _too_few(folder: Path, scan: FolderScan, people: list[str]) -> InputError:
         original = scan.duplicates[0].original
         copies = sum(each.original == original for each in scan.duplicates)
         notes.append(f"{copies} {'is a copy' if copies == 1 else 'are copies'} of {original}")
-    names = {name for training in scan.trainings.values() for name in training.names} - scan.accepted.keys()
-    earlier = names - {each.name for each in (*scan.rejected, *scan.duplicates)}
+    names = {name for training in scan.trainings.values() for name in training.names}
+    earlier = names - scan.accepted.keys() - _left_out(scan)
     if earlier:
         notes.append(f"further checkpoints of these trainings: {len(earlier)}")
     if scan.others and not people and not scan.rejected:
