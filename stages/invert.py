@@ -35,22 +35,22 @@ def main() -> None:
     check_photo_size(pipe, people.images)
     photos, rows = people.images[:, 0], people.manifest[people.manifest["photo"] == 0]
 
-    made_from = {"base": folder_hash(args.base), "portraits": folder_hash(args.portraits), "dtype": dtype}
-    said = {"prompt": params.prompt, "captions": params.captions}
+    source = {"base": folder_hash(args.base), "portraits": folder_hash(args.portraits), "dtype": dtype}
+    prompts = {"prompt": params.prompt, "captions": params.captions}
 
     def encode(first: int, count: int) -> dict[str, torch.Tensor]:
         some = slice(first, first + count)
-        return {"latents": encode_images(pipe, photos[some]), "text": photo_prompts(pipe, rows[some], **said)}
+        return {"latents": encode_images(pipe, photos[some]), "text": photo_prompts(pipe, rows[some], **prompts)}
 
     # Once for both spaces, and for further inversions with other settings.
     encoded = in_resumable_batches(len(photos), params.people_at_once,
-                                   scratch_folder(args.scratch, "latents", **made_from, **said), encode)
+                                   scratch_folder(args.scratch, "latents", **source, **prompts), encode)
     latents, text = (encoded[key].to(device()) for key in ("latents", "text"))
     mask = None
     if params.mask == "face":
         mask = face_masks(photos, load_face_finder(args.params.faces), latents.shape[-1])
 
-    scratch = scratch_folder(args.scratch, "inversion", **made_from, seed=args.params.seed, invert=params.model_dump(),
+    scratch = scratch_folder(args.scratch, "inversion", **source, seed=args.params.seed, invert=params.model_dump(),
                              space=file_hash(space_file), encoder=file_hash(encoder_file), faces=args.params.faces)
 
     def inputs(first: int, count: int) -> tuple:

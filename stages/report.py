@@ -84,14 +84,14 @@ def main() -> None:
 
 def read_sheets(args: Namespace) -> Sheets:
     """Photos, pictures and scores of the held-out people, as stages left them."""
-    made = {rung: pictures.numpy() for rung, pictures in read_pack(args.references / "pictures.safetensors")[0].items()}
+    pictures_of = {rung: pictures.numpy() for rung, pictures in read_pack(args.references / "pictures.safetensors")[0].items()}
     for space in SPACES:
         pack, _ = read_pack(args.evaluations / space / "pictures.safetensors")
-        made |= {f"{space} {rung}": pictures.numpy() for rung, pictures in pack.items()}
-    known = [rung for rung in fig.RUNGS if rung in made]
+        pictures_of |= {f"{space} {rung}": pictures.numpy() for rung, pictures in pack.items()}
+    known = [rung for rung in fig.RUNGS if rung in pictures_of]
     scores = read_csv(args.comparison / "scores.csv", ["person", "split", *known]).set_index("person")
     floor = read_pack(args.references / "gallery.safetensors")[1]["floor"]
-    return Sheets(read_portraits(args.portraits), args.params.portraits.score_photos, made, scores, floor)
+    return Sheets(read_portraits(args.portraits), args.params.portraits.score_photos, pictures_of, scores, floor)
 
 
 if __name__ == "__main__":

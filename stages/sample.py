@@ -15,16 +15,16 @@ from w2wpp.spaces.registry import load_space
 def main() -> None:
     args = stage_arguments(__doc__, space=True, base="data/base", spaces="data/spaces", out="data/samples")
     params, out = args.params.sample, args.out / args.space
-    how, what, (plain, *asking) = args.params.generate, f"samples from {args.space}", params.prompts
-    pipe = load_pipeline(args.base, device(), how.dtype)
+    drawing, label, (plain, *further) = args.params.generate, f"samples from {args.space}", params.prompts
+    pipe = load_pipeline(args.base, device(), drawing.dtype)
     space = load_space(args.spaces / args.space / "space.safetensors")
 
     z = space.prior.sample(params.people, step_generator(args.params.seed, 0))
     weights = space.decode(z)
-    pictures = generate(pipe, space.layout, weights, [plain], params.seeds, how, what)
-    if asking:
-        asked = generate(pipe, space.layout, weights, asking, params.seeds, how.prompted, what)
-        pictures = torch.cat([pictures, asked], 1)
+    pictures = generate(pipe, space.layout, weights, [plain], params.seeds, drawing, label)
+    if further:
+        prompted = generate(pipe, space.layout, weights, further, params.seeds, drawing.prompted, label)
+        pictures = torch.cat([pictures, prompted], 1)
 
     export_lora(out / "sample-0.safetensors", weights[0], space.layout)
     write_pack(out / "pictures.safetensors", {"z": z, "pictures": pictures}, {"prompts": params.prompts})

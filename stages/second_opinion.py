@@ -32,10 +32,10 @@ def main() -> None:
     gallery.save(args.out / "gallery.safetensors")
 
     references = read_pack(args.references / "pictures.safetensors")[0]
-    made = {rung: references[rung] for rung in REFERENCES if rung in references}
+    pictures = {rung: references[rung] for rung in REFERENCES if rung in references}
     for space in METHODS:
-        made[f"{space} inversion"] = read_pack(args.evaluations / space / "pictures.safetensors")[0]["inversion"]
-    summaries, scores = score_pictures(made, gallery, recognizer, args.params.evaluate.bootstrap)
+        pictures[f"{space} inversion"] = read_pack(args.evaluations / space / "pictures.safetensors")[0]["inversion"]
+    summaries, scores = score_pictures(pictures, gallery, recognizer, args.params.evaluate.bootstrap)
     summaries = {rung.replace(" ", "_"): summary for rung, summary in summaries.items()}
 
     test = np.array(held_out.splits) == "test"

@@ -126,16 +126,16 @@ def generate(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tenso
     """
     device, dtype = pipe.unet.device, pipe.unet.dtype
     numbers = range(seeds) if isinstance(seeds, int) else seeds
-    asked = torch.tensor([(prompt, place) for prompt in range(len(prompts)) for place in range(len(numbers))])
+    requests = torch.tensor([(prompt, place) for prompt in range(len(prompts)) for place in range(len(numbers))])
     text, negative = encode_prompts(pipe, prompts), encode_prompts(pipe, [params.negative_prompt])
     shape = (pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
     start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in numbers])
-    models = max(1, params.batch // len(asked))
+    models = max(1, params.batch // len(requests))
     out = []
-    with progress(None, what, total=len(weights) * len(asked), unit="picture") as bar:
+    with progress(None, what, total=len(weights) * len(requests), unit="picture") as bar:
         for first, count in chunks(len(weights), models):
             drawn = []
-            for some in asked.split(params.batch):
+            for some in requests.split(params.batch):
                 rows = some.repeat_interleave(count, 0)
                 with adapted(pipe.unet, layout, weights[first:first + count].float().to(device)):
                     latents = pipe(prompt_embeds=text[rows[:, 0]],

@@ -26,14 +26,14 @@ class Sheets:
     Attributes:
         held_out: the people and their photos.
         score_photos: how many of the last photos of each are those that scores are against.
-        made: uint8 pictures [n, seeds, h, w, 3] of the people by rung of the ladder, and what has no person.
+        pictures_of: uint8 pictures [n, seeds, h, w, 3] of the people by rung of the ladder, and what has no person.
         scores: ID scores by person (rows) and rung, and the split.
         floor: ID score of a stranger.
     """
 
     held_out: Portraits
     score_photos: int
-    made: dict[str, np.ndarray]
+    pictures_of: dict[str, np.ndarray]
     scores: pd.DataFrame
     floor: float
 
@@ -45,7 +45,7 @@ class Sheets:
     def drawn(self, title: str, people: list[str], rung: str, count: int) -> Column:
         """The first `count` pictures of people by a rung, their scores below."""
         notes = [score_text(self.scores[rung].get(person, np.nan), self.floor) for person in people]
-        return Column(title, self.made[rung][self._rows(people), :count], notes, COLORS.get(rung.split()[0], INK))
+        return Column(title, self.pictures_of[rung][self._rows(people), :count], notes, COLORS.get(rung.split()[0], INK))
 
     def photo(self, people: list[str]) -> Column:
         """The photo that is inverted."""
@@ -63,7 +63,7 @@ def world_figures(sheets: Sheets) -> dict[str, Figure]:
     """Photos of test people, and what the base model draws of anybody."""
     test = np.array(sheets.held_out.splits) == "test"
     return {"people": contact_sheet(sheets.held_out.images.numpy()[test][:PEOPLE, 0], across=8),
-            "base": contact_sheet(sheets.made["class"][:CLASS_SAMPLES], across=8)}
+            "base": contact_sheet(sheets.pictures_of["class"][:CLASS_SAMPLES], across=8)}
 
 
 def true_lora_figures(sheets: Sheets) -> dict[str, Figure]:
@@ -97,7 +97,7 @@ def inversion_figures(sheets: Sheets) -> dict[str, Figure]:
     figures = {"inversion": picture_sheet(
         [sheets.photo(people),
          *(sheets.drawn(f"{LABELS[space]} inversion", people, f"{space} inversion", 2) for space in SPACES),
-         *(sheets.drawn(title, people, rung, 2) for rung, title in BESIDE.items() if rung in sheets.made),
+         *(sheets.drawn(title, people, rung, 2) for rung, title in BESIDE.items() if rung in sheets.pictures_of),
          sheets.others(people)],
         [f"{person}\ngain {gain[person]:+.2f}" for person in people])}
     for space in SPACES:

@@ -129,10 +129,10 @@ def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor,
     Raises:
         ValueError: there are too few people for so many components.
     """
-    asked = min(people, len(zoo))
-    if not 1 <= components < asked:
-        raise ValueError(f"{asked} people span {asked - 1} directions, not {components}")
-    chosen = torch.linspace(0, len(zoo) - 1, asked).round().long().tolist()
+    sampled = min(people, len(zoo))
+    if not 1 <= components < sampled:
+        raise ValueError(f"{sampled} people span {sampled - 1} directions, not {components}")
+    chosen = torch.linspace(0, len(zoo) - 1, sampled).round().long().tolist()
     answers = predictions(pipe, zoo.layout, zoo.rows(chosen).float(), inputs, at_once, scratch)
     _, _, directions = torch.linalg.svd((answers - answers.mean(0)).flatten(1), full_matrices=False)
     gradients = prediction_gradients(pipe, zoo.layout, mean, inputs,
