@@ -125,14 +125,14 @@ def test_no_machine_is_large_enough(zoo_batches, train_work, engine, tmp_path):
 
 def test_ray_is_not_installed(zoo_batches, train_work, engine, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"^params\.yaml: engine\.kind: .*pip install 'w2wpp\[ray\]'"):
+    with pytest.raises(InputError, match=r"^EngineParams: kind: .*pip install 'w2wpp\[ray\]'"):
         finish(zoo_batches(tmp_path), train_work(), "LoRAs", engine)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nowhere", "127.0.0.1:port"])
 def test_no_such_cluster(zoo_batches, train_work, engine, tmp_path, monkeypatch, address):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(InputError, match=r"^params\.yaml: engine\.address: no Ray cluster.*ray start --head"):
+    with pytest.raises(InputError, match=r"^EngineParams: address: no Ray cluster.*ray start --head"):
         finish(zoo_batches(tmp_path), train_work(), "LoRAs", engine.model_copy(update={"address": address}))
 
 
@@ -160,5 +160,5 @@ def test_a_node_killed_in_the_middle(cluster, zoo_batches, train_work, noted, en
 
 
 def test_a_batch_that_is_lost_too_often(zoo_batches, engine, tmp_path):
-    with pytest.raises(InputError, match=r"^params\.yaml: engine\.retries: 0, and still .*Run again: finished batches"):
+    with pytest.raises(InputError, match=r"^EngineParams: retries: 0, and still .*Run again: finished batches"):
         finish(zoo_batches(tmp_path)[:1], partial(_die), "LoRAs", engine.model_copy(update={"retries": 0}))

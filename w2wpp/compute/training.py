@@ -69,7 +69,7 @@ def train(what: str | None, losses_of: Callable[[int], Tensor], optimizer: Optim
         if checkpoint and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps):
             state = {key: module.state_dict() for key, module in checkpoint.modules.items()}
             state |= {"optimizer": optimizer.state_dict(), "averages": averages, "step": step + 1}
-            write_atomically(checkpoint.path, lambda temporary, state=state: torch.save(state, temporary))
+            write_atomically(checkpoint.path, partial(torch.save, state))
     if ema:
         with torch.no_grad():
             for parameter, average in zip(parameters, averages, strict=True):

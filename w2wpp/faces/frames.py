@@ -7,6 +7,7 @@ on the same two pixels, is point a z + b of the picture.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ def _dlib_points(finder: FaceFinder, picture: np.ndarray) -> list[np.ndarray]:
     return [np.array([complex(point.x, point.y) for point in face.parts()]) - complex(width, height) for face in faces]
 
 
-def _pack_points(detector: object, picture: np.ndarray) -> list[np.ndarray]:
+def _pack_points(detector: Any, picture: np.ndarray) -> list[np.ndarray]:
     boxes, points = detector.detect(np.ascontiguousarray(picture[..., ::-1]))
     if points is None:
         return []

@@ -16,7 +16,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import dlib
 import numpy as np
@@ -200,7 +200,8 @@ class DlibResNet:
     def __init__(self) -> None:
         data = _weights_file("dlib_face_recognition_resnet_model_v1.dat").read_bytes()
         self._mean = torch.tensor([122.782, 117.001, 104.298]).view(1, 3, 1, 1)
-        self._convolutions, inputs = [], 3
+        self._convolutions: list[tuple[torch.Tensor, torch.Tensor]] = []
+        inputs = 3
         for kernel, affine in zip(_tensors(data, b"con_4"), _tensors(data, b"affine_"), strict=True):
             scale, shift = affine.view(2, -1)
             outputs, side = len(scale), 7 if inputs == 3 else 3
@@ -222,7 +223,8 @@ class DlibResNet:
         return (x.mean((2, 3)) @ self._projection).numpy()
 
     @staticmethod
-    def _residual(x: torch.Tensor, first: tuple, second: tuple, halve: bool) -> torch.Tensor:
+    def _residual(x: torch.Tensor, first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor],
+                  halve: bool) -> torch.Tensor:
         y = F.conv2d(x, *first, stride=2 if halve else 1, padding=0 if halve else 1)
         y = F.conv2d(F.relu(y), *second, padding=1)
         skip = F.avg_pool2d(x, 2) if halve else x
@@ -270,7 +272,8 @@ def _dlib_arcface_chip(finder: FaceFinder, image: np.ndarray) -> np.ndarray | No
         return None
     a, b = fit_similarity(ARCFACE_LANDMARKS @ (1, 1j), np.array([complex(p.x, p.y) for p in face[1].parts()]))
     matrix, size = (a.real, -a.imag, b.real, a.imag, a.real, b.imag), (ARCFACE_SIZE, ARCFACE_SIZE)
-    return np.asarray(Image.fromarray(face[0]).transform(size, Image.Transform.AFFINE, matrix, Image.BILINEAR))
+    picture = Image.fromarray(face[0])
+    return np.asarray(picture.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
 
 
 def fit_similarity(target: np.ndarray, source: np.ndarray) -> tuple[complex, complex]:
@@ -280,7 +283,7 @@ def fit_similarity(target: np.ndarray, source: np.ndarray) -> tuple[complex, com
     return a, source.mean() - a * target.mean()
 
 
-def _pack_chip(detector: object, image: np.ndarray) -> np.ndarray | None:
+def _pack_chip(detector: Any, image: np.ndarray) -> np.ndarray | None:
     from insightface.utils.face_align import norm_crop
 
     picture = np.ascontiguousarray(_enlarge(image, *ATTEMPTS[-1])[..., ::-1])
@@ -288,13 +291,13 @@ def _pack_chip(detector: object, image: np.ndarray) -> np.ndarray | None:
     return None if landmarks is None or len(landmarks) == 0 else norm_crop(picture, landmarks[0])[..., ::-1]
 
 
-def _arcface_features(network: object, chips: np.ndarray) -> np.ndarray:
+def _arcface_features(network: Any, chips: np.ndarray) -> np.ndarray:
     bgr = [np.ascontiguousarray(chip[..., ::-1]) for chip in chips]
     size = 1 if network.input_shape[0] == 1 else len(bgr)
     return np.concatenate([network.get_feat(bgr[i : i + size]) for i in range(0, len(bgr), size)])
 
 
-def _load_arcface(path: str) -> object:
+def _load_arcface(path: str) -> Any:
     from insightface import model_zoo
 
     file = Path(path).expanduser()
@@ -310,7 +313,7 @@ def _load_arcface(path: str) -> object:
     return network
 
 
-def load_pack(pack: str) -> tuple[object, object]:
+def load_pack(pack: str) -> tuple[Any, Any]:
     """Detector and recogniser of an insightface pack, which is never downloaded.
 
     Raises:

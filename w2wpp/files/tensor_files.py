@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,7 +55,7 @@ def printable(text: str | Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, flags: int = 0) -> Iterator[BinaryIO]:
+def opened(path: Path, flags: int = 0) -> Iterator[BufferedReader]:
     """A regular file, open for reading; `flags` such as os.O_NOFOLLOW are added.
 
     Raises:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -105,7 +106,7 @@ def read_lora(path: str | Path, layout: WeightLayout) -> ForeignLora:
         digest = _digest(file, config.config if config else None)
     shares = {module: float(kept[module] / energy[module]) if energy[module] > 0 else 1.0 for module in energy}
     whole = sum(energy.values())
-    worst = min(shares, key=shares.get)
+    worst = min(shares, key=shares.__getitem__)
     return ForeignLora(
         vector=torch.cat(parts), naming=keys.naming, rank=max(ranks.values()), alpha_from=" and ".join(sorted(sources)),
         energy=float(sum(kept.values()) / whole) if whole > 0 else 1.0, worst_module=worst, worst_energy=shares[worst],
@@ -116,7 +117,8 @@ def _check_shapes(found: dict[tuple[str, str], Entry], layout: WeightLayout, whe
     """The rank of every module, once dtypes and shapes of all its tensors are what the layout allows."""
     ranks = {}
     for layer in layout.layers:
-        down, up, alpha = (found.get((layer.module, part)) for part in (DOWN, UP, ALPHA))
+        down, up = (found[layer.module, part] for part in (DOWN, UP))
+        alpha = found.get((layer.module, ALPHA))
         for entry, dtypes in ((down, _WEIGHT_DTYPES), (up, _WEIGHT_DTYPES), (alpha, _ALPHA_DTYPES)):
             if entry and entry.dtype not in dtypes:
                 raise InputError(where, entry.key, f"dtype {entry.dtype}", "Convert it to float16, bfloat16 or float32")
@@ -124,9 +126,9 @@ def _check_shapes(found: dict[tuple[str, str], Entry], layout: WeightLayout, whe
         if not 1 <= rank <= MAX_RANK:
             raise InputError(where, down.key, f"shape {list(down.shape)}: ranks 1 to {MAX_RANK} can be read",
                              "Resize the LoRA")
-        for entry, shape in ((down, (rank, layer.fan_in)), (up, (layer.fan_out, rank))):
-            if entry.shape != shape:
-                raise InputError(where, entry.key, f"shape {list(entry.shape)}, expected {list(shape)}",
+        for factor, shape in ((down, (rank, layer.fan_in)), (up, (layer.fan_out, rank))):
+            if factor.shape != shape:
+                raise InputError(where, factor.key, f"shape {list(factor.shape)}, expected {list(shape)}",
                                  "Use a LoRA of the same base model, of linear layers, with one rank in A and B")
         if alpha and alpha.shape not in ((), (1,)):
             raise InputError(where, alpha.key, f"shape {list(alpha.shape)}, expected one number", "Save one alpha")
@@ -138,7 +140,7 @@ def _alpha(file: BinaryIO, entry: Entry, where: str) -> float:
     return positive(read_tensor(file, entry, where).item(), where, entry.key)
 
 
-def _digest(file: BinaryIO, config: dict | None) -> str:
+def _digest(file: BufferedReader, config: dict | None) -> str:
     """SHA-256 of an open file and a configuration: the same bytes beside another alpha are another LoRA."""
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256")

@@ -102,7 +102,8 @@ def _axes_and_blocks(manager: Call) -> tuple[object, list[tuple[object, object]]
         return axes, blocks
     state = manager.state[-1] if isinstance(manager.state, tuple) and manager.state else None
     state = state.get("0.14.1") if isinstance(state, dict) else None
-    blocks = state.get("blocks") if isinstance(state, dict) else None
+    state = state if isinstance(state, dict) else {}
+    blocks = state.get("blocks")
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         raise _Unfit("no blocks")
     return state.get("axes"), [(block.get("values"), block.get("mgr_locs")) for block in blocks]
@@ -114,9 +115,11 @@ def _index(value: object) -> tuple[Sequence, object]:
     if not isinstance(kind, Global) or not isinstance(content, dict):
         raise _Unfit("an index that makes no sense")
     if kind.name in _RANGES:
-        start, stop, step = (content.get(key) for key in ("start", "stop", "step"))
-        if not all(type(number) is int for number in (start, stop, step)) or step == 0:
+        ends = [content.get(key) for key in ("start", "stop", "step")]
+        numbers = [number for number in ends if type(number) is int]
+        if len(numbers) < len(ends) or numbers[2] == 0:
             raise _Unfit("a range that makes no sense")
+        start, stop, step = numbers
         return range(start, stop, step), content.get("name")
     if kind.name not in _INDEXES:
         raise _Unfit(f"{kind.name} where there must be an index")

@@ -9,7 +9,7 @@ pickled dtype make numpy take numbers from the file for addresses of objects.
 import pickletools
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from w2wpp.files.errors import InputError
 from w2wpp.files.tensor_files import printable
@@ -18,6 +18,7 @@ _LITERALS = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BININT", "BININT1
              "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _DAMAGED = "The file is damaged or no pickle; fetch it again"
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ class _Machine:
 
     def __init__(self, allowed: Collection[str], where: str, remedy: str) -> None:
         self.allowed, self.where, self.remedy = allowed, where, remedy
-        self.stack, self.below, self.memo = [], [], {}
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
 
     def pop(self) -> object:
         return self.stack.pop()
@@ -84,12 +87,12 @@ class _Machine:
         items, self.stack = self.stack, self.below.pop()
         return items
 
-    def top(self, kind: type) -> object:
+    def top(self, kind: type[_Kind]) -> _Kind:
         if type(self.stack[-1]) is not kind:
             raise ValueError(f"no {kind.__name__} where there must be one")
         return self.stack[-1]
 
-    def step(self, opcode: str, argument: object) -> None:
+    def step(self, opcode: str, argument: Any) -> None:
         match opcode:
             case _ if opcode in _LITERALS:
                 self.stack.append(argument)

@@ -178,7 +178,8 @@ def _too_few(folder: Path, scan: FolderScan, people: list[str]) -> InputError:
     """Why LoRAs of these people are too few for a zoo, and what became of the other files."""
     of = f", of {len(set(people))} people" if len(set(people)) < len(people) else ""
     notes = [f"{len(people)} {'LoRA' if len(people) == 1 else 'LoRAs'} can be read{of}, too few for a zoo"]
-    key, remedy = None, None
+    key: str | None = None
+    remedy: str | None = None
     if scan.rejected:
         first = scan.rejected[0]
         notes.append(f"the first of {len(scan.rejected)} rejected, {first.name}: {first.reason}")

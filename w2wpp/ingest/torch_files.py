@@ -61,7 +61,7 @@ class StoredMatrix:
     begin: int
     crc32: int
 
-    def read(self, file: BinaryIO, start: int, stop: int) -> Tensor:
+    def read(self, file: io.BufferedReader, start: int, stop: int) -> Tensor:
         """float32 [stop - start, columns] from the open file.
 
         Raises:
@@ -69,7 +69,7 @@ class StoredMatrix:
         """
         block = np.empty((stop - start, self.columns), dtype="<f4")
         file.seek(self.begin + 4 * self.columns * start)
-        if file.readinto(memoryview(block).cast("B")) < block.nbytes:
+        if file.readinto(block.data.cast("B")) < block.nbytes:
             raise InputError(printable(self.path), None, "the file shrank while it was read",
                              "Try again when nobody writes to it")
         return torch.from_numpy(block)
@@ -138,10 +138,9 @@ def _tensor(value: object, where: str) -> tuple[tuple, int, tuple[int, ...], tup
         raise InputError(where, None, "holds something else than one tensor", _RESAVE)
     reference, offset, shape, strides = (*value.arguments, None, None, None, None)[:4]
     storage = reference.key if isinstance(reference, Persistent) else None
-    sound = (isinstance(storage, tuple) and len(storage) == 5 and isinstance(storage[1], Global)
-             and type(storage[2]) is str and _are_sizes((storage[4], offset)) and storage[0] == "storage"
-             and all(isinstance(part, tuple) and _are_sizes(part) for part in (shape, strides)))
-    if not sound:
+    if not (isinstance(storage, tuple) and len(storage) == 5 and isinstance(storage[1], Global)
+            and type(storage[2]) is str and _are_sizes((storage[4], offset)) and storage[0] == "storage"
+            and all(isinstance(part, tuple) and _are_sizes(part) for part in (shape, strides))):
         raise InputError(where, None, "a tensor that makes no sense", _DAMAGED)
     return storage, offset, shape, strides
 

@@ -2,8 +2,8 @@
 
 import zlib
 from bisect import bisect_right
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import pandas as pd
 import torch
@@ -17,8 +17,8 @@ from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.shards import write_shard
 
 
-def pack_unit(number: int, people: pd.DataFrame, matrix: StoredMatrix, file: BinaryIO, crc32: int, layout: WeightLayout,
-              dtype: torch.dtype, block_rows: int, folder: Path) -> dict:
+def pack_unit(number: int, people: pd.DataFrame, matrix: StoredMatrix, file: BufferedReader, crc32: int,
+              layout: WeightLayout, dtype: torch.dtype, block_rows: int, folder: Path) -> dict:
     """Read the rows of `people`, check them, and write those of each split as its shard `number`.
 
     Args:
@@ -39,7 +39,7 @@ def pack_unit(number: int, people: pd.DataFrame, matrix: StoredMatrix, file: Bin
     start = int(people["row"].iloc[0])
     for first, length in chunks(len(people), block_rows):
         block = matrix.read(file, start + first, start + first + length)
-        crc32 = zlib.crc32(block.numpy(), crc32)
+        crc32 = zlib.crc32(block.numpy().data, crc32)
         vectors[first:first + length] = block
         for row, fault in find_faults(block, vectors[first:first + length], layout).items():
             faults[first + row] = fault

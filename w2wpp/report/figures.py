@@ -165,7 +165,7 @@ def latent_space(planes: dict[str, np.ndarray], held_out: np.ndarray, factors: d
                 bar = figure.colorbar(points, ax=list(grid[:, column]), location="bottom", aspect=22)
                 bar.ax.tick_params(labelsize=7, rotation=0 if names is None else 60)
                 bar.set_ticks([0, 1] if names is None else range(len(names)),
-                              labels=factor_ends(factor) if names is None else map(as_label, names))
+                              labels=factor_ends(factor) if names is None else [as_label(name) for name in names])
     return figure
 
 
@@ -281,7 +281,7 @@ def ladder(rungs: pd.DataFrame, floor: float, ceiling: float) -> Figure:
     rungs = rungs.sort_values("id_score", kind="stable").reset_index(drop=True)
     figure = _figure(7.6, 0.9 + 0.36 * len(rungs))
     axes = figure.subplots()
-    for y, row in rungs.iterrows():
+    for y, (_, row) in enumerate(rungs.iterrows()):
         color = COLORS.get(row["rung"].partition(" ")[0], GREY)
         axes.plot([row["low"], row["high"]], [y, y], color=color, linewidth=2, solid_capstyle="round")
         axes.plot([row["id_score"]], [y], "o", color=color, markersize=7)
@@ -368,9 +368,9 @@ def png_bytes(figure: Figure, palette: int | None = None) -> bytes:
     sample = image.resize((image.width // 2, image.height // 2), Image.Resampling.NEAREST)
     found = sample.quantize(palette - len(kept), kmeans=3)
     words = [channel for name in kept for channel in ImageColor.getrgb(name)]
-    found.putpalette(found.getpalette()[:3 * (palette - len(kept))] + words)
+    found.putpalette((found.getpalette() or [])[:3 * (palette - len(kept))] + words)
     image = image.quantize(palette=found, dither=Image.Dither.NONE)
-    colors, paper = image.getpalette(), image.getpixel((0, 0))
+    colors, paper = image.getpalette() or [], int(np.asarray(image)[0, 0])
     colors[3 * paper:3 * paper + 3] = [255, 255, 255]  # averaging may have left it a little grey
     image.putpalette(colors)
     small = io.BytesIO()

@@ -1,8 +1,9 @@
 """What the report says and whom it shows: words, numbers and choices of people."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
+from typing import Any, TypeVar
 
 import jinja2
 import numpy as np
@@ -13,6 +14,7 @@ from w2wpp.files.errors import InputError
 from w2wpp.spaces.base import WeightSpace
 from w2wpp.spaces.registry import METHODS
 
+Items = TypeVar("Items", list[str], np.ndarray)
 # What the table shows: path in metrics/<space>.json, name, which way is better, decimals.
 MEASURES = (
     ("inversion.id_score", "ID score, inverted from one photo", "higher", 3),
@@ -117,7 +119,7 @@ FACTS = (
 )
 
 
-def side_by_side(items: Sequence, single: int) -> list[Sequence]:
+def side_by_side(items: Items, single: int) -> list[Items]:
     """`items` in two halves of equal length, the odd one left out; as they are if there are at most `single`."""
     half = len(items) // 2
     return [items] if len(items) <= single else [items[:half], items[half:2 * half]]
@@ -131,7 +133,7 @@ def world_rows(metrics: Mapping[str, Mapping]) -> list[dict[str, str]]:
     """
     rows = []
     for path, name, digits in FACTS:
-        value = metrics
+        value: Any = metrics
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is not None:

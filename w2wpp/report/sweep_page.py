@@ -67,8 +67,8 @@ def main() -> None:
     args = parser.parse_args()
     tables = {name: pd.read_csv(args.sweep / f"{name}.csv") for name in TITLES}
     for name, lines in tables.items():
-        png = png_bytes(gains(lines, SWEEPS[name]))
-        write_atomically(args.out / f"sweep-{name}.png", lambda path, png=png: path.write_bytes(png))
+        write_bytes = methodcaller("write_bytes", png_bytes(gains(lines, SWEEPS[name])))
+        write_atomically(args.out / f"sweep-{name}.png", write_bytes)
     write_atomically(args.out / "sweep.md", lambda path: path.write_text(page(tables)))
 
 

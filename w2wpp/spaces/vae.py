@@ -29,7 +29,7 @@ def _basis(data: Weights, params: VAEParams, latent_dim: int, context: FitContex
         return read_space(context.spaces / "linear" / BASIS, BASES)
     file = scratch / BASIS
     if not file.exists():
-        basis = fit_components(data.zoo, data.mean, data.std, latent_dim, context.seed)[0]
+        basis: LinearSpace | PCASpace = fit_components(data.zoo, data.mean, data.std, latent_dim, context.seed)[0]
         if params.within_person_ridge:
             basis = within_person_space(basis, *data.pairs(), params.within_person_ridge, basis.latent_dim, VAEParams)
         basis.save(file)
