@@ -16,7 +16,7 @@ from w2wpp.compute.batches import Batch, Work, batches_of, finish, joined
 from w2wpp.compute.engine import EngineParams
 from w2wpp.files.errors import InputError
 from w2wpp.inversion.photo_encoder import LatentPrior
-from w2wpp.inversion.search import invert_batch
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
 from w2wpp.spaces.affine import PCASpace
 
 # Nobody else may use the cluster, and no token of the user's be looked for. Ray reads this when it is imported.
@@ -93,12 +93,12 @@ def test_inversion(pipe, layout, draw_weights, normal, params, engine, tmp_path)
     space.components.copy_(torch.linalg.qr(draw_weights(layout, 3).T).Q.T)
     latents, text = normal(4, 4, 4, 4), normal(4, 40, 16)
     guess, spread = normal(4, 3), torch.full((3,), 0.5)
-    work = partial(invert_batch, pipe, space, params.invert.model_copy(update={"steps": 3}), 0)
+    work = partial(invert_batch, pipe, space, SearchOptions(params.invert.model_copy(update={"steps": 3})))
     found = []
     for name, where in (("here", None), ("there", engine)):
         batches = batches_of(4, 2, tmp_path / name, lambda first, count: (
-            LatentPrior(guess[first:first + count], spread), latents[first:first + count],
-            text[first:first + count], None, "test"))
+            LatentPrior(guess[first:first + count], spread),
+            EncodedPhotos(latents[first:first + count, None], text[first:first + count, None]), "test"))
         finish(batches, work, "inversion", where)
         found.append(joined(batches))
     assert torch.equal(found[0]["z"], found[1]["z"])

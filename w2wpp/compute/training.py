@@ -5,6 +5,7 @@ Only the VAE has a loop of its own: its epochs end early, and its gradients come
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch

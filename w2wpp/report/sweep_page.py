@@ -4,6 +4,7 @@
 """
 
 import argparse
+from operator import methodcaller
 from pathlib import Path
 
 import pandas as pd

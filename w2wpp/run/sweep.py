@@ -28,7 +28,7 @@ from w2wpp.faces.portraits import Portraits, read_portraits
 from w2wpp.faces.recognizers import Recognizer, load_recognizer
 from w2wpp.files.storage import folder_hash, read_csv, read_pack, write_csv, write_pack
 from w2wpp.inversion.photo_encoder import PhotoEncoder, fit_photo_encoder, uninformed
-from w2wpp.inversion.search import invert_batch
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
 from w2wpp.lora.flattening import flatten_zoo
 from w2wpp.lora.weights import Weights, read_weights
 from w2wpp.run.params import Params
@@ -193,10 +193,10 @@ class Sweep:
 
         def inputs(first: int, count: int) -> tuple:
             some = slice(first, first + count)
-            return (encoder(latents[some]), latents[some], text[some], None if mask is None else mask[some],
-                    f"{what} {some.stop}/{len(latents)}")
+            seen = EncodedPhotos(latents[some, None], text[some, None], None if mask is None else mask[some, None])
+            return encoder(latents[some]), seen, f"{what} {some.stop}/{len(latents)}"
 
         batches = batches_of(len(latents), settings.invert.people_at_once, scratch, inputs)
-        finish(batches, partial(invert_batch, self.pipe, space.to(device()), settings.invert, settings.seed), what,
-               settings.engine)
+        options = SearchOptions(settings.invert, settings.seed)
+        finish(batches, partial(invert_batch, self.pipe, space.to(device()), options), what, settings.engine)
         return joined(batches)["z"]
