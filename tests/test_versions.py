@@ -18,16 +18,21 @@ from w2wpp.compute.resume import VERSIONS
 from w2wpp.compute.schedules import steady_rate
 from w2wpp.diffusion.dreambooth import class_images, photo_prompts
 from w2wpp.diffusion.pipeline import encode_images, reconstruct
-from w2wpp.files.storage import read_json, read_pack
+from w2wpp.evaluation.sweep_rows import BY_VARIANCE, Row
+from w2wpp.faces.portraits import write_portraits
+from w2wpp.files.settings import with_changes
+from w2wpp.files.storage import read_json, read_pack, write_csv
 from w2wpp.ingest.w2w_data import pack_w2w
 from w2wpp.ingest.w2w_people import ATTRIBUTES
 from w2wpp.ingest.w2w_source import W2WFiles
 from w2wpp.inversion.photo_encoder import LatentPrior, mirrored_latents
-from w2wpp.inversion.search import invert_batch
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
 from w2wpp.lora.layout import WeightLayout
+from w2wpp.lora.packs import write_loras
 from w2wpp.lora.shards import write_shards
 from w2wpp.lora.statistics import standardise
 from w2wpp.lora.weights import Weights
+from w2wpp.run.sweep import Sweep
 from w2wpp.spaces.base import BASIS, FitContext
 from w2wpp.spaces.pca import fit_pca
 from w2wpp.spaces.registry import METHODS
@@ -64,12 +69,14 @@ def rates() -> Tensor:
     return torch.tensor([steady_rate(step, 1600, 1.0) for step in range(1600)])[None]
 
 
+def squares(drawn: Tensor) -> Tensor:
+    """Means over squares of 8x8 pixels of pictures [n, h, w, 3], of which single pixels differ between processors."""
+    return drawn.float().unflatten(2, (-1, 8)).unflatten(1, (-1, 8)).mean((2, 4))
+
+
 @pytest.fixture
 def photos(tmp_path) -> dict[str, Tensor]:
-    """Means over squares of 8x8 pixels: single pixels at an edge differ between processors."""
-    people = sample_people(0, "base", 40, 1)
-    drawn = draw_resumably(people, 64, tmp_path)
-    return {"squares": drawn[:, 0].float().unflatten(2, (8, 8)).unflatten(1, (8, 8)).mean((2, 4))}
+    return {"squares": squares(draw_resumably(sample_people(0, "base", 40, 1), 64, tmp_path)[:, 0])}
 
 
 @pytest.fixture
@@ -212,15 +219,39 @@ def inversion(pipe, layout, params) -> dict[str, Tensor]:
     zoo = curved(12, layout, 2)
     space = fit_pca(zoo, *standardise(zoo), 4, layout, 0)[0]
     prior = LatentPrior(0.3 * noise(3, 4, seed=7), torch.tensor([1.0, 0.9, 0.6, 0.4]))
-    text = photo_prompts(pipe, pd.DataFrame(index=range(3)), False)
-    mask = noise(3, 4, 4, seed=8).gt(-1).float()
+    text = photo_prompts(pipe, pd.DataFrame(index=range(6)), False).unflatten(0, (3, 2))
+    photos = EncodedPhotos(noise(3, 2, 4, 4, 4, seed=9), text, noise(3, 2, 4, 4, seed=8).gt(-1).float())
     results = {}
     for whitened, steps in ((True, 60), (False, 8)):
         settings = params.invert.model_copy(update={"steps": steps, "lr": 0.1, "whitened": whitened,
                                                     "prior_weight": 1e-2})
-        found = invert_batch(pipe, space, settings, 0, prior, noise(3, 4, 4, 4, seed=9), text, mask, "inversion")
+        found = invert_batch(pipe, space, SearchOptions(settings), prior, photos, "inversion")
         results |= {f"{key}, whitened {whitened}": found[key] for key in ("z", "losses")}
     return results
+
+
+@pytest.fixture
+def sweep(make_pipe, layout, params, write_networks, tmp_path, monkeypatch) -> dict[str, Tensor]:
+    names, people = person_names("zoo", 8), sample_people(0, "zoo", 8, 1)
+    files = write_loras(tmp_path / "zoo/loras", "zoo-zoo", layout, curved(8, layout, 2))
+    write_csv(tmp_path / "zoo/manifest.csv", pd.DataFrame({"person": names, "split": "zoo", "role": "zoo",
+                                                           "file": files}))
+    write_portraits(tmp_path / "zoo/people", pictures(8, 1), manifest_rows(names, ["zoo"] * 8, people))
+    make_pipe().save_pretrained(tmp_path / "base")
+    for name, numbers in (("tiny", 6), ("other", 7)):
+        write_networks(tmp_path / "models" / name, numbers)
+    monkeypatch.setenv("INSIGHTFACE_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = with_changes(params, {
+        "recognizer": "insightface:tiny", "second_recognizer": "insightface:other", "portraits.size": 32,
+        "portraits.photos": 3, "portraits.score_photos": 2, "portraits.validation": 2, "portraits.test": 3,
+        "collect.photos": 1, "pca.latent_dim": 3, "photo_encoder.photos": 1, "invert.steps": 3, "invert.lr": 0.1,
+        "generate.inference_steps": 2, "evaluate.seeds": 2})
+    row = Row("pca", "PCA", 3, 6, changes=BY_VARIANCE)
+    scores = Sweep(settings, tmp_path / "base", tmp_path / "zoo", tmp_path, tmp_path / "scratch").id_scores(row)
+    drawn, = (tmp_path / "scratch").glob("sweep-*/pictures.safetensors")
+    return {"pictures": squares(read_pack(drawn)[0]["inversion"][:, 0]),
+            "scores": torch.tensor([each.tolist() for each in scores.values()])}
 
 
 @pytest.fixture

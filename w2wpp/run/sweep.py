@@ -27,14 +27,14 @@ from w2wpp.faces.frames import face_masks, load_face_finder
 from w2wpp.faces.portraits import Portraits, read_portraits
 from w2wpp.faces.recognizers import Recognizer, load_recognizer
 from w2wpp.files.storage import folder_hash, read_csv, read_pack, write_csv, write_pack
-from w2wpp.inversion.photo_encoder import PhotoEncoder, fit_photo_encoder, uninformed
+from w2wpp.inversion.photo_encoder import PhotoEncoder, fit_photo_encoder, mirrored_latents, uninformed
 from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
 from w2wpp.lora.flattening import flatten_zoo
 from w2wpp.lora.weights import Weights, read_weights
 from w2wpp.run.params import Params
 from w2wpp.spaces.base import BASIS, FitContext, Fitted, WeightSpace, check_latent_dim
 from w2wpp.spaces.registry import METHODS
-from w2wpp.world.drawing import draw_resumably
+from w2wpp.world.drawing import draw_resumably, photo_folder
 from w2wpp.world.populations import Person, held_out_people, manifest_rows, person_names, sample_people
 
 PEOPLE_AT_ONCE = 32
@@ -89,8 +89,9 @@ class Sweep:
     def held_out(self) -> Portraits:
         """The held-out people's photos, of which inversion sees the first, and the last score."""
         names, splits, people = held_out_people(self.params.seed, self.params.portraits)
-        return Portraits(self._draw(people, "held-out"), names, splits,
-                         pd.DataFrame(manifest_rows(names, splits, people)))
+        validation = self.params.portraits.validation
+        photos = torch.cat([self._draw(people[:validation], "validation"), self._draw(people[validation:], "test")])
+        return Portraits(photos, names, splits, pd.DataFrame(manifest_rows(names, splits, people)))
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
@@ -105,10 +106,9 @@ class Sweep:
         return scorers
 
     def _draw(self, people: list[Person], group: str) -> Tensor:
-        """Photos uint8 [people, photos, h, w, 3]."""
+        """Photos uint8 [people, photos, h, w, 3] of the first people of a group (see `sample_people`)."""
         size = self.params.portraits.size
-        scratch = scratch_folder(self.scratch, "photos", seed=self.params.seed, size=size, group=group,
-                                 photos=len(people[0][1]))
+        scratch = photo_folder(self.scratch, self.params.seed, group, len(people[0][1]), size)
         return draw_resumably(people, size, scratch, self.params.engine)
 
     def _pictures(self, row: Row, settings: Params, folder: Path) -> Tensor:
@@ -162,14 +162,10 @@ class Sweep:
         """Scaled latents [n, 2 photos, c, h, w] of zoo people's photos, of the first `count`, and of mirror images."""
         images = self._draw(sample_people(self.params.seed, "zoo", count, photos), "zoo")
         names = person_names("zoo", count)
-
-        def encode(first: int, length: int) -> dict[str, Tensor]:
-            both = torch.cat([images[first:first + length], images[first:first + length].flip(3)], 1)
-            return {"latents": encode_images(self.pipe, both.flatten(0, 1)).float().unflatten(0, both.shape[:2])}
-
-        scratch = scratch_folder(self.scratch, "latents", base=self.inputs["base"], photos=photos,
-                                 seed=self.params.seed, size=self.params.portraits.size)
-        latents = in_resumable_batches(len(images), PEOPLE_AT_ONCE, scratch, encode)["latents"]
+        scratch = scratch_folder(self.scratch, "latents", base=self.inputs["base"], dtype=self.params.generate.dtype,
+                                 photos=photos, seed=self.params.seed, size=self.params.portraits.size)
+        latents = in_resumable_batches(len(images), PEOPLE_AT_ONCE, scratch, lambda first, length: {
+            "latents": mirrored_latents(self.pipe, images[first:first + length])})["latents"]
         return latents[[names.index(person) for person in people]]
 
     @cached_property
