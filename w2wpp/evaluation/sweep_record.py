@@ -1,8 +1,8 @@
-"""What a sweep was made with, recorded beside its tables, and whether it still speaks of the present settings.
+"""What a sweep was made with, recorded beside its tables, and whether its gains hold for the present settings.
 
-The sweep takes hours, and DVC runs it again for another base model, zoo or people alone, and for `sweep` itself. Where
-one of these differs from the record, files were mixed, which is an error. All else, such as a recogniser, a space or
-the search, is what experiments of minutes change: the sweep is then left out, and the reason is told.
+The sweep takes hours. DVC runs it again for another base model, zoo or group of held-out people, and for other settings
+`sweep`: where the record differs in one of these, files were mixed, which is an error. Experiments of minutes change
+the rest, such as a recogniser, a space or the search: the sweep is then left out, and the reason is given.
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,15 @@ from w2wpp.files.storage import file_hash, folder_hash, read_csv, read_json
 RECORD = "settings.json"
 # Computations whose results are in the tables. Base model and zoo are known by their hashes.
 TASKS = ("photos", "latents", "predictions", "coordinates", "vae", "inversion", "sweep")
-SETTINGS: dict[str, Any] = {"seed": True, "faces": True, "portraits": True, "pca": True, "linear": True, "vae": True,
-            "photo_encoder": True, "invert": True, "generate": True, "evaluate": {"prompt", "seeds"}}
+SETTINGS: dict[str, Any] = {
+    "seed": True, "faces": True, "portraits": True, "pca": True, "linear": True, "vae": True, "photo_encoder": True,
+    "invert": True, "generate": True, "evaluate": {"prompt", "seeds"}}
 # No result depends on these but for rounding.
 SPEED: dict[str, Any] = {"linear": {"people_at_once"}, "invert": {"people_at_once"}, "generate": {"batch"}}
+# What rows differ in.
 VARIED: dict[str, Any] = {"pca": {"latent_dim"}, "linear": {"latent_dim"}, "vae": {"latent_dim", "seed"}}
 # What DVC runs the sweep again for, by the leading key of the record.
-WATCHED = ("base", "zoo", "tables", "sweep", "seed", "portraits", "generate")
+WATCHED = ("base", "zoo", "sweep", "seed", "portraits", "generate")
 AGAIN = "`dvc repro -sf sweep` measures it anew, which takes hours"
 RESTORE = f"`git checkout data/sweep`, or {AGAIN}"
 
@@ -147,7 +149,7 @@ def read_sweep(folder: Path, params: Section, base: Path, zoo: Path, arcface: Pa
     """
     path = folder / RECORD
     recorded = read_json(path)
-    if not isinstance(recorded.get("tables"), list):
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("tables"), list):
         raise InputError(str(path), "tables", "no list of tables, so this is no sweep's record", RESTORE)
     present = record(params, base, zoo, arcface, recorded["tables"])
     found = differences(_with_defaults(recorded, present, params), present)
