@@ -27,7 +27,8 @@ def device() -> torch.device:
 
 def progress(iterable, what: str | None, **kwargs) -> tqdm:
     """A progress bar with ETA on stderr that rewrites its line at most once a second; none where it has no label."""
-    return tqdm(iterable, desc=what, mininterval=1.0, dynamic_ncols=True, disable=what is None, **kwargs)
+    kwargs.setdefault("disable", what is None)
+    return tqdm(iterable, desc=what, mininterval=1.0, dynamic_ncols=True, **kwargs)
 
 
 def prepare() -> None:
