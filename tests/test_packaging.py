@@ -79,21 +79,21 @@ def needed(name: str) -> list[str]:
 
 
 def example() -> str:
-    """The code of the package's docstring."""
-    return textwrap.dedent("\n".join(line for line in w2wpp.__doc__.splitlines() if line[:4] in ("", "    ")))
+    """The code of the README."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
 
 
-def test_the_example_runs_without_any_extra(repro):
-    """Everything but its last lines, which find a face."""
+def test_the_readmes_example_is_that_of_the_package():
+    assert textwrap.indent(example(), "    ", lambda line: line != "\n") in w2wpp.__doc__
+
+
+def test_the_readmes_example_runs_without_any_extra(repro):
     shutil.copytree("data/spaces/pca", "data/spaces/vae")
-    lines = [line for line in example().splitlines() if "invert(" not in line]
-    assert len(lines) < len(example().splitlines())
     # A module in one file, such as dlib, is not among them.
     extras = {"dlib"} | importable(*GROUPS.keys() - {"docs"}) - importable("core")
     assert {"anny", "warp", "dlib", "insightface", "dvc", "pandas", "sklearn", "matplotlib"} <= extras
-    code = WITHOUT.format(blocked=sorted(extras)) + "\n".join(lines)
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert {path.name for path in repro.iterdir()} >= {"person.safetensors", "blend.png"}
+    subprocess.run([sys.executable, "-c", WITHOUT.format(blocked=sorted(extras)) + example()], check=True)
+    assert {path.name for path in repro.iterdir()} >= {"person.safetensors", "person.png"}
 
 
 @pytest.mark.parametrize("command", ["sample -o a.safetensors --space pca", "info data/spaces/pca/space.safetensors",

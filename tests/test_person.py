@@ -194,10 +194,13 @@ def test_invert_starts_at_what_the_encoder_of_a_named_space_says(repro, face):
     assert found.guess.z.abs().min() > 0 and (found.z - found.guess.z).abs().max() > 0.1
     torch.testing.assert_close(found.weights, found.space.decode(found.z[None])[0])
     file = repro / "data/spaces/pca/space.safetensors"
-    assert not w2wpp.invert(face, file, settings=few, options=AS_IT_IS).guess.z.any()
+    for space in (file, w2wpp.load_space("pca")):       # it lies beside the space, however that was given
+        assert torch.equal(w2wpp.invert(face, space, settings=few, options=AS_IT_IS).z, found.z)
+    w2wpp.load_space("pca").save("mine.safetensors")
+    assert not w2wpp.invert(face, "mine.safetensors", settings=few, options=AS_IT_IS).guess.z.any()
     assert not w2wpp.invert(face, "pca", encoder=None, settings=few, options=AS_IT_IS).guess.z.any()
     encoder = repro / "data/photo_encoders/pca.safetensors"
-    given = w2wpp.invert(face, file, encoder=encoder, settings=few, options=AS_IT_IS)
+    given = w2wpp.invert(face, "mine.safetensors", encoder=encoder, settings=few, options=AS_IT_IS)
     assert torch.equal(given.z, found.z)
 
 

@@ -4,15 +4,18 @@ A space makes people of points: each point decodes to a LoRA, and so to a person
 
     import w2wpp
 
-    space = w2wpp.load_space("vae")              # or the file of any space
-    person = w2wpp.sample(space, seed=7)         # z ~ N(0, I), decoded to a LoRA
-    person.save("person.safetensors")            # for pipe.load_lora_weights of diffusers
+    space = w2wpp.load_space("vae")             # data/spaces/vae, or the file of any space
+    person = w2wpp.sample(space, seed=7)        # z ~ N(0, I), decoded to a LoRA
+    person.save("person.safetensors")           # for pipe.load_lora_weights of diffusers
 
     other = w2wpp.sample(space, seed=8)
-    pictures = w2wpp.blend(person, other).draw("a photo of sks person, smiling", seeds=4)
-    pictures[0].save("blend.png")
+    blend = w2wpp.blend(person, other, 0.3)
+    blend.draw("a photo of sks person, smiling", seeds=4)[0].save("person.png")
 
-    me = w2wpp.invert("photo.jpg", space="vae")  # one photo of any size, or several of one person
+And one photo of any size, or several of one person, are the point that explains them best:
+
+    me = w2wpp.invert("photo.jpg", space="vae")
+    me.save("me.safetensors")
 
 Everything here but `invert`, which finds faces, runs without the rendered world. Names are those of the current
 directory's data/, where `make repro` leaves what it makes; base models and spaces of one's own are given by their

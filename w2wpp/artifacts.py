@@ -3,7 +3,6 @@
 Names are looked up below the current directory, where `make repro` leaves what it makes.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from w2wpp.diffusion.hub import find_model
@@ -58,6 +57,14 @@ def encoder_file(where: str | Path) -> Path:
     return _named(where, ENCODERS, None, "encoder")
 
 
+def encoder_beside(space: Path) -> Path | None:
+    """The photo encoder that lies where the pipeline leaves it for the space of this file; None if there is none."""
+    if space.name != SPACE or len(space.parents) < 3:
+        return None
+    encoder = space.parents[2] / ENCODERS.name / f"{space.parent.name}.safetensors"
+    return encoder if encoder.is_file() else None
+
+
 def is_name(where: str | Path) -> bool:
     """Whether a space or encoder is told by its name, and not by the path of a file."""
     path = Path(where)
@@ -69,16 +76,17 @@ def _named(where: str | Path, folder: Path, file: str | None, key: str) -> Path:
         path = Path(where).expanduser()
         if not path.is_file():
             raise ArgumentError(None, key, f"no such file: {printable(where)}",
-                                f"Give a file, or a name such as {_known(folder, file)}")
+                                f"Give a file{_known(folder, file)}")
         return path
     path = folder / where / file if file else folder / f"{where}.safetensors"
     if not path.is_file():
         raise ArgumentError(None, key, f"no {path} in the current directory",
-                            f"Run `make repro`, or give a file or one of these names: {_known(folder, file)}")
+                            f"Run `make repro`, or give a file{_known(folder, file)}")
     return path
 
 
 def _known(folder: Path, file: str | None) -> str:
-    found: Iterable[str] = (path.parent.name if file else path.stem
-                            for path in folder.glob(f"*/{file}" if file else "*.safetensors"))
-    return ", ".join(sorted(found)) or "none there yet"
+    """What to add to an advice: the names that are there."""
+    paths = folder.glob(f"*/{file}" if file else "*.safetensors")
+    names = sorted(path.parent.name if file else path.stem for path in paths)
+    return f", or a name that is there: {', '.join(names)}" if names else ""

@@ -52,7 +52,7 @@ def invert(
                                                  help="A photo, or several of one person: JPEG, PNG or WebP.")],
     out: OutOption = None, space: SpaceOption = SPACE, base: BaseOption = BASE,
     encoder: Annotated[str, typer.Option(help="Photo encoder that guesses where the search starts: its file; none: "
-                                              "at the mean; auto: that of a space given by name.")] = "auto",
+                                              "at the mean; auto: the one fitted for the space.")] = "auto",
     prompt: Annotated[str | None, typer.Option(help="What the photo shows, such as `a photo of sks person, smiling`.")
                       ] = None,
     framing: Annotated[Literal["auto", "rendered", "ffhq", "none"], typer.Option(
@@ -70,6 +70,7 @@ def invert(
 
     out = out or Path(photos[0].name).with_suffix("" if format == "peft" else ".safetensors")
     sheet = _sheet(sheet, out, photos)
+    from_photo.check_photos(photos)     # before the base model is read, which takes seconds
     search = settings.search.model_copy(update={"prompt": prompt} if prompt else {})
     pipe = person.load_base(base, settings.drawing.dtype)
     options = from_photo.PhotoOptions(None if framing == "auto" else framing, faces or settings.faces, largest)

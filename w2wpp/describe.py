@@ -8,7 +8,7 @@ import torch
 from w2wpp import artifacts
 from w2wpp.diffusion.pretrained import empty_unet
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import META_KEY
+from w2wpp.files.storage import open_pack
 from w2wpp.files.tensor_files import opened, printable, read_header
 from w2wpp.ingest.exported import read_exported
 from w2wpp.ingest.foreign import read_lora
@@ -29,14 +29,25 @@ def description(file: Path, space: str, base: str) -> dict[str, str]:
     Raises:
         InputError: the file cannot be read, or is neither.
     """
+    if _is_pack(file):
+        return {"file": _size(file)} | _of_space(load_space(file), base)
     with opened(file) as content:
-        entries, metadata = read_header(content, printable(file))
+        entries, _ = read_header(content, printable(file))
     dtypes = Counter(entry.dtype for entry in entries.values())
     tensors = ", ".join(f"{count} {dtype}" for dtype, count in dtypes.items())
-    lines = {"file": f"{file}, {file.stat().st_size / 1e6:.1f} MB, tensors: {tensors}"}
-    if META_KEY in metadata:
-        return lines | _of_space(load_space(file), base)
-    return lines | _of_lora(file, space, base)
+    return {"file": f"{_size(file)}, tensors: {tensors}"} | _of_lora(file, space, base)
+
+
+def _is_pack(file: Path) -> bool:
+    try:
+        with open_pack(file):
+            return True
+    except InputError:
+        return False
+
+
+def _size(file: Path) -> str:
+    return f"{printable(file)}, {file.stat().st_size / 1e6:.1f} MB"
 
 
 def _of_space(space: WeightSpace, base: str) -> dict[str, str]:

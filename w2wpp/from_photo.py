@@ -65,7 +65,7 @@ def invert(photos: "Photo | Sequence[Photo]", space: Space = "vae", base: Base =
         space: a space, or see `load_space`.
         base: a pipeline, or see `load_base`.
         encoder: a photo encoder, its file, or the name of the space that it was fitted for; None starts the search at
-            the mean of the space; "auto" is the encoder of `space` where that is a name, and None where it is not.
+            the mean of the space; "auto" is the encoder that the pipeline left for the space, if there is one.
         settings: of the search; by default those of the shipped world.
         options: how photos are read; by default as the base model needs, with dlib.
         seed: of noise and timesteps.
@@ -75,17 +75,18 @@ def invert(photos: "Photo | Sequence[Photo]", space: Space = "vae", base: Base =
         InputError: a photo cannot be read, or has no face or several; a package that finds faces is missing; or space,
             base and encoder do not fit one another.
     """
-    try:
-        from w2wpp.faces.frames import FFHQ, load_face_finder
-        from w2wpp.inversion.own_photo import FRAMINGS, align_photo, framing_of, invert_photos
-    except ImportError as error:
-        raise InputError("faces", None, f"{error.name} is not installed, and finds them",
-                         "Run `pip install 'w2wpp[faces]'`") from error
+    photos = check_photos(photos)
+    from w2wpp.faces.frames import FFHQ, load_face_finder
+    from w2wpp.inversion.own_photo import FRAMINGS, align_photo, framing_of, invert_photos
+
     check_seed(seed)
     options, settings = options or PhotoOptions(), settings or InvertParams()
-    if encoder == "auto":
-        encoder = str(space) if isinstance(space, str) and artifacts.is_name(space) else None
+    named = isinstance(space, str) and artifacts.is_name(space)
+    if encoder == "auto" and named:
+        encoder = str(space)
     space, pipe = the_space(space), the_base(base)
+    if encoder == "auto":
+        encoder = artifacts.encoder_beside(space.file) if space.file else None
     check_fit(space.layout, pipe.unet)
     if isinstance(encoder, (str, Path)):
         encoder = PhotoEncoder.load(artifacts.encoder_file(encoder))
@@ -99,13 +100,29 @@ def invert(photos: "Photo | Sequence[Photo]", space: Space = "vae", base: Base =
     find = None
     if framing != "none" or settings.mask == "face":
         find = load_face_finder(options.faces, FRAMINGS[framing] or FFHQ)
-    several: list[Photo] = list(photos) if isinstance(photos, (list, tuple)) else [cast("Photo", photos)]
-    if not several:
-        raise ArgumentError(None, "photo", "none given", "Give one photo or several of one person")
     aligned = [align_photo(each, size * pipe.vae_scale_factor, FRAMINGS[framing], find, options.largest)
-               for each in several]
+               for each in photos]
     record = invert_photos(pipe, _on(space, pipe), encoder, aligned, SearchOptions(settings, seed, label), find)
     return Inversion(decode(record.z, space), space.layout, record.z, space, record)
+
+
+def check_photos(photos: "Photo | Sequence[Photo]") -> "list[Photo]":
+    """Refuse at once what `invert` could not read; one photo or several as a list.
+
+    Raises:
+        InputError: a photo cannot be read, there is none, or a package that finds faces is missing.
+    """
+    try:
+        from w2wpp.inversion.own_photo import open_photo
+    except ImportError as error:
+        raise InputError("faces", None, f"{error.name} is not installed, and finds them",
+                         "Run `pip install 'w2wpp[faces]'`") from error
+    several = list(photos) if isinstance(photos, (list, tuple)) else [cast("Photo", photos)]
+    if not several:
+        raise ArgumentError(None, "photo", "none given", "Give one photo or several of one person")
+    for each in several:
+        open_photo(each)
+    return several
 
 
 def _on(space: WeightSpace, pipe: StableDiffusionPipeline) -> WeightSpace:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TypeAlias, overload
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -26,9 +26,6 @@ from w2wpp.lora.export import LoraDtype, LoraFormat, export_lora
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.spaces import registry
 from w2wpp.spaces.base import WeightSpace
-
-if TYPE_CHECKING:
-    pass
 
 Base: TypeAlias = StableDiffusionPipeline | str | Path
 Space: TypeAlias = WeightSpace | str | Path

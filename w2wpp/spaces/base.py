@@ -31,9 +31,11 @@ class WeightSpace(nn.Module):
         prior: of z.
         scales: float32 [k], length of a step of 1 along each direction in the space's metric; of a VAE, on its linear
             path.
+        file: that it was read from; None of one that was made.
     """
 
     kind: str
+    file: Path | None = None
     if TYPE_CHECKING:   # nn.Module refuses a buffer that has the name of a property
         @property
         def scales(self) -> Tensor: ...
@@ -140,6 +142,7 @@ def read_space(path: str | Path, kinds: Mapping[str, type[Space]]) -> Space:
     except (RuntimeError, TypeError, KeyError) as error:
         raise InputError(str(path), "config", f"the tensors do not fit it ({' '.join(str(error).split())[:200]})",
                          "Fit the space again") from error
+    space.file = Path(path).absolute()
     return space.requires_grad_(False).eval()
 
 
