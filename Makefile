@@ -28,6 +28,9 @@ test: setup
 
 lint: setup
 	ruff check .
+	ruff format --check .
+	lint-imports
+	mypy
 
 # The site, in .scratch/site; a broken link, or a page that no menu has, fails. The lock has the versions of
 # requirements.lock where both have a package, so it changes nothing in the environment.

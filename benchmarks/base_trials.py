@@ -48,19 +48,22 @@ DENOISERS = {
     "SGD with momentum": {"denoiser": {"lr": 0.05}},
 }
 # Classes of torch.optim and their arguments, where it is not base_training's AdamW.
-OPTIMIZERS = {"Adam without weight decay": ("Adam", {"betas": (0.9, 0.99)}),
-              "SGD with momentum": ("SGD", {"momentum": 0.9})}
+OPTIMIZERS = {
+    "Adam without weight decay": ("Adam", {"betas": (0.9, 0.99)}),
+    "SGD with momentum": ("SGD", {"momentum": 0.9}),
+}
 
 
 def changed(base: BaseParams, changes: dict) -> BaseParams:
     """`base` with some settings of its sections replaced."""
-    return base.model_copy(update={section: getattr(base, section).model_copy(update=values)
-                                   for section, values in changes.items()})
+    return base.model_copy(
+        update={section: getattr(base, section).model_copy(update=values) for section, values in changes.items()}
+    )
 
 
 def steps_in(seconds: float, run) -> int:
-    """How many steps fit into a time, from the times that run(steps) takes; what it does besides steps is not counted.
-    """
+    """How many steps fit into a time, from the times that run(steps) takes, without what it does besides steps."""
+
     def timed(steps: int) -> float:
         started = time.perf_counter()
         run(steps)
@@ -73,27 +76,35 @@ def steps_in(seconds: float, run) -> int:
 
 def try_codec(kind: str, base: BaseParams, images, held_out, seconds: float, seed: int) -> dict:
     """Decibels on held-out people of a codec trained for some seconds; the linear patch codec needs none."""
+
     def build():
         torch.manual_seed(seed)
         if kind != "AutoencoderKL":
             return PatchCodec(base.codec.channels, tuple(base.codec.widths))
-        return AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                             block_out_channels=(32, 64, 96, 128), latent_channels=base.codec.channels,
-                             norm_num_groups=16)
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(32, 64, 96, 128),
+            latent_channels=base.codec.channels,
+            norm_num_groups=16,
+        )
 
     def run(codec, steps: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             if kind != "AutoencoderKL":
-                return train_codec(codec, images, base.codec.model_copy(update={"steps": steps}), seed,
-                                   Path(folder) / "codec.pt")
+                return train_codec(
+                    codec, images, base.codec.model_copy(update={"steps": steps}), seed, Path(folder) / "codec.pt"
+                )
 
             def loss_of(generator):
                 pixels = to_pixels(images[torch.randint(len(images), (base.codec.batch,), generator=generator)])
                 posterior = codec.encode(pixels).latent_dist
                 output = codec.decode(posterior.sample(generator)).sample
                 return F.l1_loss(output, pixels) + 2 * F.mse_loss(output, pixels) + 1e-6 * posterior.kl().mean()
-            train_modules("AutoencoderKL", {"codec": codec}, loss_of, steps, base.codec.lr, seed,
-                          Path(folder) / "codec.pt")
+
+            train_modules(
+                "AutoencoderKL", {"codec": codec}, loss_of, steps, base.codec.lr, seed, Path(folder) / "codec.pt"
+            )
 
     codec, steps = build(), 0
     if kind == "linear patch codec":
@@ -109,8 +120,9 @@ def try_codec(kind: str, base: BaseParams, images, held_out, seconds: float, see
         return {"steps": steps, "psnr_db": psnr_db(codec.decode(latents).sample, pixels)}
 
 
-def try_denoiser(name: str, settings, base: BaseParams, codec, people, images, real, recognizer, seconds: float
-                 ) -> dict:
+def try_denoiser(
+    name: str, settings, base: BaseParams, codec, people, images, real, recognizer, seconds: float
+) -> dict:
     """Faces and Fréchet distance of class-prompt samples of a denoiser trained for some seconds."""
     size, seed = settings.portraits.size, settings.seed
 
@@ -132,8 +144,16 @@ def try_denoiser(name: str, settings, base: BaseParams, codec, people, images, r
 
     def run(pipe, steps: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            train_denoiser(pipe, latents, tokens, factors, base.denoiser.model_copy(update={"steps": steps}), seed,
-                           Path(folder) / "denoiser.pt", **optimizer)
+            train_denoiser(
+                pipe,
+                latents,
+                tokens,
+                factors,
+                base.denoiser.model_copy(update={"steps": steps}),
+                seed,
+                Path(folder) / "denoiser.pt",
+                **optimizer,
+            )
 
     steps = steps_in(seconds, lambda n: run(build(), n))
     run(pipe, steps)
@@ -145,24 +165,42 @@ def try_denoiser(name: str, settings, base: BaseParams, codec, people, images, r
     faces, others = seen.vectors[seen.found], real.vectors[real.found]
     equal = min(len(faces), len(others))
     distance = scoring.frechet_distance(faces[:equal], others[:equal]) if equal >= 2 else None
-    return {"steps": steps, "pictures": steps * base.denoiser.batch, "face_found": float(seen.found.mean()),
-            "frechet": distance, "parameters": sum(p.numel() for p in pipe.unet.parameters())}
+    return {
+        "steps": steps,
+        "pictures": steps * base.denoiser.batch,
+        "face_found": float(seen.found.mean()),
+        "frechet": distance,
+        "parameters": sum(p.numel() for p in pipe.unet.parameters()),
+    }
 
 
 def table(results: dict, seconds: float) -> str:
     """The results as the Markdown page docs/base_trials.md."""
-    lines = ["# Trials of the base model", "",
-             f"Every trial had {seconds:.0f} s of training with {torch.get_num_threads()} threads and the same renders "
-             f"of {PEOPLE} people. How many steps that is was measured just before; where they cost the same, other "
-             "numbers of steps are the machine's noise. `python benchmarks/base_trials.py` repeats the trials.", "",
-             "| codec | steps | held-out people (dB) |", "|---|---:|---:|"]
+    lines = [
+        "# Trials of the base model",
+        "",
+        f"Every trial had {seconds:.0f} s of training with {torch.get_num_threads()} threads and the same renders "
+        f"of {PEOPLE} people. How many steps that is was measured just before; where they cost the same, other "
+        "numbers of steps are the machine's noise. `python benchmarks/base_trials.py` repeats the trials.",
+        "",
+        "| codec | steps | held-out people (dB) |",
+        "|---|---:|---:|",
+    ]
     lines += [f"| {name} | {r['steps']} | {r['psnr_db']:.1f} |" for name, r in results.items() if "psnr_db" in r]
-    lines += ["", f"Fréchet distances are between the embeddings of {SAMPLES} class-prompt samples and real photos.",
-              "", "| denoiser | parameters (M) | steps | pictures seen | faces found | Fréchet |",
-              "|---|---:|---:|---:|---:|---:|"]
-    lines += [f"| {name} | {r['parameters'] / 1e6:.1f} | {r['steps']} | {r['pictures']} | {r['face_found']:.2f} | "
-              + ("-" if r["frechet"] is None else f"{r['frechet']:.3f}") + " |"
-              for name, r in results.items() if "pictures" in r]
+    lines += [
+        "",
+        f"Fréchet distances are between the embeddings of {SAMPLES} class-prompt samples and real photos.",
+        "",
+        "| denoiser | parameters (M) | steps | pictures seen | faces found | Fréchet |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {name} | {r['parameters'] / 1e6:.1f} | {r['steps']} | {r['pictures']} | {r['face_found']:.2f} | "
+        + ("-" if r["frechet"] is None else f"{r['frechet']:.3f}")
+        + " |"
+        for name, r in results.items()
+        if "pictures" in r
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -172,24 +210,48 @@ def main() -> None:
     args = parser.parse_args()
     settings = load_params(ROOT / "params.yaml")
     base, seed, size = settings.base, settings.seed, settings.portraits.size
-    setting = {"seconds": args.seconds, "size": size, "people": PEOPLE, "held_out": HELD_OUT, "samples": SAMPLES,
-               "threads": torch.get_num_threads(),
-               "codec": file_hash(ROOT / "data/base/vae/diffusion_pytorch_model.safetensors"),
-               **settings.model_dump(include={"seed", "recognizer", "base", "generate"})}
+    setting = {
+        "seconds": args.seconds,
+        "size": size,
+        "people": PEOPLE,
+        "held_out": HELD_OUT,
+        "samples": SAMPLES,
+        "threads": torch.get_num_threads(),
+        "codec": file_hash(ROOT / "data/base/vae/diffusion_pytorch_model.safetensors"),
+        **settings.model_dump(include={"seed", "recognizer", "base", "generate"}),
+    }
 
     people = sample_people(seed, "base", PEOPLE, base.photos)
     images = draw_resumably(people, size, photo_folder(args.scratch, seed, "base", base.photos, size)).flatten(0, 1)
-    held_out = draw_resumably(sample_people(seed, "validation", HELD_OUT, 3), size,
-                              photo_folder(args.scratch, seed, "validation", 3, size))
+    held_out = draw_resumably(
+        sample_people(seed, "validation", HELD_OUT, 3), size, photo_folder(args.scratch, seed, "validation", 3, size)
+    )
     recognizer = load_recognizer(settings.recognizer)
     real = embed_all(recognizer, held_out.flatten(0, 1))
     codec = load_pipeline(ROOT / "data/base").vae
 
-    trials = {kind: (None, partial(try_codec, kind, base, images, held_out.flatten(0, 1), args.seconds, seed))
-              for kind in ("linear patch codec", "patch codec, refined", "AutoencoderKL")}
-    trials |= {name: ((changes, OPTIMIZERS.get(name)),
-                      partial(try_denoiser, name, settings, changed(base, changes), codec, people, images, real,
-                              recognizer, args.seconds)) for name, changes in DENOISERS.items()}
+    trials = {
+        kind: (None, partial(try_codec, kind, base, images, held_out.flatten(0, 1), args.seconds, seed))
+        for kind in ("linear patch codec", "patch codec, refined", "AutoencoderKL")
+    }
+    trials |= {
+        name: (
+            (changes, OPTIMIZERS.get(name)),
+            partial(
+                try_denoiser,
+                name,
+                settings,
+                changed(base, changes),
+                codec,
+                people,
+                images,
+                real,
+                recognizer,
+                args.seconds,
+            ),
+        )
+        for name, changes in DENOISERS.items()
+    }
     results = run_trials(args.out / "base_trials.json", setting, trials)
     (args.out / "base_trials.md").write_text(table(results, args.seconds))
 

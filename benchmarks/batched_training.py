@@ -33,8 +33,9 @@ from w2wpp.world.populations import sample_people
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def train_with_peft(pipe, layout: WeightLayout, start, latents, text, class_latents, params, seed: int
-                    ) -> tuple[torch.Tensor, float]:
+def train_with_peft(
+    pipe, layout: WeightLayout, start, latents, text, class_latents, params, seed: int
+) -> tuple[torch.Tensor, float]:
     """One person's LoRA with peft, from the random numbers of `train_loras`: weight vector [d] and final loss."""
     config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=[m.module for m in layout.layers])
     pipe.unet.add_adapter(config)
@@ -46,9 +47,10 @@ def train_with_peft(pipe, layout: WeightLayout, start, latents, text, class_late
     optimizer = torch.optim.Adam(trained, params.lr, betas=(0.9, 0.99), eps=params.adam_epsilon)
     schedule = training_schedule(pipe)
     class_text = encode_prompts(pipe, [CLASS_PROMPT]).expand(params.class_images_per_step, -1, -1)
-    shares = torch.tensor([1 / params.photos_per_step] * params.photos_per_step
-                          + [params.prior_weight / max(1, params.class_images_per_step)] * params.class_images_per_step
-                          ).to(latents)
+    shares = torch.tensor(
+        [1 / params.photos_per_step] * params.photos_per_step
+        + [params.prior_weight / max(1, params.class_images_per_step)] * params.class_images_per_step
+    ).to(latents)
     tail = []
     for step in range(params.steps):
         generator = step_generator(seed, step)
@@ -56,14 +58,15 @@ def train_with_peft(pipe, layout: WeightLayout, start, latents, text, class_late
         shared = torch.randint(len(class_latents), (params.class_images_per_step,), generator=generator)
         clean = torch.cat([latents[photos], class_latents[shared]])
         prompts = torch.cat([text[photos], class_text])
-        losses = prediction_loss(pipe, schedule, clean[:, None], prompts[:, None], params.timestep_shift,
-                                 generator)[:, 0]
+        losses = prediction_loss(pipe, schedule, clean[:, None], prompts[:, None], params.timestep_shift, generator)[
+            :, 0
+        ]
         optimizer.param_groups[0]["lr"] = cosine_rate(step, params.steps, params.lr, warmup=10)
         optimizer.zero_grad()
         (losses * shares).sum().backward()
         optimizer.step()
         if step >= params.steps - max(1, params.steps // 5):
-            tail.append(losses[:params.photos_per_step].mean().item())
+            tail.append(losses[: params.photos_per_step].mean().item())
     weights = flatten({key: parameter.detach() for key, parameter in adapter.items()}, layout, "peft")
     pipe.unet.delete_adapters("default")
     return weights, statistics.fmean(tail)
@@ -106,33 +109,53 @@ def main() -> None:
     minutes: dict[int, list[float]] = {0: [], **{size: [] for size in args.together}}
     for _ in progress(range(args.rounds), "rounds"):
         started = time.perf_counter()
-        alone = [train_with_peft(wrapped, layout, start, latents[i], text[i], class_latents, params, seed)
-                 for i in range(args.alone)]
+        alone = [
+            train_with_peft(wrapped, layout, start, latents[i], text[i], class_latents, params, seed)
+            for i in range(args.alone)
+        ]
         minutes[0].append((time.perf_counter() - started) / 60 / args.alone)
         for size in args.together:
             started = time.perf_counter()
-            weights, losses = train_loras(pipe, layout, start, latents[:size], text[:size], class_latents, params,
-                                          seed, f"{size} together")
+            weights, losses = train_loras(
+                pipe, layout, start, latents[:size], text[:size], class_latents, params, seed, f"{size} together"
+            )
             minutes[size].append((time.perf_counter() - started) / 60 / size)
     shared = min(args.alone, len(losses))
     result = {
-        "dimension": layout.dimension, "steps": params.steps, "rounds": args.rounds, "threads": torch.get_num_threads(),
-        "device": str(device()), "operations_per_lora": counter.get_total_flops(),
+        "dimension": layout.dimension,
+        "steps": params.steps,
+        "rounds": args.rounds,
+        "threads": torch.get_num_threads(),
+        "device": str(device()),
+        "operations_per_lora": counter.get_total_flops(),
         "matmul_operations_per_second": matmul_rate(),
-        "final_loss": {"one at a time": statistics.fmean(loss for _, loss in alone[:shared]),
-                       "together": losses[:shared].mean().item()},
+        "final_loss": {
+            "one at a time": statistics.fmean(loss for _, loss in alone[:shared]),
+            "together": losses[:shared].mean().item(),
+        },
         "largest_weight_difference": max((weights[i] - alone[i][0]).abs().max().item() for i in range(shared)),
-        "people_per_minute": {"one at a time": 1 / statistics.median(minutes[0]),
-                              **{f"{size} together": 1 / statistics.median(minutes[size]) for size in args.together}}}
+        "people_per_minute": {
+            "one at a time": 1 / statistics.median(minutes[0]),
+            **{f"{size} together": 1 / statistics.median(minutes[size]) for size in args.together},
+        },
+    }
     slowest = result["people_per_minute"]["one at a time"]
-    lines = [f"{result['steps']} steps per LoRA on {result['device']} with {result['threads']} threads; median of "
-             f"{args.rounds} rounds.", "", "| LoRAs trained | people per minute | times as fast |", "|---|---:|---:|",
-             *(f"| {how} | {rate:.1f} | {rate / slowest:.1f} |" for how, rate in result["people_per_minute"].items())]
+    lines = [
+        f"{result['steps']} steps per LoRA on {result['device']} with {result['threads']} threads; median of "
+        f"{args.rounds} rounds.",
+        "",
+        "| LoRAs trained | people per minute | times as fast |",
+        "|---|---:|---:|",
+        *(f"| {how} | {rate:.1f} | {rate / slowest:.1f} |" for how, rate in result["people_per_minute"].items()),
+    ]
     rate = result["matmul_operations_per_second"]
     bound = 60 * rate / result["operations_per_lora"]
-    lines += ["", f"These steps of a LoRA take {result['operations_per_lora'] / 1e9:.1f} billion operations in matrix "
-              f"products and convolutions. Large matrix products do {rate / 1e9:.0f} billion a second here. That would "
-              f"give {bound:.0f} LoRAs a minute, {bound / slowest:.1f} times as many as one at a time."]
+    lines += [
+        "",
+        f"These steps of a LoRA take {result['operations_per_lora'] / 1e9:.1f} billion operations in matrix "
+        f"products and convolutions. Large matrix products do {rate / 1e9:.0f} billion a second here. That would "
+        f"give {bound:.0f} LoRAs a minute, {bound / slowest:.1f} times as many as one at a time.",
+    ]
     (args.out / "batched_training.json").write_text(json.dumps(result, indent=2) + "\n")
     (args.out / "batched_training.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -35,23 +35,49 @@ from w2wpp.ingest.names import MAX_NAMES
 
 # trainer: (the file of a person's checkpoint after some steps, that of the last)
 TRAINERS: dict[str, tuple[Callable[[str, int], str], Callable[[str], str]]] = {
-    "diffusers": (lambda person, step: f"{person}/checkpoint-{step}/pytorch_lora_weights.safetensors",
-                  lambda person: f"{person}/pytorch_lora_weights.safetensors"),
-    "peft": (lambda person, step: f"{person}/checkpoint-{step}/unet/adapter_model.safetensors",
-             lambda person: f"{person}/unet/adapter_model.safetensors"),
-    "kohya, epochs": (lambda person, step: f"{person}-{step // 100:06d}.safetensors",
-                      lambda person: f"{person}.safetensors"),
-    "kohya, steps": (lambda person, step: f"kohya/{person}-step{step:08d}.safetensors",
-                     lambda person: f"kohya/{person}.safetensors"),
-    "ai-toolkit": (lambda person, step: f"{person}/{person}_{step:09d}.safetensors",
-                   lambda person: f"{person}/{person}.safetensors"),
-    "OneTrainer": (lambda person, step: f"{person}/save/2026-01-{step // 100:02d}_10-00-00-save-{step}-1-0.safetensors",
-                   lambda person: f"{person}/{person}.safetensors"),
-    "by hand": (lambda person, step: f"{person} epoch {step // 100}.safetensors",
-                lambda person: f"{person}.safetensors"),
+    "diffusers": (
+        lambda person, step: f"{person}/checkpoint-{step}/pytorch_lora_weights.safetensors",
+        lambda person: f"{person}/pytorch_lora_weights.safetensors",
+    ),
+    "peft": (
+        lambda person, step: f"{person}/checkpoint-{step}/unet/adapter_model.safetensors",
+        lambda person: f"{person}/unet/adapter_model.safetensors",
+    ),
+    "kohya, epochs": (
+        lambda person, step: f"{person}-{step // 100:06d}.safetensors",
+        lambda person: f"{person}.safetensors",
+    ),
+    "kohya, steps": (
+        lambda person, step: f"kohya/{person}-step{step:08d}.safetensors",
+        lambda person: f"kohya/{person}.safetensors",
+    ),
+    "ai-toolkit": (
+        lambda person, step: f"{person}/{person}_{step:09d}.safetensors",
+        lambda person: f"{person}/{person}.safetensors",
+    ),
+    "OneTrainer": (
+        lambda person, step: f"{person}/save/2026-01-{step // 100:02d}_10-00-00-save-{step}-1-0.safetensors",
+        lambda person: f"{person}/{person}.safetensors",
+    ),
+    "by hand": (
+        lambda person, step: f"{person} epoch {step // 100}.safetensors",
+        lambda person: f"{person}.safetensors",
+    ),
 }
-BESIDE = ("optimizer.bin", "scheduler.bin", "random_states_0.pkl", "sample.png", "caption.txt", "training_args.bin",
-          ".DS_Store", "._x.safetensors", "notes.md", "model.zip", "x.safetensors.part", "learned_embeds.bin")
+BESIDE = (
+    "optimizer.bin",
+    "scheduler.bin",
+    "random_states_0.pkl",
+    "sample.png",
+    "caption.txt",
+    "training_args.bin",
+    ".DS_Store",
+    "._x.safetensors",
+    "notes.md",
+    "model.zip",
+    "x.safetensors.part",
+    "learned_embeds.bin",
+)
 PEOPLE = ("anna", "José", "山田　太郎", "می‌خواهم", "Zoë-Ann", "o'neill", "mr. smith", "person 7", "k2", "Ольга")
 
 
@@ -71,11 +97,12 @@ def draw_folder(rng: random.Random) -> tuple[dict[str, bytes], dict[str, set[str
             names.append(last(person))
         sound = []
         for name in names:
-            tensors, metadata = sound_lora(rng.choice(list(NAMINGS)), LAYOUT, rng.randrange(1, 4), 2.0,
-                                           1000 * number + len(files))
+            tensors, metadata = sound_lora(
+                rng.choice(list(NAMINGS)), LAYOUT, rng.randrange(1, 4), 2.0, 1000 * number + len(files)
+            )
             files[name] = save(tensors, metadata or None)
             if rng.random() < 0.15:
-                files[name] = files[name][:rng.randrange(1, len(files[name]))]
+                files[name] = files[name][: rng.randrange(1, len(files[name]))]
                 damaged.add(name)
             else:
                 sound.append(name)
@@ -98,8 +125,9 @@ def write_files(folder: Path, files: dict[str, bytes], order: list[str]) -> None
         (folder / name).write_bytes(files[name])
 
 
-def faults(folder: Path, files: dict[str, bytes], wanted: dict[str, set[str]], damaged: set[str],
-           rng: random.Random) -> Iterator[str]:
+def faults(
+    folder: Path, files: dict[str, bytes], wanted: dict[str, set[str]], damaged: set[str], rng: random.Random
+) -> Iterator[str]:
     """What is wrong with the scan of a folder."""
     results = []
     for order in (sorted(files), rng.sample(sorted(files), len(files))):
@@ -155,6 +183,7 @@ def fuzz_folders(folders: int, seed: int, limit: float = 20.0) -> tuple[Counter,
 
 def limits(root: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     """Inputs at the limits and beyond them, and what reads them."""
+
     def file(name: str, content: bytes) -> Callable[[], object]:
         path = root / f"{name}.safetensors"
         path.write_bytes(content)
@@ -163,18 +192,33 @@ def limits(root: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     tensors, _ = sound_lora("diffusers", LAYOUT, 2, None, 0)
     sound = save(tensors)
     size = int.from_bytes(sound[:8], "little")
-    header, data = json.loads(sound[8:8 + size]), sound[8 + size:]
+    header, data = json.loads(sound[8 : 8 + size]), sound[8 + size :]
     room = MAX_HEADER_BYTES - 2 * size
     yield "tags in a header of 32 MiB", file("tags", join_header(header | {"__metadata__": {"a": "x" * room}}, data))
-    yield "tags of other scripts", file("emoji", join_header(json.dumps(
-        header | {"__metadata__": {"a": "😀" * (room // 4)}}, ensure_ascii=False).encode(), data))
+    yield (
+        "tags of other scripts",
+        file(
+            "emoji",
+            join_header(
+                json.dumps(header | {"__metadata__": {"a": "😀" * (room // 4)}}, ensure_ascii=False).encode(), data
+            ),
+        ),
+    )
     yield "a header beyond 32 MiB", file("large", join_header(b"{" + b" " * MAX_HEADER_BYTES, b""))
     yield "32 MiB of lists", file("lists", join_header(b'{"a":[' + b"[]," * (room // 3), b""))
     yield "32 MiB of nested lists", file("nested", join_header(b'{"a":' + b"[" * room, b""))
     yield "as many values as are read", file("values", join_header(b'{"a":[' + b"0," * (MAX_JSON_VALUES - 9), b""))
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [len(data)] * 2}
-    yield "as many tensors as are read", file("tensors", join_header(
-        header | {f"lora_te_{number}.lora_up.weight": entry for number in range(MAX_TENSORS - len(header))}, data))
+    yield (
+        "as many tensors as are read",
+        file(
+            "tensors",
+            join_header(
+                header | {f"lora_te_{number}.lora_up.weight": entry for number in range(MAX_TENSORS - len(header))},
+                data,
+            ),
+        ),
+    )
     yield "numbers of 100,000 digits", file("digits", join_header(b'{"a":' + b"9" * 10**5, b""))
     with (root / "sparse.safetensors").open("wb") as sparse:
         sparse.write(sound)

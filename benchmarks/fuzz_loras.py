@@ -34,8 +34,14 @@ from w2wpp.ingest.foreign import ForeignLora, read_lora
 from w2wpp.lora.canonical import canonicalise
 from w2wpp.lora.layout import Adapted, WeightLayout
 
-LAYOUT = WeightLayout((Adapted("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", 4, 6),
-                       Adapted("mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0", 3, 2)), 2, 3.0)
+LAYOUT = WeightLayout(
+    (
+        Adapted("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", 4, 6),
+        Adapted("mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0", 3, 2),
+    ),
+    2,
+    3.0,
+)
 # The names that Stable Diffusion's own code has for these modules.
 ORIGINAL = {"down_blocks_0_attentions_0": "input_blocks_1_1", "mid_block_attentions_0": "middle_block_1"}
 
@@ -52,34 +58,65 @@ def _original(module: str) -> str:
 
 # naming: (key of a module's A or B, key of its alpha, a key of the text encoder)
 NAMINGS: dict[str, tuple[Callable[[str, str], str], Callable[[str], str] | None, str]] = {
-    "peft": (lambda m, p: f"base_model.model.unet.{m}.lora_{p}.weight", None,
-             "base_model.model.text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"),
+    "peft": (
+        lambda m, p: f"base_model.model.unet.{m}.lora_{p}.weight",
+        None,
+        "base_model.model.text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+    ),
     "peft bare": (lambda m, p: f"base_model.model.{m}.lora_{p}.weight", None, "base_model.model.conv_in.lora_A.weight"),
-    "diffusers": (lambda m, p: f"unet.{m}.lora_{p}.weight", None,
-                  "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"),
-    "diffusers down up": (lambda m, p: f"unet.{m}.lora.{'down' if p == 'A' else 'up'}.weight",
-                          lambda m: f"unet.{m}.alpha",
-                          "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight"),
+    "diffusers": (
+        lambda m, p: f"unet.{m}.lora_{p}.weight",
+        None,
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight",
+    ),
+    "diffusers down up": (
+        lambda m, p: f"unet.{m}.lora.{'down' if p == 'A' else 'up'}.weight",
+        lambda m: f"unet.{m}.alpha",
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight",
+    ),
     "diffusers processor": (_processor, None, "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"),
-    "kohya": (lambda m, p: f"lora_unet_{m.replace('.', '_')}.lora_{'down' if p == 'A' else 'up'}.weight",
-              lambda m: f"lora_unet_{m.replace('.', '_')}.alpha",
-              "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight"),
-    "adapter": (lambda m, p: f"base_model.model.{m}.lora_{p}.identity1.weight", None,
-                "base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_A.identity1.weight"),
-    "compiled": (lambda m, p: f"unet._orig_mod.{m}.lora_{p}.weight", None,
-                 "text_encoder._orig_mod.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"),
-    "onetrainer": (lambda m, p: f"unet.{m}.lora_{'down' if p == 'A' else 'up'}.weight", lambda m: f"unet.{m}.alpha",
-                   "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_down.weight"),
-    "comfyui": (lambda m, p: f"diffusion_model.{_original(m)}.lora_{p}.weight",
-                lambda m: f"diffusion_model.{_original(m)}.alpha",
-                "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"),
-    "lycoris": (lambda m, p: f"lycoris_{m.replace('.', '_')}.lora_{'down' if p == 'A' else 'up'}.weight",
-                lambda m: f"lycoris_{m.replace('.', '_')}.alpha", "lycoris_text_model_encoder_layers_0.lora_up.weight"),
+    "kohya": (
+        lambda m, p: f"lora_unet_{m.replace('.', '_')}.lora_{'down' if p == 'A' else 'up'}.weight",
+        lambda m: f"lora_unet_{m.replace('.', '_')}.alpha",
+        "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight",
+    ),
+    "adapter": (
+        lambda m, p: f"base_model.model.{m}.lora_{p}.identity1.weight",
+        None,
+        "base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_A.identity1.weight",
+    ),
+    "compiled": (
+        lambda m, p: f"unet._orig_mod.{m}.lora_{p}.weight",
+        None,
+        "text_encoder._orig_mod.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+    ),
+    "onetrainer": (
+        lambda m, p: f"unet.{m}.lora_{'down' if p == 'A' else 'up'}.weight",
+        lambda m: f"unet.{m}.alpha",
+        "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_down.weight",
+    ),
+    "comfyui": (
+        lambda m, p: f"diffusion_model.{_original(m)}.lora_{p}.weight",
+        lambda m: f"diffusion_model.{_original(m)}.alpha",
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+    ),
+    "lycoris": (
+        lambda m, p: f"lycoris_{m.replace('.', '_')}.lora_{'down' if p == 'A' else 'up'}.weight",
+        lambda m: f"lycoris_{m.replace('.', '_')}.alpha",
+        "lycoris_text_model_encoder_layers_0.lora_up.weight",
+    ),
 }
 
 
-def sound_lora(naming: str, layout: WeightLayout, rank: int, alpha: float | None, seed: int,
-               dtype: torch.dtype = torch.float32, text: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+def sound_lora(
+    naming: str,
+    layout: WeightLayout,
+    rank: int,
+    alpha: float | None,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    text: bool = False,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a LoRA with normal numbers; alpha goes where the naming has it, None leaves it out."""
     weight_key, alpha_key, text_key = NAMINGS[naming]
     generator = torch.Generator().manual_seed(seed)
@@ -109,7 +146,7 @@ class Bomb:
 def split_header(content: bytes) -> tuple[dict, bytes]:
     """The header and the tensors' bytes of a sound safetensors file."""
     length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8:8 + length]), content[8 + length:]
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
 def join_header(header: dict | bytes, data: bytes) -> bytes:
@@ -134,7 +171,7 @@ def flip_weights(content: bytes, rng: random.Random) -> bytes:
 
 
 def truncate(content: bytes, rng: random.Random) -> bytes:
-    return content[:rng.randrange(len(content))]
+    return content[: rng.randrange(len(content))]
 
 
 def extend(content: bytes, rng: random.Random) -> bytes:
@@ -143,7 +180,7 @@ def extend(content: bytes, rng: random.Random) -> bytes:
 
 def splice(content: bytes, rng: random.Random) -> bytes:
     start, length = rng.randrange(len(content)), rng.randrange(1, 40)
-    return content[:start] + rng.randbytes(rng.choice((0, length, 3))) + content[start + length:]
+    return content[:start] + rng.randbytes(rng.choice((0, length, 3))) + content[start + length :]
 
 
 def other_length(content: bytes, rng: random.Random) -> bytes:
@@ -160,11 +197,30 @@ def other_header(content: bytes, rng: random.Random) -> bytes:
     number = rng.choice((-1, 0, 1, 2, 7, 2**31, 2**63, 10**300, 1.5, None, True, "2", [], {}))
     choice = rng.randrange(12)
     if choice == 0:
-        entry["dtype"] = rng.choice(("F64", "I32", "I8", "BOOL", "F16", "BF16", "F32", "f32", "F8_E4M3", "F8_E8M0",
-                                     "F4", "F6_E2M3", "C64", "X", 3, []))
+        entry["dtype"] = rng.choice(
+            (
+                "F64",
+                "I32",
+                "I8",
+                "BOOL",
+                "F16",
+                "BF16",
+                "F32",
+                "f32",
+                "F8_E4M3",
+                "F8_E8M0",
+                "F4",
+                "F6_E2M3",
+                "C64",
+                "X",
+                3,
+                [],
+            )
+        )
     elif choice == 1:
-        entry["shape"] = rng.choice((entry["shape"][::-1], [], [*entry["shape"], 1], [number] * 2, number, [0, 4],
-                                     [1] * 1000, [2**32, 2**32]))
+        entry["shape"] = rng.choice(
+            (entry["shape"][::-1], [], [*entry["shape"], 1], [number] * 2, number, [0, 4], [1] * 1000, [2**32, 2**32])
+        )
     elif choice == 2:
         entry["data_offsets"] = rng.choice(([0, 0], [number, 4], [4, number], entry["data_offsets"][::-1], [0], number))
     elif choice == 3:
@@ -178,9 +234,14 @@ def other_header(content: bytes, rng: random.Random) -> bytes:
     elif choice == 6:
         header[key.rsplit(".", 1)[0] + rng.choice((".dora_scale", ".bias", ".extra"))] = entry
     elif choice == 7:
-        header["__metadata__"] = rng.choice((number, {"a": number}, {"lora_adapter_metadata": "{"},
-                                             {"lora_adapter_metadata": json.dumps({"unet.r": number,
-                                                                                   "unet.lora_alpha": number})}))
+        header["__metadata__"] = rng.choice(
+            (
+                number,
+                {"a": number},
+                {"lora_adapter_metadata": "{"},
+                {"lora_adapter_metadata": json.dumps({"unet.r": number, "unet.lora_alpha": number})},
+            )
+        )
     elif choice == 8:
         header[key] = number
     elif choice == 9:
@@ -198,42 +259,88 @@ def other_numbers(content: bytes, rng: random.Random) -> bytes:
     """Overwrite some numbers with special ones: not finite, huge, tiny, zero."""
     header, data = split_header(content)
     damaged = bytearray(data)
-    special = rng.choice((b"\x00\x00\x80\x7f", b"\x00\x00\xc0\x7f", b"\xff\xff\x7f\x7f", b"\x01\x00\x00\x00",
-                          b"\x00\x00\x00\x00", b"\x00\x7c\x00\x7c", b"\xff\x7b\xff\x7b"))
+    special = rng.choice(
+        (
+            b"\x00\x00\x80\x7f",
+            b"\x00\x00\xc0\x7f",
+            b"\xff\xff\x7f\x7f",
+            b"\x01\x00\x00\x00",
+            b"\x00\x00\x00\x00",
+            b"\x00\x7c\x00\x7c",
+            b"\xff\x7b\xff\x7b",
+        )
+    )
     start = 4 * rng.randrange(len(damaged) // 4)
     count = rng.choice((1, 2, len(damaged) // 4))
-    damaged[start:start + 4 * count] = (special * count)[:len(damaged) - start]
+    damaged[start : start + 4 * count] = (special * count)[: len(damaged) - start]
     return join_header(header, bytes(damaged))
 
 
 def other_names(content: bytes, rng: random.Random) -> bytes:
     """What wrappers, other trainers and other models would have called the tensors, all of them or some."""
     header, data = split_header(content)
-    old, new = rng.choice((
-        ("", "module."), ("", "unet."), ("unet.", ""), (".lora_", "._orig_mod.lora_"), ("lora_B", "lora_B.default"),
-        ("lora_A.weight", "lora_A.other.weight"), (".lora_", ".hada_"), ("lora_down", "lora_A"), ("weight", "bias"),
-        ("down_blocks.0", "down_blocks.1"), ("transformer_blocks.0", "transformer_blocks.7"), ("attn1", "attn"),
-        ("down_blocks", "single_transformer_blocks"), ("unet", "transformer"), (".alpha", ".lora_alpha"),
-        ("lora_", "lora_te_")))
+    old, new = rng.choice(
+        (
+            ("", "module."),
+            ("", "unet."),
+            ("unet.", ""),
+            (".lora_", "._orig_mod.lora_"),
+            ("lora_B", "lora_B.default"),
+            ("lora_A.weight", "lora_A.other.weight"),
+            (".lora_", ".hada_"),
+            ("lora_down", "lora_A"),
+            ("weight", "bias"),
+            ("down_blocks.0", "down_blocks.1"),
+            ("transformer_blocks.0", "transformer_blocks.7"),
+            ("attn1", "attn"),
+            ("down_blocks", "single_transformer_blocks"),
+            ("unet", "transformer"),
+            (".alpha", ".lora_alpha"),
+            ("lora_", "lora_te_"),
+        )
+    )
     some = rng.random() < 0.5
-    header = {key if key == "__metadata__" or (some and rng.random() < 0.5) else key.replace(old, new, 1): entry
-              for key, entry in header.items()}
+    header = {
+        key if key == "__metadata__" or (some and rng.random() < 0.5) else key.replace(old, new, 1): entry
+        for key, entry in header.items()
+    }
     return join_header(header, data)
 
 
 def bystander(content: bytes, rng: random.Random) -> bytes:
     """Files that are something else, under the name of a LoRA."""
-    starts = (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", b"<!DOCTYPE html><html>Sign in",
-              b'{"error": "gated"}', b"Entry not found", b"\x89PNG\r\n\x1a\n", b"\x1f\x8b\x08", b"GGUF\x03",
-              bytes(4000), b"\x00\x05\x16\x07\x00\x02\x00\x00", b"<?xml version='1.0'?><Error>", b"PK\x03\x04", b"")
+    starts = (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        b"<!DOCTYPE html><html>Sign in",
+        b'{"error": "gated"}',
+        b"Entry not found",
+        b"\x89PNG\r\n\x1a\n",
+        b"\x1f\x8b\x08",
+        b"GGUF\x03",
+        bytes(4000),
+        b"\x00\x05\x16\x07\x00\x02\x00\x00",
+        b"<?xml version='1.0'?><Error>",
+        b"PK\x03\x04",
+        b"",
+    )
     return rng.choice(starts) + rng.choice((b"", b"{", rng.randbytes(30), content))
 
 
 def other_metadata(content: bytes, rng: random.Random) -> bytes:
     """Metadata that trainers, and strangers, write: none, null, of any script, many, large, nested."""
     header, data = split_header(content)
-    value = rng.choice((None, {}, {"ss_tag_frequency": "x" * 10**5}, {"ss_session_id": "1", "ss_output_name": "\u200d"},
-                        {str(number): "" for number in range(1000)}, {"a": None}, [], {"a": {"b": "c"}}))
+    value = rng.choice(
+        (
+            None,
+            {},
+            {"ss_tag_frequency": "x" * 10**5},
+            {"ss_session_id": "1", "ss_output_name": "\u200d"},
+            {str(number): "" for number in range(1000)},
+            {"a": None},
+            [],
+            {"a": {"b": "c"}},
+        )
+    )
     return join_header({"__metadata__": value} | {key: header[key] for key in header if key != "__metadata__"}, data)
 
 
@@ -245,8 +352,21 @@ def undamaged(content: bytes, _: random.Random) -> bytes:
     return content
 
 
-DAMAGES = (undamaged, flip_header, flip_weights, truncate, extend, splice, other_length, other_header, other_numbers,
-           other_names, other_metadata, bystander, noise)
+DAMAGES = (
+    undamaged,
+    flip_header,
+    flip_weights,
+    truncate,
+    extend,
+    splice,
+    other_length,
+    other_header,
+    other_numbers,
+    other_names,
+    other_metadata,
+    bystander,
+    noise,
+)
 
 
 def plain_products(path: Path, layout: WeightLayout) -> list[Tensor]:
@@ -292,7 +412,7 @@ def fault(lora: ForeignLora, path: Path, layout: WeightLayout) -> str | None:
         return f"no LoRA to the safetensors library ({error})"
     for product, (down, up) in zip(products, layout.split(lora.vector[None].double()).values(), strict=True):
         u, s, vh = torch.linalg.svd(product, full_matrices=False)
-        best = u[:, :layout.rank] * s[:layout.rank] @ vh[:layout.rank]
+        best = u[:, : layout.rank] * s[: layout.rank] @ vh[: layout.rank]
         # With a tie at the cut there are several best approximations, so what counts is how well they fit.
         misfit = (product - layout.scale * up[0] @ down[0]).norm() - (product - best).norm()
         if misfit > 1e-5 * product.norm() + 1e-30:
@@ -322,8 +442,15 @@ def fuzz(files: int, seed: int, limit: float = 5.0) -> tuple[dict[str, Counter],
                 content = pickle.dumps(Bomb(trap), protocol=rng.randrange(6))
             else:
                 dtype = rng.choice((torch.float32, torch.float16, torch.bfloat16))
-                tensors, metadata = sound_lora(naming, LAYOUT, rng.randrange(1, 5), rng.choice((None, 1.0, 2.0, 8.0)),
-                                               number, dtype, text=rng.random() < 0.5)
+                tensors, metadata = sound_lora(
+                    naming,
+                    LAYOUT,
+                    rng.randrange(1, 5),
+                    rng.choice((None, 1.0, 2.0, 8.0)),
+                    number,
+                    dtype,
+                    text=rng.random() < 0.5,
+                )
                 content = damage(save(tensors, metadata or None), rng)
             path.write_bytes(content)
             tracemalloc.start()
@@ -365,10 +492,16 @@ def main() -> None:
     outcomes = ("accepted", "rejected", "crashed", "hung", "silent")
     print(f"{'damage':16}", *(f"{column:>9}" for column in (*outcomes, "seconds", "MiB")))
     for name in sorted(counts):
-        print(f"{name:16}", *(f"{counts[name][outcome]:9d}" for outcome in outcomes),
-              *(f"{each:9.3f}" for each in most[name]))
-    print(f"{'all':16}", *(f"{sum(each[outcome] for each in counts.values()):9d}" for outcome in outcomes),
-          *(f"{max(column):9.3f}" for column in zip(*most.values(), strict=True)))
+        print(
+            f"{name:16}",
+            *(f"{counts[name][outcome]:9d}" for outcome in outcomes),
+            *(f"{each:9.3f}" for each in most[name]),
+        )
+    print(
+        f"{'all':16}",
+        *(f"{sum(each[outcome] for each in counts.values()):9d}" for outcome in outcomes),
+        *(f"{max(column):9.3f}" for column in zip(*most.values(), strict=True)),
+    )
     if failures:
         sys.exit("\n".join(failures[:20]))
 

@@ -44,8 +44,12 @@ def plain_picture(path: Path) -> np.ndarray:
 
 def fault(picture: Image.Image, path: Path) -> str | None:
     """What is wrong with a picture that was read from `path`; None when it is what the file holds."""
-    if picture.mode != "RGB" or min(picture.size) < MIN_SIDE or max(picture.size) > min(
-            MAX_SIDE, MAX_RATIO * min(picture.size)) or picture.width * picture.height > MAX_PIXELS:
+    if (
+        picture.mode != "RGB"
+        or min(picture.size) < MIN_SIDE
+        or max(picture.size) > min(MAX_SIDE, MAX_RATIO * min(picture.size))
+        or picture.width * picture.height > MAX_PIXELS
+    ):
         return "not RGB within the limits"
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -69,9 +73,12 @@ def fuzz(inputs: int, seed: int, limit: float = 5.0) -> Tally:
                 continue
             damage, path = rng.choice(DAMAGES), root / f"photo.{rng.choice(SUFFIXES)}"
             path.write_bytes(damage(sound_photo(rng, number), rng))
-            tally.add(damage.__name__, f"photo {number}", attempt(
-                lambda path=path: read_picture(path), lambda picture, path=path: fault(picture, path), limit),
-                sound=damage in (undamaged, broken_exif))
+            tally.add(
+                damage.__name__,
+                f"photo {number}",
+                attempt(lambda path=path: read_picture(path), lambda picture, path=path: fault(picture, path), limit),
+                sound=damage in (undamaged, broken_exif),
+            )
             path.unlink()
     return tally
 
@@ -81,9 +88,14 @@ def _fuzz_folder(root: Path, rng: random.Random, number: int, tally: Tally, limi
         made, thing = Made(Path(folder), rng, number), rng.choice(THINGS)
         thing(made)
         made_seed = rng.randrange(99)
-        tally.add(f"folder: {thing.__name__}", f"folder {number}", attempt(
-            lambda: read_folder(made.folder, made_seed), lambda found: folder_fault(found, made, made_seed), limit),
-            sound=made.sound)
+        tally.add(
+            f"folder: {thing.__name__}",
+            f"folder {number}",
+            attempt(
+                lambda: read_folder(made.folder, made_seed), lambda found: folder_fault(found, made, made_seed), limit
+            ),
+            sound=made.sound,
+        )
         for name in ("Crowd", ".crowd", "__MACOSX"):
             if thing is crowd and (made.folder / name).exists():
                 (made.folder / name).rename(root / "crowd")

@@ -47,15 +47,23 @@ RECIPES = {
     "as shipped, twice the rank": ({"rank": 24, "alpha": 48.0}, {}),
     "as shipped, mirrored": ({}, {"mirrored": True}),
     "as shipped, but A and B trained": ({}, {"trained": "both"}),
-    "q and v, A and B, as weights2weights": ({"rank": 1, "alpha": 4.0, "targets": ["to_q", "to_v"], "blocks": []},
-                                             BOTH | {"lr": 2e-2}),
+    "q and v, A and B, as weights2weights": (
+        {"rank": 1, "alpha": 4.0, "targets": ["to_q", "to_v"], "blocks": []},
+        BOTH | {"lr": 2e-2},
+    ),
     "projections, A and B": ({"rank": 6, "alpha": 12.0, "targets": PROJECTIONS, "blocks": []}, BOTH | {"lr": 1e-2}),
-    "projections, A and B, large epsilon": ({"rank": 6, "alpha": 12.0, "targets": PROJECTIONS, "blocks": []},
-                                            BOTH | {"lr": 1e-2, "adam_epsilon": 1e-3}),
-    "projections, B, random A": ({"rank": 12, "alpha": 24.0, "targets": PROJECTIONS, "blocks": []},
-                                 BOTH | {"lr": 1e-2, "trained": "B"}),
-    "projections, B, A of gradients": ({"rank": 12, "alpha": 24.0, "targets": PROJECTIONS, "blocks": []},
-                                       ONLY_B | {"lr": 3e-2}),
+    "projections, A and B, large epsilon": (
+        {"rank": 6, "alpha": 12.0, "targets": PROJECTIONS, "blocks": []},
+        BOTH | {"lr": 1e-2, "adam_epsilon": 1e-3},
+    ),
+    "projections, B, random A": (
+        {"rank": 12, "alpha": 24.0, "targets": PROJECTIONS, "blocks": []},
+        BOTH | {"lr": 1e-2, "trained": "B"},
+    ),
+    "projections, B, A of gradients": (
+        {"rank": 12, "alpha": 24.0, "targets": PROJECTIONS, "blocks": []},
+        ONLY_B | {"lr": 3e-2},
+    ),
     "every linear layer, B": ({"rank": 6, "alpha": 12.0, "targets": EVERYWHERE, "blocks": []}, ONLY_B | {"lr": 3e-2}),
 }
 
@@ -70,8 +78,16 @@ def agreement(one: Tensor, other: Tensor) -> float:
     return torch.nn.functional.cosine_similarity(one - one.mean(0), other - other.mean(0)).mean().item()
 
 
-def try_recipe(name: str, shipped: Params, pipe: StableDiffusionPipeline, recognizer: Recognizer,
-               people: list[Person], images: Tensor, real: Embeddings, scratch: Path) -> dict:
+def try_recipe(
+    name: str,
+    shipped: Params,
+    pipe: StableDiffusionPipeline,
+    recognizer: Recognizer,
+    people: list[Person],
+    images: Tensor,
+    real: Embeddings,
+    scratch: Path,
+) -> dict:
     """Scores of one of `RECIPES`.
 
     Args:
@@ -92,7 +108,7 @@ def try_recipe(name: str, shipped: Params, pipe: StableDiffusionPipeline, recogn
         first = number * photos
         shown = with_photos(people, first, first + photos)
         rows = pd.DataFrame(manifest_rows(person_names("validation", count), ["validation"] * count, shown))
-        latents, text = prompted_latents(pipe, images[:count, first:first + photos], rows, params)
+        latents, text = prompted_latents(pipe, images[:count, first : first + photos], rows, params)
         loras.append(train_loras(pipe, layout, start, latents, text, class_latents, params, seed + number, name)[0])
     seconds = (time.perf_counter() - started) / 2 / count
 
@@ -102,24 +118,35 @@ def try_recipe(name: str, shipped: Params, pipe: StableDiffusionPipeline, recogn
     floor, ceiling = scoring.real_floor_and_ceiling(real.vectors, real.found, mean)
     theirs = real.vectors[:count], real.found[:count]
     score = np.mean(scoring.id_scores(seen.vectors, seen.found, *theirs, mean, floor))
-    return {"rank": lora.rank, "seconds": seconds, "agreement": agreement(*loras),
-            "trained": layout.dimension if params.trained == "both" else int(layout.in_B.sum()),
-            "id_score_normalised": float(scoring.normalised(score, floor, ceiling)),
-            "tar_at_far1": scoring.tar_at_far(seen.vectors, seen.found, *theirs, mean)}
+    return {
+        "rank": lora.rank,
+        "seconds": seconds,
+        "agreement": agreement(*loras),
+        "trained": layout.dimension if params.trained == "both" else int(layout.in_B.sum()),
+        "id_score_normalised": float(scoring.normalised(score, floor, ceiling)),
+        "tar_at_far1": scoring.tar_at_far(seen.vectors, seen.found, *theirs, mean),
+    }
 
 
 def table(results: dict, people: int, collect: CollectParams) -> str:
     """The results as the Markdown page docs/lora_trials.md."""
-    lines = ["# How to train a person's LoRA", "",
-             f"Two LoRAs each of {people} validation people, {collect.photos} photos and, where nothing else is said, "
-             f"{collect.steps} steps of {collect.photos_per_step} photos per LoRA, from another seed each. ID scores "
-             "are against other photos, where a stranger is 0 and own photos are 1. Agreement is the mean cosine "
-             "between a person's two LoRAs, each less the mean LoRA of its seed: 0 if they were all chance. "
-             "`python benchmarks/lora_trials.py` repeats it.", "",
-             "| recipe | rank | numbers trained | ID score, normalised | TAR at FAR 1 % | agreement | seconds |",
-             "|---|---:|---:|---:|---:|---:|---:|"]
-    lines += [f"| {name} | {r['rank']} | {r['trained']:,} | {r['id_score_normalised']:.2f} | {r['tar_at_far1']:.2f} | "
-              f"{r['agreement']:.2f} | {r['seconds']:.1f} |" for name, r in results.items()]
+    lines = [
+        "# How to train a person's LoRA",
+        "",
+        f"Two LoRAs each of {people} validation people, {collect.photos} photos and, where nothing else is said, "
+        f"{collect.steps} steps of {collect.photos_per_step} photos per LoRA, from another seed each. ID scores "
+        "are against other photos, where a stranger is 0 and own photos are 1. Agreement is the mean cosine "
+        "between a person's two LoRAs, each less the mean LoRA of its seed: 0 if they were all chance. "
+        "`python benchmarks/lora_trials.py` repeats it.",
+        "",
+        "| recipe | rank | numbers trained | ID score, normalised | TAR at FAR 1 % | agreement | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {name} | {r['rank']} | {r['trained']:,} | {r['id_score_normalised']:.2f} | {r['tar_at_far1']:.2f} | "
+        f"{r['agreement']:.2f} | {r['seconds']:.1f} |"
+        for name, r in results.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -134,10 +161,19 @@ def main() -> None:
     images = draw(people, shipped.portraits.size, "validation people")
     real = embed_all(recognizer, images[:, -keep:])
 
-    setting = {"people": args.people, "base": folder_hash(ROOT / "data/base"), "pictures": shipped.evaluate.seeds,
-               **shipped.model_dump(include={"seed", "recognizer", "lora", "collect", "generate", "portraits"})}
-    trials = {name: (changes, partial(try_recipe, name, shipped, pipe, recognizer, people[:args.people], images, real,
-                                      args.scratch)) for name, changes in RECIPES.items()}
+    setting = {
+        "people": args.people,
+        "base": folder_hash(ROOT / "data/base"),
+        "pictures": shipped.evaluate.seeds,
+        **shipped.model_dump(include={"seed", "recognizer", "lora", "collect", "generate", "portraits"}),
+    }
+    trials = {
+        name: (
+            changes,
+            partial(try_recipe, name, shipped, pipe, recognizer, people[: args.people], images, real, args.scratch),
+        )
+        for name, changes in RECIPES.items()
+    }
     results = run_trials(args.out / "lora_trials.json", setting, trials)
     (args.out / "lora_trials.md").write_text(table(results, args.people, collect))
 

@@ -78,7 +78,7 @@ def _flip(content: bytes, rng: random.Random, high: int) -> bytes:
 
 
 def truncate(content: bytes, rng: random.Random) -> bytes:
-    return content[:rng.randrange(len(content))]
+    return content[: rng.randrange(len(content))]
 
 
 def extend(content: bytes, rng: random.Random) -> bytes:
@@ -87,14 +87,21 @@ def extend(content: bytes, rng: random.Random) -> bytes:
 
 def splice(content: bytes, rng: random.Random) -> bytes:
     start, length = rng.randrange(len(content)), rng.randrange(1, 60)
-    return content[:start] + rng.randbytes(rng.choice((0, length, 7))) + content[start + length:]
+    return content[:start] + rng.randbytes(rng.choice((0, length, 7))) + content[start + length :]
 
 
 def broken_exif(content: bytes, rng: random.Random) -> bytes:
     """The same picture with metadata that are none."""
-    exif = rng.choice((rng.randbytes(rng.randrange(200)), b"Exif\0\0" + rng.randbytes(30), b"II*\0\x08\0\0\0\xff\xff",
-                       b"MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x09\0\0\x01\x12\0\x04\xff\xff\xff\xff",
-                       b"\0\x08\0\x02\x01\x12\0\x03", b"II*\0\x08\0\0\0\1\0\x12\1\2\0\4\0\0\0abcd\x08\0\0\0"))
+    exif = rng.choice(
+        (
+            rng.randbytes(rng.randrange(200)),
+            b"Exif\0\0" + rng.randbytes(30),
+            b"II*\0\x08\0\0\0\xff\xff",
+            b"MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x09\0\0\x01\x12\0\x04\xff\xff\xff\xff",
+            b"\0\x08\0\x02\x01\x12\0\x03",
+            b"II*\0\x08\0\0\0\1\0\x12\1\2\0\4\0\0\0abcd\x08\0\0\0",
+        )
+    )
     if content.startswith(b"\x89PNG"):
         return content[:33] + chunk(b"eXIf", exif) + content[33:]
     if content.startswith(b"\xff\xd8"):
@@ -119,33 +126,65 @@ def other_structure(content: bytes, rng: random.Random) -> bytes:
             parts[at] = kind, rng.choice((b"", data[:-1], data + b"\0", rng.randbytes(len(data))))
         elif choice == 3:
             header = bytearray(parts[0][1].ljust(13, b"\0"))
-            where, value = rng.choice(((0, number), (4, number), (8, rng.choice((1, 2, 3, 4, 8, 16, 32)) << 24),
-                                       (9, rng.randrange(8) << 24), (10, 1 << 24), (12, rng.randrange(3) << 24)))
-            header[where:where + 4] = struct.pack(">I", value)[:4 if where < 8 else 1]
+            where, value = rng.choice(
+                (
+                    (0, number),
+                    (4, number),
+                    (8, rng.choice((1, 2, 3, 4, 8, 16, 32)) << 24),
+                    (9, rng.randrange(8) << 24),
+                    (10, 1 << 24),
+                    (12, rng.randrange(3) << 24),
+                )
+            )
+            header[where : where + 4] = struct.pack(">I", value)[: 4 if where < 8 else 1]
             parts[0] = parts[0][0], bytes(header[:13])
         else:
-            made_up = rng.choice((b"tRNS", b"PLTE", b"gAMA", b"iCCP", b"acTL", b"fcTL", b"fdAT", b"tEXt", b"zTXt",
-                                  b"iTXt", b"pHYs", b"cHRM", b"sBIT", b"IEND"))
-            parts.insert(rng.randrange(1, len(parts)), (made_up, rng.choice((b"", rng.randbytes(26), b"a\0" + b"\0" * 9,
-                                                                             b"a\0\0" + zlib.compress(bytes(10**6))))))
+            made_up = rng.choice(
+                (
+                    b"tRNS",
+                    b"PLTE",
+                    b"gAMA",
+                    b"iCCP",
+                    b"acTL",
+                    b"fcTL",
+                    b"fdAT",
+                    b"tEXt",
+                    b"zTXt",
+                    b"iTXt",
+                    b"pHYs",
+                    b"cHRM",
+                    b"sBIT",
+                    b"IEND",
+                )
+            )
+            parts.insert(
+                rng.randrange(1, len(parts)),
+                (
+                    made_up,
+                    rng.choice((b"", rng.randbytes(26), b"a\0" + b"\0" * 9, b"a\0\0" + zlib.compress(bytes(10**6)))),
+                ),
+            )
         return content[:8] + b"".join(chunk(*part) for part in parts)
     if content.startswith(b"\xff\xd8"):
-        markers = [at for at in range(2, len(content) - 4) if content[at] == 255 and content[at + 1] in
-                   (0xC0, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xEE)]
+        markers = [
+            at
+            for at in range(2, len(content) - 4)
+            if content[at] == 255 and content[at + 1] in (0xC0, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xEE)
+        ]
         at = rng.choice(markers)
-        length = 2 + int.from_bytes(content[at + 2:at + 4])
+        length = 2 + int.from_bytes(content[at + 2 : at + 4])
         choice = rng.randrange(4)
         if choice == 0:
-            return content[:at] + content[at + length:]
+            return content[:at] + content[at + length :]
         if choice == 1:
-            return content[:at + length] + content[at:at + length] * rng.choice((1, 2, 100)) + content[at + length:]
+            return content[: at + length] + content[at : at + length] * rng.choice((1, 2, 100)) + content[at + length :]
         if choice == 2:
-            return content[:at + 2] + struct.pack(">H", number & 0xFFFF) + content[at + 4:]
+            return content[: at + 2] + struct.pack(">H", number & 0xFFFF) + content[at + 4 :]
         frame = next(at for at in markers if content[at + 1] in (0xC0, 0xC2))
         where = frame + rng.choice((5, 7))
-        return content[:where] + struct.pack(">H", number & 0xFFFF) + content[where + 2:]
+        return content[:where] + struct.pack(">H", number & 0xFFFF) + content[where + 2 :]
     at = rng.choice((4, 12, 16, 20, 24, 26, 27))
-    return content[:at] + struct.pack("<I", number) + content[at + 4:]
+    return content[:at] + struct.pack("<I", number) + content[at + 4 :]
 
 
 def bomb(content: bytes, rng: random.Random) -> bytes:
@@ -154,7 +193,7 @@ def bomb(content: bytes, rng: random.Random) -> bytes:
     if choice == 0:
         return _blank(rng.choice(((80_000, 64), (64, 20_000), (2_000, 64), (64, 257), (MAX_SIDE, MAX_SIDE))))
     if choice == 1:
-        return _blank((8_000, 8_000))[:-rng.randrange(30, 200)]
+        return _blank((8_000, 8_000))[: -rng.randrange(30, 200)]
     if choice == 2:
         sides = rng.choice(((2**31 - 1, 2**31 - 1), (10**5, 10**5), (8_000, 8_001)))
         header = struct.pack(">IIBBBBB", *sides, 8, 6, 0, 0, 0)
@@ -186,19 +225,42 @@ def other_kind(_: bytes, rng: random.Random) -> bytes:
     if kind:
         picture.save(file, kind)
         return file.getvalue()
-    return rng.choice((b"", b"\0", b"<!DOCTYPE html><html>Sign in</html>", b"version https://git-lfs.github.com/spec/v1\n",
-                       b"PK\3\4" + rng.randbytes(99), b"%PDF-1.7", b"\0\0\0\x18ftypheic" + rng.randbytes(99),
-                       b"\0\0\0\x18ftypmp42" + rng.randbytes(99), b"\0\5\x16\7" + bytes(99), b'{"a": 1}', bytes(4096)))
+    return rng.choice(
+        (
+            b"",
+            b"\0",
+            b"<!DOCTYPE html><html>Sign in</html>",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            b"PK\3\4" + rng.randbytes(99),
+            b"%PDF-1.7",
+            b"\0\0\0\x18ftypheic" + rng.randbytes(99),
+            b"\0\0\0\x18ftypmp42" + rng.randbytes(99),
+            b"\0\5\x16\7" + bytes(99),
+            b'{"a": 1}',
+            bytes(4096),
+        )
+    )
 
 
 def noise(content: bytes, rng: random.Random) -> bytes:
     return rng.choice((b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP")) + rng.randbytes(
-        rng.choice((0, 1, 9, 100, len(content))))
+        rng.choice((0, 1, 9, 100, len(content)))
+    )
 
 
 DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
-    undamaged, flip_start, flip_anywhere, truncate, extend, splice, broken_exif, other_structure, bomb, other_kind,
-    noise)
+    undamaged,
+    flip_start,
+    flip_anywhere,
+    truncate,
+    extend,
+    splice,
+    broken_exif,
+    other_structure,
+    bomb,
+    other_kind,
+    noise,
+)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -214,6 +276,6 @@ def segment(marker: int, data: bytes) -> bytes:
 def _png_parts(png: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = 8
     while at < len(png):
-        length = int.from_bytes(png[at:at + 4])
-        yield png[at + 4:at + 8], png[at + 8:at + 8 + length]
+        length = int.from_bytes(png[at : at + 4])
+        yield png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
         at += 12 + length

@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 from w2wpp.faces.photos import FolderPhotos, check_people, read_people
 from w2wpp.faces.portraits import PortraitsParams
 
-PHOTOS = PortraitsParams(source="folder", path="x", photo_size=32, size=32, photos=4, score_photos=2, validation=2,
-                         test=2)
+PHOTOS = PortraitsParams(
+    source="folder", path="x", photo_size=32, size=32, photos=4, score_photos=2, validation=2, test=2
+)
 NEEDED, EACH = PHOTOS.validation + PHOTOS.test, 1 + PHOTOS.score_photos
 
 
@@ -50,8 +51,9 @@ class Made:
     @property
     def sound(self) -> bool:
         """Whether enough people have enough photos that nobody else has."""
-        owners = {seed: {person for (person, _), each in self.scenes.items() if each == seed}
-                  for seed in self.scenes.values()}
+        owners = {
+            seed: {person for (person, _), each in self.scenes.items() if each == seed} for seed in self.scenes.values()
+        }
         own = [next(iter(people)) for people in owners.values() if len(people) == 1]
         return not self.refused and sum(own.count(person) >= EACH for person in set(own)) >= NEEDED
 
@@ -65,9 +67,16 @@ def nothing(_: Made) -> None:
 
 
 def bystanders(made: Made) -> None:
-    for name, content in ((".DS_Store", b"\0\0\0\1Bud1"), ("Thumbs.db", b"\xd0\xcf\x11\xe0"), ("desktop.ini", b"[a]"),
-                          ("0.txt", b"a photo of sks person"), ("0.json", b"{}"), ("._0.jpg", b"\0\5\x16\7"),
-                          ("0.safetensors", bytes(16)), (".hidden.png", b"\x89PNG")):
+    for name, content in (
+        (".DS_Store", b"\0\0\0\1Bud1"),
+        ("Thumbs.db", b"\xd0\xcf\x11\xe0"),
+        ("desktop.ini", b"[a]"),
+        ("0.txt", b"a photo of sks person"),
+        ("0.json", b"{}"),
+        ("._0.jpg", b"\0\5\x16\7"),
+        ("0.safetensors", bytes(16)),
+        (".hidden.png", b"\x89PNG"),
+    ):
         (made.rng.choice((made.folder, made.someone())) / name).write_bytes(content)
 
 
@@ -90,8 +99,16 @@ def deep_folders(made: Made) -> None:
 
 def link(made: Made) -> None:
     """Symbolic links: a loop, out of the folder, to nowhere, to a person, hidden."""
-    target, name = made.rng.choice(((".", "loop"), ("..", "loop"), ("/etc/passwd", "00.png"), ("nowhere", "00.jpg"),
-                                    (str(made.someone()), "again"), ("/etc/passwd", ".hidden")))
+    target, name = made.rng.choice(
+        (
+            (".", "loop"),
+            ("..", "loop"),
+            ("/etc/passwd", "00.png"),
+            ("nowhere", "00.jpg"),
+            (str(made.someone()), "again"),
+            ("/etc/passwd", ".hidden"),
+        )
+    )
     (made.rng.choice((made.folder, made.someone())) / name).symlink_to(target)
     # One beside photos that are enough is not come to.
     made.refused = name != ".hidden"
@@ -104,16 +121,46 @@ def no_file(made: Made) -> None:
 
 def names(made: Made) -> None:
     """Names in any script, composed or not."""
-    name = made.rng.choice(("Jose\u0301", "José", "Зоя", "李 小龍", "हिन्दी", "عمر", "Ngũgĩ wa Thiong\u2019o", "ยุทธ์",
-                            "Ann-Marie O'Neil Jr.", "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627", "anna (1)",
-                            "𐌰𐌽𐌽𐌰", "12"))
+    name = made.rng.choice(
+        (
+            "Jose\u0301",
+            "José",
+            "Зоя",
+            "李 小龍",
+            "हिन्दी",
+            "عمر",
+            "Ngũgĩ wa Thiong\u2019o",
+            "ยุทธ์",
+            "Ann-Marie O'Neil Jr.",
+            "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",
+            "anna (1)",
+            "𐌰𐌽𐌽𐌰",
+            "12",
+        )
+    )
     for photo in range(EACH):
         made.photo(name, f"e\u0301te\u0301 {photo}.png", 100 * made.number + 50 + photo)
 
 
 def hostile_names(made: Made) -> None:
-    name = made.rng.choice(("a\nb", "$x^2$", "a<b>", " a", "a ", "-a", "a" * 70, "a\\b", "\udcff", "\u202ea", "𐌰" * 60,
-                            "\u0301a", "a\x7f", "😀"))
+    name = made.rng.choice(
+        (
+            "a\nb",
+            "$x^2$",
+            "a<b>",
+            " a",
+            "a ",
+            "-a",
+            "a" * 70,
+            "a\\b",
+            "\udcff",
+            "\u202ea",
+            "𐌰" * 60,
+            "\u0301a",
+            "a\x7f",
+            "😀",
+        )
+    )
     (made.folder / name).mkdir()
     made.refused = True
 
@@ -148,7 +195,7 @@ def damaged_photos(made: Made) -> None:
         for photo in range(made.rng.randrange(4)):
             damage = made.rng.choice((truncate, noise, other_kind, bomb))
             content = damage(encoded(scene(photo), "JPEG", "RGB"), made.rng)
-            try:    # what happens to be sound after all would be one more photo
+            try:  # what happens to be sound after all would be one more photo
                 Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")).load()
             except Exception:
                 (made.folder / person / f"00{photo}.jpg").write_bytes(content)
@@ -171,15 +218,29 @@ def crowd(made: Made) -> None:
 
 
 THINGS: tuple[Callable[[Made], None], ...] = (
-    nothing, bystanders, left_by_archives, loose_photos, deep_folders, link, no_file, names, hostile_names, same_name,
-    copies, shared_photos, damaged_photos, unprintable_files, crowd)
+    nothing,
+    bystanders,
+    left_by_archives,
+    loose_photos,
+    deep_folders,
+    link,
+    no_file,
+    names,
+    hostile_names,
+    same_name,
+    copies,
+    shared_photos,
+    damaged_photos,
+    unprintable_files,
+    crowd,
+)
 
 
 def read_folder(folder: Path, seed: int) -> FolderPhotos:
     """What the stages settings and portraits read of a folder, with a finder that sees no faces."""
     params = PHOTOS.model_copy(update={"path": str(folder)})
     check_people(params)
-    with redirect_stderr(io.StringIO()):    # its progress bar
+    with redirect_stderr(io.StringIO()):  # its progress bar
         return read_people(params, seed, lambda _: [])
 
 
@@ -194,10 +255,15 @@ def folder_fault(found: FolderPhotos, made: Made, seed: int) -> str | None:
         return "not as many people and photos as were asked for"
     for seen, number in zip(found.photos.flatten(0, 1).numpy(), taken, strict=True):
         whole = scene(number, (96, 80))
-        cuts = (np.asarray(ImageOps.fit(each, seen.shape[:2], Image.Resampling.LANCZOS)).astype(int)
-                for each in (whole, ImageOps.mirror(whole)))
+        cuts = (
+            np.asarray(ImageOps.fit(each, seen.shape[:2], Image.Resampling.LANCZOS)).astype(int)
+            for each in (whole, ImageOps.mirror(whole))
+        )
         if min(np.abs(cut - seen).mean() for cut in cuts) > 4:
             return "another picture than the file's"
     again = read_folder(made.folder, seed)
-    return "other the second time" if (again.rows, again.rejected, again.others) != (
-        found.rows, found.rejected, found.others) else None
+    return (
+        "other the second time"
+        if (again.rows, again.rejected, again.others) != (found.rows, found.rejected, found.others)
+        else None
+    )

@@ -40,7 +40,7 @@ def weights(points: np.ndarray) -> np.ndarray:
     Those of the centre have the sum 1 and those of the side 0, so that both move, turn and grow with the face.
     """
     mean = points.mean(1, keepdims=True)
-    apart = (points - mean)[:, :4]      # the fifth is minus the sum of these
+    apart = (points - mean)[:, :4]  # the fifth is minus the sum of these
     solved = [np.linalg.lstsq(apart, target, rcond=None)[0] for target in (-mean[:, 0], np.ones(len(points), complex))]
     padded = np.pad(solved, ((0, 0), (0, 1)))
     return padded - padded.mean(1, keepdims=True) + np.array([[0.2], [0.0]])
@@ -59,12 +59,16 @@ def main() -> None:
         print("    " + ", ".join(f"{each:.3f}" for each in pair))
     _, known = load_landmarks("dlib")
     frames = np.array([fit_similarity(known, each) for each in others])
-    for name, (middle, side) in {"similarity": (frames @ (centre, 1), frames[:, 0] * square),
-                                 "by_dlib": by_dlib @ others.T}.items():
+    for name, (middle, side) in {
+        "similarity": (frames @ (centre, 1), frames[:, 0] * square),
+        "by_dlib": by_dlib @ others.T,
+    }.items():
         corners = np.max([abs(middle + side * corner - corner) for corner in CORNERS], 0)
-        print(f"{name}: the farthest corner is off by {np.median(corners):.3f} sides in the median, by "
-              f"{corners.max():.3f} at most; standard deviations: centre {middle.real.std():.3f} and "
-              f"{middle.imag.std():.3f}, side {abs(side).std():.3f}, angle {np.angle(side).std():.3f}")
+        print(
+            f"{name}: the farthest corner is off by {np.median(corners):.3f} sides in the median, by "
+            f"{corners.max():.3f} at most; standard deviations: centre {middle.real.std():.3f} and "
+            f"{middle.imag.std():.3f}, side {abs(side).std():.3f}, angle {np.angle(side).std():.3f}"
+        )
 
 
 if __name__ == "__main__":

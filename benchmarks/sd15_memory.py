@@ -49,13 +49,31 @@ class Peak(TorchDispatchMode):
 
 def models(dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
     """UNet, autoencoder and text encoder in the shapes of Stable Diffusion 1.5."""
-    torch.set_default_dtype(dtype)   # models without storage cannot be cast
-    unet = UNet2DConditionModel(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768,
-                                layers_per_block=2, attention_head_dim=8)
-    vae = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4)
-    text = CLIPTextModel(CLIPTextConfig(vocab_size=49_408, hidden_size=768, intermediate_size=3072,
-                                        num_hidden_layers=12, num_attention_heads=12, max_position_embeddings=77))
+    torch.set_default_dtype(dtype)  # models without storage cannot be cast
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(320, 640, 1280, 1280),
+        cross_attention_dim=768,
+        layers_per_block=2,
+        attention_head_dim=8,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49_408,
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            max_position_embeddings=77,
+        )
+    )
     torch.set_default_dtype(torch.float32)
     return tuple(model.requires_grad_(False).eval() for model in (unet, vae, text))
 
@@ -67,8 +85,11 @@ def invert(unet: UNet2DConditionModel, layout: WeightLayout, people: int, latent
     components, std = torch.empty(latent_dim, layout.dimension), torch.empty(layout.dimension)
     weights = z @ components * std + std
     with adapted(unet, layout, weights):
-        output = unet(torch.empty(people, 4, 64, 64, dtype=dtype), torch.zeros(people, dtype=torch.long),
-                      torch.empty(people, 77, 768, dtype=dtype)).sample
+        output = unet(
+            torch.empty(people, 4, 64, 64, dtype=dtype),
+            torch.zeros(people, dtype=torch.long),
+            torch.empty(people, 77, 768, dtype=dtype),
+        ).sample
     (output.float() - torch.empty(people, 4, 64, 64)).square().mean((1, 2, 3)).sum().backward()
 
 
@@ -77,8 +98,11 @@ def draw(unet: UNet2DConditionModel, vae: AutoencoderKL, layout: WeightLayout, p
     """One denoising step with guidance of pictures by as many LoRAs, and their decoding, as in `generate`."""
     dtype = unet.dtype
     with adapted(unet, layout, torch.empty(pictures, layout.dimension)):
-        unet(torch.empty(2 * pictures, 4, 64, 64, dtype=dtype), torch.zeros(2 * pictures, dtype=torch.long),
-             torch.empty(2 * pictures, 77, 768, dtype=dtype))
+        unet(
+            torch.empty(2 * pictures, 4, 64, 64, dtype=dtype),
+            torch.zeros(2 * pictures, dtype=torch.long),
+            torch.empty(2 * pictures, 77, 768, dtype=dtype),
+        )
     vae.decode(torch.empty(pictures, 4, 64, 64, dtype=dtype)).sample.float()
 
 

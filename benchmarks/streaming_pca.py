@@ -26,10 +26,13 @@ from w2wpp.spaces.streaming_pca import fit_streaming_pca
 
 POWER_ITERATIONS = (0, 1, 2, 3, 4)
 OVERSAMPLING = 32
-GENERATED = 512                                                                # rows generated and written at a time
-EQUAL = 1e-3                                                                   # relative difference of equal variances
-TITLES = {"incremental": "scikit-learn IncrementalPCA", "randomized": "scikit-learn PCA, randomized, all in memory",
-          **{f"streaming-{count}": f"streamed, power iterations: {count}" for count in POWER_ITERATIONS}}
+GENERATED = 512  # rows generated and written at a time
+EQUAL = 1e-3  # relative difference of equal variances
+TITLES = {
+    "incremental": "scikit-learn IncrementalPCA",
+    "randomized": "scikit-learn PCA, randomized, all in memory",
+    **{f"streaming-{count}": f"streamed, power iterations: {count}" for count in POWER_ITERATIONS},
+}
 AXES = {"rows": "N (rows)", "dimension": "d (numbers in a row)", "components": "k (components)"}
 
 
@@ -96,16 +99,29 @@ def measure(method: str, folder: Path, components: int) -> dict:
         found = torch.from_numpy(solver.components_).float()
     elif method == "randomized":
         everything = torch.cat(list(z_scores(shards, mean, std, len(shards))))
-        found = torch.from_numpy(PCA(components, svd_solver="randomized", random_state=0).fit(everything.numpy())
-                                 .components_)
+        found = torch.from_numpy(
+            PCA(components, svd_solver="randomized", random_state=0).fit(everything.numpy()).components_
+        )
         del everything
     else:
-        space, _ = fit_streaming_pca(shards, mean, std, components, 0, oversampling=OVERSAMPLING,
-                                     power_iterations=int(method.removeprefix("streaming-")))
+        space, _ = fit_streaming_pca(
+            shards,
+            mean,
+            std,
+            components,
+            0,
+            oversampling=OVERSAMPLING,
+            power_iterations=int(method.removeprefix("streaming-")),
+        )
         found = space.components
     seconds, peak = time.perf_counter() - start, peak_bytes()
-    return {"seconds": seconds, "statistics_seconds": statistics, "peak_bytes": peak, "imports_bytes": imports,
-            "variance": captured(shards, mean, std, found)}
+    return {
+        "seconds": seconds,
+        "statistics_seconds": statistics,
+        "peak_bytes": peak,
+        "imports_bytes": imports,
+        "variance": captured(shards, mean, std, found),
+    }
 
 
 def measured(method: str, folder: Path, components: int) -> dict:
@@ -122,6 +138,7 @@ def operations(rows: int, dimension: int, components: int, power_iterations: int
 
 def benchmark(rows: int, dimension: int, components: int, scratch: Path) -> dict:
     """All measurements on one synthetic file set, then those of growth."""
+
     def files(n: int, d: int) -> Path:
         folder = scratch / f"{n}x{d}"
         if not folder.exists():
@@ -135,24 +152,33 @@ def benchmark(rows: int, dimension: int, components: int, scratch: Path) -> dict
         run["share_of_rate"] = operations(rows, dimension, components, count) / run["seconds"] / machine["rate"]
 
     enough = (1 - EQUAL) * methods["incremental"]["variance"]
-    equal = [f"streaming-{count}" for count in POWER_ITERATIONS
-             if methods[f"streaming-{count}"]["variance"] >= enough]
+    equal = [f"streaming-{count}" for count in POWER_ITERATIONS if methods[f"streaming-{count}"]["variance"] >= enough]
     chosen = min(equal, key=lambda method: methods[method]["seconds"], default=f"streaming-{POWER_ITERATIONS[-1]}")
 
     full, growth = {"rows": rows, "dimension": dimension, "components": components}, []
     for axis in full:
         for part in (4, 2, 1):
             point = full | {axis: full[axis] // part}
-            run = methods[chosen] if part == 1 else \
-                measured(chosen, files(point["rows"], point["dimension"]), point["components"])
+            run = (
+                methods[chosen]
+                if part == 1
+                else measured(chosen, files(point["rows"], point["dimension"]), point["components"])
+            )
             growth.append({"axis": axis, **point, "seconds": run["seconds"], "peak_bytes": run["peak_bytes"]})
     speed, share = methods["incremental"]["seconds"] / methods[chosen]["seconds"], methods[chosen]["share_of_rate"]
     return {
         "settings": full | {"oversampling": OVERSAMPLING, "shards_bytes": 2 * rows * dimension},
-        "machine": machine, "methods": methods, "growth": growth, "chosen": chosen,
+        "machine": machine,
+        "methods": methods,
+        "growth": growth,
+        "chosen": chosen,
         "targets": {
-            "speed_up_over_incremental": {"target": 5.0, "value": speed, "equal_variance": bool(equal),
-                                          "met": bool(equal) and speed >= 5},
+            "speed_up_over_incremental": {
+                "target": 5.0,
+                "value": speed,
+                "equal_variance": bool(equal),
+                "met": bool(equal) and speed >= 5,
+            },
             "share_of_product_rate": {"target": 0.5, "value": share, "met": share >= 0.5},
         },
     }
@@ -182,31 +208,45 @@ def markdown(result: dict) -> str:
         return f"target {each['target']:g}: {'met' if each['met'] else 'missed'}"
 
     lines = [
-        "# Streamed PCA", "",
+        "# Streamed PCA",
+        "",
         f"N = {settings['rows']:,} rows of d = {settings['dimension']:,} float16 numbers "
         f"({mebibytes(settings['shards_bytes'])} MiB), k = {settings['components']:,}; synthetic, variances falling as "
         f"1 / i. Threads: {machine['threads']}; {machine['rate'] / 1e9:.0f} GFLOP/s in float32 matrix products. "
         "Seconds include the pass for means and deviations; memory includes "
         f"{mebibytes(chosen['imports_bytes'])} MiB of imports.",
-        "", "| method | seconds | variance captured | peak memory (MiB) | share of the product rate |",
-        "|---|---|---|---|---|"]
+        "",
+        "| method | seconds | variance captured | peak memory (MiB) | share of the product rate |",
+        "|---|---|---|---|---|",
+    ]
     for method, title in TITLES.items():
         run = methods[method]
         share = f"{run['share_of_rate']:.2f}" if "share_of_rate" in run else ""
-        lines.append(f"| {title} | {run['seconds']:.2f} | {run['variance']:.5f} | {mebibytes(run['peak_bytes'])} | "
-                     f"{share} |")
+        lines.append(
+            f"| {title} | {run['seconds']:.2f} | {run['variance']:.5f} | {mebibytes(run['peak_bytes'])} | {share} |"
+        )
     lines += [
-        "", f"- {speed['value']:.1f} times as fast as IncrementalPCA ({verdict(speed)}), with power "
-        f"iterations: {count}, " + ("the fastest to capture as much variance." if speed["equal_variance"] else
-           f"but no number of them tried captures as much variance (within {EQUAL:g})."),
+        "",
+        f"- {speed['value']:.1f} times as fast as IncrementalPCA ({verdict(speed)}), with power "
+        f"iterations: {count}, "
+        + (
+            "the fastest to capture as much variance."
+            if speed["equal_variance"]
+            else f"but no number of them tried captures as much variance (within {EQUAL:g})."
+        ),
         f"- {rate['value']:.2f} of what the product rate allows ({verdict(rate)}): of {chosen['seconds']:.2f} s, the "
         f"products at that rate would take {products:.2f} and means and deviations took "
         f"{chosen['statistics_seconds']:.2f}; reading, z-scoring and orthonormalising took the rest.",
-        "", "| grows | N | d | k | seconds | peak memory (MiB) | seconds grow as |", "|---|---|---|---|---|---|---|"]
+        "",
+        "| grows | N | d | k | seconds | peak memory (MiB) | seconds grow as |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for point in result["growth"]:
         axis = point["axis"]
-        lines.append(f"| {AXES[axis]} | {point['rows']:,} | {point['dimension']:,} | {point['components']:,} | "
-                     f"{point['seconds']:.2f} | {mebibytes(point['peak_bytes'])} | size^{powers[axis]:.2f} |")
+        lines.append(
+            f"| {AXES[axis]} | {point['rows']:,} | {point['dimension']:,} | {point['components']:,} | "
+            f"{point['seconds']:.2f} | {mebibytes(point['peak_bytes'])} | size^{powers[axis]:.2f} |"
+        )
     return "\n".join(lines) + "\n\n![Time by N, d and k](streaming_pca.png)\n"
 
 
@@ -217,8 +257,14 @@ def plot(result: dict) -> Figure:
         points = [point for point in result["growth"] if point["axis"] == axis]
         sizes, seconds = [point[axis] for point in points], [point["seconds"] for point in points]
         axes.loglog(sizes, seconds, "o-", color="#0072B2", base=2, label="streamed PCA")
-        axes.loglog(sizes, [seconds[-1] * size / sizes[-1] for size in sizes], ":", color="#6f6f6f", base=2,
-                    label="proportional")
+        axes.loglog(
+            sizes,
+            [seconds[-1] * size / sizes[-1] for size in sizes],
+            ":",
+            color="#6f6f6f",
+            base=2,
+            label="proportional",
+        )
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlabel(label)

@@ -34,8 +34,12 @@ def run_trials(record: Path, setting: dict, trials: dict[str, tuple[object, Call
     before = read_json(record) if record.exists() else {"setting": setting, "trials": {}}
     other = [key for key in setting | before["setting"] if setting.get(key) != before["setting"].get(key)]
     if other:
-        raise InputError(str(record), "setting", f"was made with another {', '.join(other)}",
-                         "Delete it to measure all anew, or set --out to another folder.")
+        raise InputError(
+            str(record),
+            "setting",
+            f"was made with another {', '.join(other)}",
+            "Delete it to measure all anew, or set --out to another folder.",
+        )
     done = before["trials"]
     for name, (changes, trial) in trials.items():
         changes = json.loads(json.dumps(changes))

@@ -15,8 +15,13 @@ the key. `dvc exp run -S vae.latent_dim=128` changes one setting for one run; `d
 would run again. This page is generated from the typed settings in `w2wpp/run/params.py`.
 """
 COLUMNS = "| key | type | default | range | meaning |\n|---|---|---|---|---|"
-BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}",
-          "multipleOf": "multiple of {}"}
+BOUNDS = {
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
+    "multipleOf": "multiple of {}",
+}
 
 
 def page(model: type[BaseModel]) -> str:
@@ -27,13 +32,17 @@ def page(model: type[BaseModel]) -> str:
     return "\n".join(parts)
 
 
-def sections(model: type[BaseModel], path: tuple[str, ...] = (), description: str = ""
-             ) -> Iterator[tuple[str, str, list[str]]]:
+def sections(
+    model: type[BaseModel], path: tuple[str, ...] = (), description: str = ""
+) -> Iterator[tuple[str, str, list[str]]]:
     """Heading, description and table rows of a model and, depth first, of the models that are its fields."""
     nested = {name: field for name, field in model.model_fields.items() if is_section(field)}
     schema = model.model_json_schema()
-    rows = [row(".".join([*path, name]), field, schema["properties"][name], schema.get("$defs", {}))
-            for name, field in model.model_fields.items() if name not in nested]
+    rows = [
+        row(".".join([*path, name]), field, schema["properties"][name], schema.get("$defs", {}))
+        for name, field in model.model_fields.items()
+        if name not in nested
+    ]
     if rows:
         yield ".".join(path) or "General", description, rows
     for name, field in nested.items():
@@ -77,8 +86,11 @@ def ranges(schema: dict, definitions: dict) -> str:
     if schema.get("type") == "array":
         items = schema.get("prefixItems") or [schema.get("items", {})]
         each = ranges(items[0], definitions)
-        lengths = [f"at {word} {schema[key]}" for key, word in (("minItems", "least"), ("maxItems", "most"))
-                   if key in schema and "prefixItems" not in schema]
+        lengths = [
+            f"at {word} {schema[key]}"
+            for key, word in (("minItems", "least"), ("maxItems", "most"))
+            if key in schema and "prefixItems" not in schema
+        ]
         return ", ".join([*lengths, *([f"each {each}"] if each else [])])
     bounds = [text.format(f"{schema[key]:g}") for key, text in BOUNDS.items() if key in schema]
     return ", ".join([*bounds, *(["not empty"] if schema.get("minLength") else [])])

@@ -69,8 +69,10 @@ def api_pages() -> Iterator[tuple[str, str]]:
         table.append(f"| [`{package}`]({_file(package)}) | {_summary(folder)} |")
         yield f"{API}/{_file(package)}", "\n\n".join([f"# {package}", _summary(folder), *_entries(folder, "**/*.py")])
     package = ROOT / "w2wpp"
-    yield f"{API}/index.md", "\n\n".join(
-        ["# Python API", _summary(package), "::: w2wpp", "\n".join(table), *_entries(package, "*.py")])
+    yield (
+        f"{API}/index.md",
+        "\n\n".join(["# Python API", _summary(package), "::: w2wpp", "\n".join(table), *_entries(package, "*.py")]),
+    )
 
 
 def _entries(folder: Path, pattern: str) -> list[str]:
@@ -83,8 +85,11 @@ def _file(package: str) -> str:
 
 def _listed(items: list) -> list:
     pages = [f"{API}/index.md", *(f"{API}/{_file(package)}" for package, _ in _packages())]
-    return [{title: pages if target == API else _listed(target) if isinstance(target, list) else target}
-            for item in items for title, target in item.items()]
+    return [
+        {title: pages if target == API else _listed(target) if isinstance(target, list) else target}
+        for item in items
+        for title, target in item.items()
+    ]
 
 
 def _packages() -> list[tuple[str, Path]]:

@@ -35,15 +35,22 @@ def recipes(base: BaseParams, seed: int, size: int) -> dict[str, dict]:
     return {
         "codec": drawn | built | {"codec": base.codec.model_dump(exclude={"decoder_steps"})},
         "decoder": drawn | built | {"codec": base.codec.model_dump()},
-        "denoiser": drawn | {"base": base.model_dump(exclude={
-            "codec": {"decoder_steps"}, "source": True, "model": True, "revision": True})}}
+        "denoiser": drawn
+        | {
+            "base": base.model_dump(
+                exclude={"codec": {"decoder_steps"}, "source": True, "model": True, "revision": True}
+            )
+        },
+    }
 
 
 def train_base(args: Namespace) -> None:
     """The base model of this world, trained here."""
     base, size, seed = args.params.base, args.params.portraits.size, args.params.seed
-    checkpoints = {name: scratch_folder(args.scratch, name, **recipe) / f"{name}.pt"
-                   for name, recipe in recipes(base, seed, size).items()}
+    checkpoints = {
+        name: scratch_folder(args.scratch, name, **recipe) / f"{name}.pt"
+        for name, recipe in recipes(base, seed, size).items()
+    }
 
     torch.manual_seed(seed)
     pipe = build_pipeline(base, size, [*CAPTION_WORDS, IDENTITY_TOKEN]).to(device())

@@ -42,21 +42,38 @@ def train_zoo(args: Namespace, shard: Shard) -> None:
 
     drawn_for_start = photo_folder(args.scratch, seed, "base", params.start_photos, size)
     trained = scratch_folder(
-        args.scratch, "loras", seed=seed, size=size, collect=params.model_dump(exclude=NO_RECIPE),
-        lora=lora.model_dump(), generate=args.params.generate.model_dump(), base=folder_hash(args.base))
-    photos = [photo_batches(role.people, at_once,
-                            photo_folder(args.scratch, seed, role.split, params.photos, size) / role.name)
-              for role in roles]
+        args.scratch,
+        "loras",
+        seed=seed,
+        size=size,
+        collect=params.model_dump(exclude=NO_RECIPE),
+        lora=lora.model_dump(),
+        generate=args.params.generate.model_dump(),
+        base=folder_hash(args.base),
+    )
+    photos = [
+        photo_batches(
+            role.people, at_once, photo_folder(args.scratch, seed, role.split, params.photos, size) / role.name
+        )
+        for role in roles
+    ]
     loras = [lora_batches(role, at_once, trained, batches) for role, batches in zip(roles, photos, strict=True)]
 
     draw_batches(shard.share([*chain(*photos)]), size, args.params.engine)
     # Computed again, after a kill or by another shard, they could differ in their last bits.
-    start = remember(trained / "start.safetensors", lambda: {
-        "weights": shared_start(pipe, layout, size, params, seed, drawn_for_start)})["weights"]
-    class_latents = remember(trained / "class.safetensors", lambda: {
-        "latents": class_images(pipe, layout, params, args.params.generate)})["latents"]
-    finish(shard.share([*chain(*loras)]), partial(train_batch, pipe, layout, start, class_latents, params), "LoRAs",
-           args.params.engine)
+    start = remember(
+        trained / "start.safetensors",
+        lambda: {"weights": shared_start(pipe, layout, size, params, seed, drawn_for_start)},
+    )["weights"]
+    class_latents = remember(
+        trained / "class.safetensors", lambda: {"latents": class_images(pipe, layout, params, args.params.generate)}
+    )["latents"]
+    finish(
+        shard.share([*chain(*loras)]),
+        partial(train_batch, pipe, layout, start, class_latents, params),
+        "LoRAs",
+        args.params.engine,
+    )
     if not shard.whole:
         print(shard.remaining([*chain(*loras)]))
         return
@@ -67,8 +84,18 @@ def train_zoo(args: Namespace, shard: Shard) -> None:
             rows = role.rows(0, len(role.people))
             write_portraits(args.out / "people", joined(drawn_batches)["photos"][:, :1], rows[rows["photo"] == 0])
         found = joined(batches)
-        manifest.append(pd.DataFrame({"person": role.names, "split": role.split, "role": role.name,
-                                      "photos": len(role.people[0][1]), "seed": role.seed, "loss": found["losses"]}))
+        manifest.append(
+            pd.DataFrame(
+                {
+                    "person": role.names,
+                    "split": role.split,
+                    "role": role.name,
+                    "photos": len(role.people[0][1]),
+                    "seed": role.seed,
+                    "loss": found["losses"],
+                }
+            )
+        )
         files += write_loras(args.out / "loras", f"{role.name}-{role.split}", layout, found["weights"])
     write_csv(args.out / "manifest.csv", pd.concat(manifest).assign(file=files))
 
@@ -79,8 +106,12 @@ def main() -> None:
     if source == "zoo":
         train_zoo(args, shard)
     elif not shard.whole:
-        raise InputError("params.yaml", "collect.source", f"{source}, which trains nothing that --shard could share",
-                         "Run without --shard")
+        raise InputError(
+            "params.yaml",
+            "collect.source",
+            f"{source}, which trains nothing that --shard could share",
+            "Run without --shard",
+        )
     else:
         layout = read_layout(args.base, args.params.lora)
         SOURCES[source](args.params.collect, args.params.seed, layout, args.out, args.scratch)

@@ -31,30 +31,45 @@ def paired_gain(table: pd.DataFrame, baseline: str, bootstrap: int) -> dict:
     test = table.loc["test"]
     vae, other = test["vae inversion"].to_numpy(), test[f"{baseline} inversion"].to_numpy()
     mean, low, high = scoring.paired_gain(vae, other, n=bootstrap)
-    return {"people": len(test), "gain": {"mean": mean, "low": low, "high": high},
-            "people_better_with_vae": float(np.mean(vae > other))}
+    return {
+        "people": len(test),
+        "gain": {"mean": mean, "low": low, "high": high},
+        "people_better_with_vae": float(np.mean(vae > other)),
+    }
 
 
 def gains(table: pd.DataFrame, bootstrap: int) -> dict:
     """Gain of the VAE over the baseline, and over the linear space, which is what nonlinearity adds."""
     return paired_gain(table, BASELINE, bootstrap) | {
-        "gain_over_linear": paired_gain(table, "linear", bootstrap)["gain"]}
+        "gain_over_linear": paired_gain(table, "linear", bootstrap)["gain"]
+    }
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, references="data/references", evaluations="data/evaluations",
-                           second_opinion="data/second_opinion", sweep="data/sweep", base="data/base", zoo="data/zoo",
-                           arcface="data/arcface", out="data/comparison", metrics="metrics")
+    args = stage_arguments(
+        __doc__,
+        references="data/references",
+        evaluations="data/evaluations",
+        second_opinion="data/second_opinion",
+        sweep="data/sweep",
+        base="data/base",
+        zoo="data/zoo",
+        arcface="data/arcface",
+        out="data/comparison",
+        metrics="metrics",
+    )
     require_photos(args.params)
     bootstrap = args.params.evaluate.bootstrap
-    table = score_table([args.references / "scores.csv",
-                         *(args.evaluations / space / "scores.csv" for space in METHODS)])
+    table = score_table(
+        [args.references / "scores.csv", *(args.evaluations / space / "scores.csv" for space in METHODS)]
+    )
     ladder = []
     for split, people in table.groupby(level="split"):
         for rung in people.columns:
             mean, low, high = scoring.bootstrap_mean(people[rung].to_numpy(), n=bootstrap)
-            ladder.append({"split": split, "rung": rung, "id_score": mean, "low": low, "high": high,
-                           "people": len(people)})
+            ladder.append(
+                {"split": split, "rung": rung, "id_score": mean, "low": low, "high": high, "people": len(people)}
+            )
     write_csv(args.out / "ladder.csv", ladder)
     write_csv(args.out / "scores.csv", table.reset_index())
     first, second = gains(table, bootstrap), gains(score_table([args.second_opinion / "scores.csv"]), bootstrap)

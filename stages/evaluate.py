@@ -30,16 +30,29 @@ def reconstruction_error(space: WeightSpace, data: Weights) -> float:
 
 def interpolation_scores(strips: Embeddings, gallery: Gallery) -> dict[str, float]:
     """Faces found on strips [pairs, steps], and the mean evenness of the strips on which it can be judged."""
-    evenness = [scoring.evenness(scoring.center(vectors, gallery.mean), found)
-                for vectors, found in zip(strips.vectors, strips.found, strict=True) if found.sum() >= 3]
+    evenness = [
+        scoring.evenness(scoring.center(vectors, gallery.mean), found)
+        for vectors, found in zip(strips.vectors, strips.found, strict=True)
+        if found.sum() >= 3
+    ]
     return {"evenness": float(np.mean(evenness)) if evenness else 0.0, "face_found": float(strips.found.mean())}
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, space=True, base="data/base", weights="data/weights", spaces="data/spaces",
-                           samples="data/samples", interpolations="data/interpolations", inversions="data/inversions",
-                           timing="data/timing", references="data/references", out="data/evaluations",
-                           metrics="metrics")
+    args = stage_arguments(
+        __doc__,
+        space=True,
+        base="data/base",
+        weights="data/weights",
+        spaces="data/spaces",
+        samples="data/samples",
+        interpolations="data/interpolations",
+        inversions="data/inversions",
+        timing="data/timing",
+        references="data/references",
+        out="data/evaluations",
+        metrics="metrics",
+    )
     require_photos(args.params)
     name = args.space
     pipe = load_pipeline(args.base, device(), args.params.generate.dtype)
@@ -52,8 +65,9 @@ def main() -> None:
     models = {"inversion": space.decode(z)}
     if args.params.portraits.source == "rendered":  # or true LoRAs are of other people than the photos
         models["reconstruction"] = space.decode(space.encode(data.of("true")))
-    pictures, summaries, scores = score_rungs(pipe, space.layout, models, gallery, recognizer,
-                                              args.params.evaluate, args.params.generate)
+    pictures, summaries, scores = score_rungs(
+        pipe, space.layout, models, gallery, recognizer, args.params.evaluate, args.params.generate
+    )
     scores["rung"] = f"{name} " + scores["rung"]
 
     samples, drawn = read_pack(args.samples / name / "pictures.safetensors")
@@ -63,17 +77,21 @@ def main() -> None:
     metrics = {
         "latent_dim": space.latent_dim,
         "reconstruction": {"rel_mse": reconstruction_error(space, data)},
-        "sampling": {"face_found": float(seen.found.mean())} | scoring.diversity_and_novelty(
-            seen.vectors[:, 0], seen.found[:, 0], gallery.zoo.vectors[gallery.zoo.found], gallery.mean),
+        "sampling": {"face_found": float(seen.found.mean())}
+        | scoring.diversity_and_novelty(
+            seen.vectors[:, 0], seen.found[:, 0], gallery.zoo.vectors[gallery.zoo.found], gallery.mean
+        ),
         "interpolation": interpolation_scores(embed_all(recognizer, strips), gallery),
-        "inversion": summaries["inversion"] | read_json(args.timing / f"{name}.json")}
+        "inversion": summaries["inversion"] | read_json(args.timing / f"{name}.json"),
+    }
     if "reconstruction" in summaries:
         metrics["reconstruction"]["id_score"] = summaries["reconstruction"]["id_score"]
     if align:
         inverted = pictures["inversion"][torch.from_numpy(gallery.rows("test"))]
         metrics["inversion"]["prompt_alignment"] = align(inverted.flatten(0, 1)[None], [args.params.evaluate.prompt])
-        metrics["sampling"]["prompt_alignment"] = align(samples["pictures"].transpose(0, 1).flatten(1, 2),
-                                                        drawn["prompts"])
+        metrics["sampling"]["prompt_alignment"] = align(
+            samples["pictures"].transpose(0, 1).flatten(1, 2), drawn["prompts"]
+        )
     write_json(args.metrics / f"{name}.json", rounded(metrics))
     write_csv(args.out / name / "scores.csv", scores)
     write_pack(args.out / name / "pictures.safetensors", pictures, {"summaries": summaries})

@@ -11,8 +11,15 @@ from w2wpp.spaces.registry import METHODS
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, space=True, base="data/base", weights="data/weights", spaces="data/spaces",
-                           out="data/spaces", scratch=".scratch/fit")
+    args = stage_arguments(
+        __doc__,
+        space=True,
+        base="data/base",
+        weights="data/weights",
+        spaces="data/spaces",
+        out="data/spaces",
+        scratch=".scratch/fit",
+    )
     method, data, out = METHODS[args.space], read_weights(args.weights), args.out / args.space
     settings, latent_dim = getattr(args.params, args.space), args.params.latent_dim(args.space)
     check_latent_dim(method.settings, latent_dim, len(data.zoo), data.layout.dimension)

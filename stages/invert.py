@@ -21,9 +21,18 @@ from w2wpp.spaces.registry import load_space
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, space=True, shard=True, base="data/base", portraits="data/portraits",
-                           spaces="data/spaces", encoders="data/photo_encoders", out="data/inversions",
-                           out_timing="data/timing", scratch=".scratch/invert")
+    args = stage_arguments(
+        __doc__,
+        space=True,
+        shard=True,
+        base="data/base",
+        portraits="data/portraits",
+        spaces="data/spaces",
+        encoders="data/photo_encoders",
+        out="data/inversions",
+        out_timing="data/timing",
+        scratch=".scratch/invert",
+    )
     require_photos(args.params)
     params, out, shard = args.params.invert, args.out / args.space, Shard.parse(args.shard)
     dtype = args.params.generate.dtype
@@ -43,15 +52,24 @@ def main() -> None:
         return {"latents": encode_images(pipe, photos[some]), "text": photo_prompts(pipe, rows[some], **prompts)}
 
     # Once for both spaces, and for further inversions with other settings.
-    encoded = in_resumable_batches(len(photos), params.people_at_once,
-                                   scratch_folder(args.scratch, "latents", **source, **prompts), encode)
+    encoded = in_resumable_batches(
+        len(photos), params.people_at_once, scratch_folder(args.scratch, "latents", **source, **prompts), encode
+    )
     latents, text = (encoded[key].to(device()) for key in ("latents", "text"))
     mask = None
     if params.mask == "face":
         mask = face_masks(photos, load_face_finder(args.params.faces), latents.shape[-1])
 
-    scratch = scratch_folder(args.scratch, "inversion", **source, seed=args.params.seed, invert=params.model_dump(),
-                             space=file_hash(space_file), encoder=file_hash(encoder_file), faces=args.params.faces)
+    scratch = scratch_folder(
+        args.scratch,
+        "inversion",
+        **source,
+        seed=args.params.seed,
+        invert=params.model_dump(),
+        space=file_hash(space_file),
+        encoder=file_hash(encoder_file),
+        faces=args.params.faces,
+    )
 
     def inputs(first: int, count: int) -> tuple:
         some = slice(first, first + count)
@@ -59,8 +77,12 @@ def main() -> None:
         return photo_encoder(latents[some]), seen, f"inversion into {args.space} {some.stop}/{len(latents)}"
 
     batches = batches_of(len(latents), params.people_at_once, scratch, inputs)
-    finish(shard.share(batches), partial(invert_batch, pipe, space, SearchOptions(params, args.params.seed)),
-           f"inversion into {args.space}", args.params.engine)
+    finish(
+        shard.share(batches),
+        partial(invert_batch, pipe, space, SearchOptions(params, args.params.seed)),
+        f"inversion into {args.space}",
+        args.params.engine,
+    )
     if not shard.whole:
         print(shard.remaining(batches))
         return

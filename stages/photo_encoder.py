@@ -33,8 +33,10 @@ def recipe(params: Params, base: str, weights: str) -> dict:
     own = {"base": base, "weights": weights, "dtype": params.generate.dtype}
     if params.collect.source == "zoo":
         return own | {"seed": params.seed, "size": params.portraits.size, "photos": params.photo_encoder.photos}
-    return own | {"generate": params.generate.model_dump(),
-                  "evaluate": params.evaluate.model_dump(include={"class_samples", "prompt"})}
+    return own | {
+        "generate": params.generate.model_dump(),
+        "evaluate": params.evaluate.model_dump(include={"class_samples", "prompt"}),
+    }
 
 
 def zoo_photos(args: Namespace, pipe: StableDiffusionPipeline, data: Weights) -> tuple[Tensor, list[int]]:
@@ -51,8 +53,15 @@ def zoo_photos(args: Namespace, pipe: StableDiffusionPipeline, data: Weights) ->
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, space=True, base="data/base", weights="data/weights", spaces="data/spaces",
-                           out="data/photo_encoders", scratch=".scratch/photo_encoder")
+    args = stage_arguments(
+        __doc__,
+        space=True,
+        base="data/base",
+        weights="data/weights",
+        spaces="data/spaces",
+        out="data/photo_encoders",
+        scratch=".scratch/photo_encoder",
+    )
     pipe, data = load_pipeline(args.base, device(), args.params.generate.dtype), read_weights(args.weights)
     space = load_space(args.spaces / args.space / "space.safetensors")
     if not args.params.photo_encoder.photos:
@@ -60,12 +69,21 @@ def main() -> None:
         encoder = uninformed(pipe.unet.config.in_channels * size * size, space.latent_dim)
     else:
         photos, rows = zoo_photos(args, pipe, data)
-        scratch = scratch_folder(args.scratch, "latents",
-                                 **recipe(args.params, folder_hash(args.base), folder_hash(args.weights)))
-        latents = in_resumable_batches(len(photos), PEOPLE_AT_ONCE, scratch, lambda first, count: {
-            "latents": mirrored_latents(pipe, photos[first:first + count])})["latents"]
-        z = torch.cat([space.encode(data.zoo.rows(rows[first:first + count]).float())
-                       for first, count in chunks(len(rows), PEOPLE_AT_ONCE)])
+        scratch = scratch_folder(
+            args.scratch, "latents", **recipe(args.params, folder_hash(args.base), folder_hash(args.weights))
+        )
+        latents = in_resumable_batches(
+            len(photos),
+            PEOPLE_AT_ONCE,
+            scratch,
+            lambda first, count: {"latents": mirrored_latents(pipe, photos[first : first + count])},
+        )["latents"]
+        z = torch.cat(
+            [
+                space.encode(data.zoo.rows(rows[first : first + count]).float())
+                for first, count in chunks(len(rows), PEOPLE_AT_ONCE)
+            ]
+        )
         encoder = fit_photo_encoder(latents, z, args.params.photo_encoder.ridge)
     encoder.save(args.out / f"{args.space}.safetensors")
 

@@ -26,10 +26,12 @@ def main() -> None:
     write_csv(args.out / "quarantine.csv", pd.DataFrame(found.rejected, columns=["person", "file", "reason"]))
     write_csv(args.out / "others.csv", pd.DataFrame(found.others, columns=["person", "file"]))
     faces = [row["faces"] for row in found.rows]
-    print(f"{len(faces)} photos of {len(found.photos)} people, a face found on {sum(map(bool, faces))}, several on "
-          f"{sum(count > 1 for count in faces)}, where the largest is taken; {len(found.rejected)} rejections, see "
-          f"{args.out / 'quarantine.csv'}; {len(found.others)} other files, see {args.out / 'others.csv'}",
-          file=sys.stderr)
+    print(
+        f"{len(faces)} photos of {len(found.photos)} people, a face found on {sum(map(bool, faces))}, several on "
+        f"{sum(count > 1 for count in faces)}, where the largest is taken; {len(found.rejected)} rejections, see "
+        f"{args.out / 'quarantine.csv'}; {len(found.others)} other files, see {args.out / 'others.csv'}",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

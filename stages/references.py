@@ -37,8 +37,16 @@ from w2wpp.world.probes import load_probe
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, base="data/base", portraits="data/portraits", zoo="data/zoo/people",
-                           weights="data/weights", probe="data/probe", out="data/references", metrics="metrics")
+    args = stage_arguments(
+        __doc__,
+        base="data/base",
+        portraits="data/portraits",
+        zoo="data/zoo/people",
+        weights="data/weights",
+        probe="data/probe",
+        out="data/references",
+        metrics="metrics",
+    )
     require_photos(args.params)
     params, portraits, drawing = args.params.evaluate, args.params.portraits, args.params.generate
     rendered = portraits.source == "rendered"
@@ -53,24 +61,28 @@ def main() -> None:
     else:
         zoo, rows = draw_zoo(pipe, data, params, drawing)
         write_portraits(args.out / "zoo", zoo.images, zoo.manifest)
-    real = embed_all(recognizer, held_out.images[:, -portraits.score_photos:])
+    real = embed_all(recognizer, held_out.images[:, -portraits.score_photos :])
     gallery = build_gallery(held_out, real, embed_all(recognizer, zoo.images[:, 0]), recognizer.name)
     gallery.save(args.out / "gallery.safetensors")
 
     base_weights = torch.zeros(1, data.layout.dimension)
-    samples = generate(pipe, data.layout, base_weights, [CLASS_PROMPT], params.class_samples, drawing,
-                       "class samples")[0, 0]
+    samples = generate(pipe, data.layout, base_weights, [CLASS_PROMPT], params.class_samples, drawing, "class samples")[
+        0, 0
+    ]
     base = codec_metrics(pipe, held_out.images) | class_metrics(embed_all(recognizer, samples), gallery.zoo)
     of_zoo = zoo_metrics(data)
     rungs = reference_rungs(data, embed_all(recognizer, held_out.images[:, 0]), gallery, zoo.names, rows, rendered)
     if rendered:
         probe = load_probe(args.probe / "probe.safetensors", portraits.size)
-        people = rungs["true"][np.flatnonzero(gallery.rows("test"))[:params.prompted_people]]
-        base["prompt_accuracy"] = base_obedience(probe, pipe, data.layout, base_weights, params.prompted_samples,
-                                                 drawing.prompted)
+        people = rungs["true"][np.flatnonzero(gallery.rows("test"))[: params.prompted_people]]
+        base["prompt_accuracy"] = base_obedience(
+            probe, pipe, data.layout, base_weights, params.prompted_samples, drawing.prompted
+        )
         shares = lora_obedience(probe, pipe, data.layout, people, params.seeds, drawing.prompted)
-        of_zoo |= {"prompt_accuracy": shares,
-                   "prompt_accuracy_relative": relative_obedience(shares, base["prompt_accuracy"])}
+        of_zoo |= {
+            "prompt_accuracy": shares,
+            "prompt_accuracy_relative": relative_obedience(shares, base["prompt_accuracy"]),
+        }
     pictures, summaries, scores = score_rungs(pipe, data.layout, rungs, gallery, recognizer, params, drawing)
 
     write_csv(args.out / "scores.csv", scores)

@@ -31,11 +31,23 @@ from w2wpp.spaces.registry import BASELINE, METHODS
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, portraits="data/portraits", zoo="data/zoo/people", weights="data/weights",
-                           spaces="data/spaces", samples="data/samples", interpolations="data/interpolations",
-                           inversions="data/inversions", references="data/references",
-                           evaluations="data/evaluations", comparison="data/comparison", scores="metrics",
-                           sweep="data/sweep", throughput="benchmarks/batched_training.json", out="reports")
+    args = stage_arguments(
+        __doc__,
+        portraits="data/portraits",
+        zoo="data/zoo/people",
+        weights="data/weights",
+        spaces="data/spaces",
+        samples="data/samples",
+        interpolations="data/interpolations",
+        inversions="data/inversions",
+        references="data/references",
+        evaluations="data/evaluations",
+        comparison="data/comparison",
+        scores="metrics",
+        sweep="data/sweep",
+        throughput="benchmarks/batched_training.json",
+        out="reports",
+    )
     require_photos(args.params)
     rendered = args.params.portraits.source == "rendered"
     measured = ("world", "base", "zoo", *METHODS, "comparison", "second_opinion", *(["probe"] if rendered else []))
@@ -55,13 +67,16 @@ def main() -> None:
     if rendered:
         figures["latent_space"] = latent_figure(args.spaces, read_weights(args.weights), zoo, sheets.held_out)
     figures["kl_curves"] = fig.kl_curves(pd.DataFrame(training["history"]))
-    figures["explained_variance"] = fig.explained_variance(np.array(variance["shares"]), metrics["pca"]["latent_dim"],
-                                                           variance["kept"])
+    figures["explained_variance"] = fig.explained_variance(
+        np.array(variance["shares"]), metrics["pca"]["latent_dim"], variance["kept"]
+    )
     figures["inversion_loss"] = fig.inversion_loss(
-        {space: read_pack(args.inversions / space / "latents.safetensors")[0]["losses"].numpy() for space in SPACES})
+        {space: read_pack(args.inversions / space / "latents.safetensors")[0]["losses"].numpy() for space in SPACES}
+    )
     rungs = read_csv(args.comparison / "ladder.csv", ["split", "rung", "id_score", "low", "high"])
-    figures["ladder"] = fig.ladder(rungs[rungs["split"] == "test"], metrics["world"]["id_floor"],
-                                  metrics["world"]["id_ceiling"])
+    figures["ladder"] = fig.ladder(
+        rungs[rungs["split"] == "test"], metrics["world"]["id_floor"], metrics["world"]["id_ceiling"]
+    )
     sweep = read_json(args.comparison / "sweep.json") if rendered else {"tables": [], "left_out": ""}
     for table in sweep["tables"]:
         lines = read_csv(args.sweep / f"{table}.csv", ["recognizer", "variant", fig.SWEEPS[table], "gain"])
@@ -70,13 +85,22 @@ def main() -> None:
     pngs = {name: fig.png_bytes(figure, palette=256) for name, figure in figures.items()}
     verdict, sentence = report.headline(metrics["comparison"])
     page = report.render_html(
-        pngs, rendered=rendered, verdict=verdict, sentence=sentence,
+        pngs,
+        rendered=rendered,
+        verdict=verdict,
+        sentence=sentence,
         measures=report.measure_rows({s: metrics[s] for s in SPACES}),
-        facts=report.world_rows(metrics), metrics=metrics, params=args.params, training=training,
-        methods=METHODS, baseline=BASELINE, sweep=sweep,
+        facts=report.world_rows(metrics),
+        metrics=metrics,
+        params=args.params,
+        training=training,
+        methods=METHODS,
+        baseline=BASELINE,
+        sweep=sweep,
         same_dimensions=len({metrics[name]["latent_dim"] for name in METHODS}) == 1,
         kept_variance=variance["kept"],
-        shown={"inversion": min(SHOWN, len(sheets.test)), "test": len(sheets.test)})
+        shown={"inversion": min(SHOWN, len(sheets.test)), "test": len(sheets.test)},
+    )
     for name, png in pngs.items():
         write_atomically(args.out / "figures" / f"{name}.png", lambda path, png=png: path.write_bytes(png))
     write_atomically(args.out / "index.html", lambda path: path.write_text(page, "utf-8"))
@@ -84,7 +108,9 @@ def main() -> None:
 
 def read_sheets(args: Namespace) -> Sheets:
     """Photos, pictures and scores of the held-out people, as stages left them."""
-    pictures_of = {rung: pictures.numpy() for rung, pictures in read_pack(args.references / "pictures.safetensors")[0].items()}
+    pictures_of = {
+        rung: pictures.numpy() for rung, pictures in read_pack(args.references / "pictures.safetensors")[0].items()
+    }
     for space in SPACES:
         pack, _ = read_pack(args.evaluations / space / "pictures.safetensors")
         pictures_of |= {f"{space} {rung}": pictures.numpy() for rung, pictures in pack.items()}

@@ -18,16 +18,24 @@ REFERENCES = ("nearest", "one-photo", "true")
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, arcface="data/arcface", portraits="data/portraits", zoo="data/zoo/people",
-                           references="data/references", evaluations="data/evaluations", out="data/second_opinion",
-                           metrics="metrics")
+    args = stage_arguments(
+        __doc__,
+        arcface="data/arcface",
+        portraits="data/portraits",
+        zoo="data/zoo/people",
+        references="data/references",
+        evaluations="data/evaluations",
+        out="data/second_opinion",
+        metrics="metrics",
+    )
     require_photos(args.params)
     second, rendered = args.params.second_recognizer, args.params.portraits.source == "rendered"
-    recognizer = load_recognizer(f"insightface:{args.arcface / 'arcface.onnx'}" if second == "arcface" else second,
-                                 progress="faces")
+    recognizer = load_recognizer(
+        f"insightface:{args.arcface / 'arcface.onnx'}" if second == "arcface" else second, progress="faces"
+    )
     held_out = read_portraits(args.portraits)
     zoo = read_portraits(args.zoo if rendered else args.references / "zoo")
-    real = embed_all(recognizer, held_out.images[:, -args.params.portraits.score_photos:])
+    real = embed_all(recognizer, held_out.images[:, -args.params.portraits.score_photos :])
     gallery = build_gallery(held_out, real, embed_all(recognizer, zoo.images[:, 0]), recognizer.name)
     gallery.save(args.out / "gallery.safetensors")
 
@@ -40,9 +48,17 @@ def main() -> None:
 
     test = np.array(held_out.splits) == "test"
     write_csv(args.out / "scores.csv", scores)
-    write_json(args.metrics / "second_opinion.json", rounded({
-        "id_floor": gallery.floor, "id_ceiling": gallery.ceiling,
-        "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean)} | summaries))
+    write_json(
+        args.metrics / "second_opinion.json",
+        rounded(
+            {
+                "id_floor": gallery.floor,
+                "id_ceiling": gallery.ceiling,
+                "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean),
+            }
+            | summaries
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ def main() -> None:
     if params.collect.source != "zoo":
         # Loads most of the library, which the world that is shipped does not need here.
         from w2wpp.run.preflight import check_sources
+
         check_sources(params)
 
 

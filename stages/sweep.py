@@ -23,8 +23,15 @@ from w2wpp.run.sweep import Sweep
 
 
 def main() -> None:
-    args = stage_arguments(__doc__, rows=True, base="data/base", zoo="data/zoo", arcface="data/arcface",
-                           out="data/sweep", scratch=".scratch/sweep")
+    args = stage_arguments(
+        __doc__,
+        rows=True,
+        base="data/base",
+        zoo="data/zoo",
+        arcface="data/arcface",
+        out="data/sweep",
+        scratch=".scratch/sweep",
+    )
     require_photos(args.params)
     params, network = args.params, args.arcface / "arcface.onnx"
     if params.portraits.source != "rendered":

@@ -65,18 +65,22 @@ def params() -> Params:
 def base_params(params) -> BaseParams:
     """The committed base model, made tiny."""
     base = params.base
-    return base.model_copy(update={
-        "codec": base.codec.model_copy(update={"channels": 4, "widths": (8, 8), "steps": 2, "decoder_steps": 2,
-                                               "batch": 4}),
-        "text": base.text.model_copy(update={"hidden": 16, "layers": 1, "heads": 2}),
-        "unet": base.unet.model_copy(update={"channels": [16, 32]}),
-        "denoiser": base.denoiser.model_copy(update={"steps": 2, "batch": 4}),
-    })
+    return base.model_copy(
+        update={
+            "codec": base.codec.model_copy(
+                update={"channels": 4, "widths": (8, 8), "steps": 2, "decoder_steps": 2, "batch": 4}
+            ),
+            "text": base.text.model_copy(update={"hidden": 16, "layers": 1, "heads": 2}),
+            "unet": base.unet.model_copy(update={"channels": [16, 32]}),
+            "denoiser": base.denoiser.model_copy(update={"steps": 2, "batch": 4}),
+        }
+    )
 
 
 @pytest.fixture(scope="session")
 def make_pipe(base_params) -> Callable[[], StableDiffusionPipeline]:
     """Builds the same tiny pipeline every time, trainable; no part is left at zero."""
+
     def make() -> StableDiffusionPipeline:
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -89,6 +93,7 @@ def make_pipe(base_params) -> Callable[[], StableDiffusionPipeline]:
         for module in (pipe.vae, pipe.text_encoder, pipe.unet):
             module.eval()
         return pipe
+
     return make
 
 
@@ -127,9 +132,11 @@ def toy_layout() -> WeightLayout:
 @pytest.fixture(scope="session")
 def draw_weights() -> Callable[..., torch.Tensor]:
     """draw_weights(layout, n, seed): weight vectors [n, d] of LoRAs that all do something, B not being zero."""
+
     def draw(layout: WeightLayout, n: int, seed: int = 0, size: float = 0.1) -> torch.Tensor:
         noise = torch.randn(n, layout.dimension, generator=torch.Generator().manual_seed(seed))
         return initial_weights(layout, seed) + size * noise
+
     return draw
 
 
@@ -143,14 +150,15 @@ def normal() -> Callable[..., torch.Tensor]:
 @pytest.fixture
 def zoo_batches(tmp_path) -> Callable[..., list[Batch]]:
     """zoo_batches(scratch, count): batches of zoo people's LoRAs, two people at a time, from photos that are noise."""
+
     def make(scratch: Path, count: int = 5) -> list[Batch]:
         people, photos = sample_people(0, "zoo", count, 2), tmp_path / "photos"
         noise = np.random.default_rng(2).integers(256, size=(count, 2, SIZE, SIZE, 3), dtype=np.uint8)
         drawn = photo_batches(people, 2, photos)
-        with patch("w2wpp.world.drawing.render_people",
-                   lambda some, _: noise[[people.index(each) for each in some]]):
+        with patch("w2wpp.world.drawing.render_people", lambda some, _: noise[[people.index(each) for each in some]]):
             draw_batches(drawn, SIZE)
         return lora_batches(Role("zoo", "zoo", person_names("zoo", count), people, 0), 2, scratch, drawn)
+
     return make
 
 
@@ -162,12 +170,14 @@ def train_work(pipe, layout, normal, params) -> Callable[..., Work]:
     def make(steps: int = 3) -> Work:
         settings = params.collect.model_copy(update={"steps": steps})
         return partial(train_batch, pipe, layout, start, class_latents, settings)
+
     return make
 
 
 @pytest.fixture(scope="session")
 def fork() -> Callable[[Callable[[], object]], int]:
     """fork(function) calls it in a child process, which exits with 0, or 1 if it raised; returns its process id."""
+
     def start(function: Callable[[], object]) -> int:
         child = os.fork()
         if child:
@@ -180,6 +190,7 @@ def fork() -> Callable[[Callable[[], object]], int]:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
+
     return start
 
 
@@ -197,22 +208,47 @@ def sd15_base(tmp_path_factory) -> Path:
     tokenizer = build_tokenizer([*CAPTION_WORDS, IDENTITY_TOKEN], 40)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(sample_size=8, block_out_channels=(8, 16, 16, 16), cross_attention_dim=16,
-                                    layers_per_block=2, attention_head_dim=2, norm_num_groups=4)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 16, 16, 16),
+            cross_attention_dim=16,
+            layers_per_block=2,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        )
         for name, parameter in unet.named_parameters():
             if name.endswith(("proj_out.weight", "to_out.0.weight")):
-                parameter.data.mul_(10)     # or what LoRAs do to attention would hardly show
+                parameter.data.mul_(10)  # or what LoRAs do to attention would hardly show
         StableDiffusionPipeline(
             unet=unet,
-            vae=AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                              block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=4),
-            text_encoder=CLIPTextModel(CLIPTextConfig(
-                vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                num_attention_heads=2, max_position_embeddings=40, bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)),
-            tokenizer=tokenizer, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-            scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                                    skip_prk_steps=True, steps_offset=1)).save_pretrained(folder)
+            vae=AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                block_out_channels=(4, 4, 4, 4),
+                norm_num_groups=2,
+                latent_channels=4,
+            ),
+            text_encoder=CLIPTextModel(
+                CLIPTextConfig(
+                    vocab_size=len(tokenizer),
+                    hidden_size=16,
+                    intermediate_size=16,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    max_position_embeddings=40,
+                    bos_token_id=tokenizer.bos_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            ),
+            tokenizer=tokenizer,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            scheduler=PNDMScheduler(
+                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+            ),
+        ).save_pretrained(folder)
     as_published(folder)
     return folder
 
@@ -220,8 +256,12 @@ def sd15_base(tmp_path_factory) -> Path:
 def as_published(folder: Path) -> None:
     """Bring a pipeline to the files of 2022 and 2023: older names of weights and components, a tokenizer in parts."""
     index = json.loads((folder / "model_index.json").read_text())
-    index |= {"_diffusers_version": "0.6.0", "feature_extractor": ["transformers", "CLIPFeatureExtractor"],
-              "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
+    index |= {
+        "_diffusers_version": "0.6.0",
+        "feature_extractor": ["transformers", "CLIPFeatureExtractor"],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "requires_safety_checker": True,
+    }
     (folder / "model_index.json").write_text(json.dumps(index))
     weights = folder / "text_encoder/model.safetensors"
     tensors = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in load_file(weights).items()}
@@ -244,17 +284,25 @@ def write_loras() -> Callable[[Path, WeightLayout, int], None]:
         for number in range(count):
             naming = ("peft", "diffusers", "kohya")[number % 3]
             tensors, metadata = fuzz.sound_lora(naming, layout, 1 + number % 4, 2.0, number, text=number % 2 == 0)
-            path = folder / (f"{number:02d}/pytorch_lora_weights.safetensors" if naming == "diffusers" else
-                             f"{number:02d}.safetensors")
+            path = folder / (
+                f"{number:02d}/pytorch_lora_weights.safetensors"
+                if naming == "diffusers"
+                else f"{number:02d}.safetensors"
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({key: 0.1 * tensor if tensor.ndim == 2 else tensor for key, tensor in tensors.items()}, path,
-                      metadata=metadata or None)
+            save_file(
+                {key: 0.1 * tensor if tensor.ndim == 2 else tensor for key, tensor in tensors.items()},
+                path,
+                metadata=metadata or None,
+            )
+
     return write
 
 
 @pytest.fixture(scope="session")
 def arcface_onnx() -> Callable[..., str]:
     """arcface_onnx(path) writes a linear stand-in for ArcFace, means of 16x16 patches in a fixed random projection."""
+
     def write(path, e=6, batch=1, size=112):
         features = 3 * (size // 16) ** 2
         weights = np.random.default_rng(0).normal(size=(features, e)).astype(np.float32)
@@ -273,6 +321,7 @@ def arcface_onnx() -> Callable[..., str]:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         onnx.save(model, str(path))
         return f"insightface:{path}"
+
     return write
 
 
@@ -282,36 +331,53 @@ def write_networks(arcface_onnx) -> Callable[..., None]:
     it is on photos that are aligned by faces; on a picture of one colour it sees none. With `second`, it also sees a
     smaller one, of which it is more certain.
     """
-    points = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
-                       [70.7299, 92.2041]])             # insightface's, in the 112x112 frame
-    points = 0.5 + (points - [CENTRE.real, CENTRE.imag]) / SQUARE / 1.5     # in shares of the photo and a border
+    points = np.array(
+        [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+    )  # insightface's, in the 112x112 frame
+    points = 0.5 + (points - [CENTRE.real, CENTRE.imag]) / SQUARE / 1.5  # in shares of the photo and a border
 
     def write(folder: Path, e: int = 6, second: bool = False) -> None:
         folder.mkdir(parents=True)
         arcface_onnx(folder / "recognition.onnx", e)
         side, initializers, outputs = 640, [], []
-        nodes = [helper.make_node("ReduceMax", ["input"], ["most"], keepdims=0),
-                 helper.make_node("ReduceMin", ["input"], ["least"], keepdims=0),
-                 helper.make_node("Sub", ["most", "least"], ["contrast"]),
-                 helper.make_node("Sign", ["contrast"], ["any"])]
+        nodes = [
+            helper.make_node("ReduceMax", ["input"], ["most"], keepdims=0),
+            helper.make_node("ReduceMin", ["input"], ["least"], keepdims=0),
+            helper.make_node("Sub", ["most", "least"], ["contrast"]),
+            helper.make_node("Sign", ["contrast"], ["any"]),
+        ]
         for name, width in (("score", 1), ("box", 4), ("points", 10)):
             for stride in (8, 16, 32):
                 cells = side // stride
                 values = np.zeros((cells * cells * 2, width), np.float32)
-                if stride == 32:    # the cell whose corner is the middle of the picture
+                if stride == 32:  # the cell whose corner is the middle of the picture
                     values[2 * (cells // 2 * cells + cells // 2)] = {
-                        "score": 0.9, "box": 5.0, "points": (side * points - side / 2).flatten() / stride}[name]
-                if stride == 8 and second:      # a tenth of the size, around (80, 80)
+                        "score": 0.9,
+                        "box": 5.0,
+                        "points": (side * points - side / 2).flatten() / stride,
+                    }[name]
+                if stride == 8 and second:  # a tenth of the size, around (80, 80)
                     values[2 * (10 * cells + 10)] = {
-                        "score": 0.99, "box": 2.0, "points": 0.1 * (side * points - side / 2).flatten() / stride}[name]
+                        "score": 0.99,
+                        "box": 2.0,
+                        "points": 0.1 * (side * points - side / 2).flatten() / stride,
+                    }[name]
                 key = f"{name}_{stride}"
                 initializers.append(numpy_helper.from_array(values, f"{key}_known"))
                 nodes.append(helper.make_node("Mul", [f"{key}_known", "any"], [key]))
                 outputs.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, list(values.shape)))
-        graph = helper.make_graph(nodes, "scrfd", [helper.make_tensor_value_info(
-            "input", TensorProto.FLOAT, [1, 3, side, side])], outputs, initializers)
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
-                  str(folder / "detection.onnx"))
+        graph = helper.make_graph(
+            nodes,
+            "scrfd",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, side, side])],
+            outputs,
+            initializers,
+        )
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
+            str(folder / "detection.onnx"),
+        )
+
     return write
 
 
@@ -322,9 +388,14 @@ def sd15_clip(tmp_path_factory) -> Path:
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        CLIPModel(CLIPConfig(projection_dim=8, vision_config=small | {"image_size": 32, "patch_size": 16},
-                             text_config=small | {"vocab_size": len(tokenizer), "max_position_embeddings": 40,
-                                                  "eos_token_id": tokenizer.eos_token_id})).save_pretrained(folder)
+        CLIPModel(
+            CLIPConfig(
+                projection_dim=8,
+                vision_config=small | {"image_size": 32, "patch_size": 16},
+                text_config=small
+                | {"vocab_size": len(tokenizer), "max_position_embeddings": 40, "eos_token_id": tokenizer.eos_token_id},
+            )
+        ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -332,6 +403,7 @@ def sd15_clip(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def draw_people() -> Callable[..., None]:
     """draw_people(folder, people, photos): PNGs and JPEGs of people who differ by their colours, in changing light."""
+
     def draw(folder: Path, people: int, photos: int, size: tuple[int, int] = (80, 96)) -> None:
         for person in range(people):
             (folder / f"Person {person}").mkdir(parents=True)
@@ -342,19 +414,23 @@ def draw_people() -> Callable[..., None]:
                 noise = rng.normal(0, 6, (*size[::-1], 3))
                 picture = np.asarray(Image.fromarray(lit).resize(size, Image.Resampling.BICUBIC)) + noise
                 Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(
-                    folder / f"Person {person}" / f"{photo}.{'jpg' if photo % 2 else 'png'}")
+                    folder / f"Person {person}" / f"{photo}.{'jpg' if photo % 2 else 'png'}"
+                )
+
     return draw
 
 
 @pytest.fixture(scope="session")
 def make_space() -> Callable[[WeightLayout, torch.Tensor, torch.Tensor], PCASpace]:
     """make_space(layout, directions [k, d], mean [d]): a space of LoRAs that do much, frozen as one that is read."""
+
     def make(layout: WeightLayout, directions: torch.Tensor, mean: torch.Tensor) -> PCASpace:
         space = PCASpace(len(directions), layout)
         space.mean.copy_(mean)
         space.components.copy_(torch.linalg.qr(directions.T).Q.T)
         space.scales.fill_(2.0)
         return space.requires_grad_(False).eval()
+
     return make
 
 
@@ -367,6 +443,7 @@ def repro(tmp_path, pipe, layout, draw_weights, make_space, monkeypatch) -> Path
     make_space(layout, directions, draw_weights(layout, 1)[0]).save(tmp_path / "data/spaces/pca/space.safetensors")
     pipe.save_pretrained(tmp_path / "data/base")
     PhotoEncoder(torch.full((64, 4), 0.01), torch.zeros(4), torch.ones(4)).save(
-        tmp_path / "data/photo_encoders/pca.safetensors")
+        tmp_path / "data/photo_encoders/pca.safetensors"
+    )
     monkeypatch.chdir(tmp_path)
     return tmp_path

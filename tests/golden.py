@@ -28,7 +28,7 @@ def summary(result: Tensor | str) -> dict | str:
         return result
     rows = result.detach().double().reshape(len(result) if result.ndim else 1, -1)
     signs = 2 * torch.randint(2, rows.shape[1:], generator=torch.Generator().manual_seed(0)).double() - 1
-    numbers = {"mean": rows.mean(), "std": rows.std(correction=0), "rows": rows @ signs / rows.shape[1]**0.5}
+    numbers = {"mean": rows.mean(), "std": rows.std(correction=0), "rows": rows @ signs / rows.shape[1] ** 0.5}
     return {"shape": list(result.shape)} | {key: _rounded(value) for key, value in numbers.items()}
 
 
@@ -43,19 +43,23 @@ def check(task: str, results: Results, golden: dict) -> None:
     """Fail unless a task's results are the golden ones of its version."""
     known, version = golden.get(task, {"version": None}), VERSIONS[task]
     if known["version"] != version:
-        pytest.fail(f"golden.json has version {known['version']} of {task}, not {version}: "
-                    "run `python tests/golden.py`", pytrace=False)
+        pytest.fail(
+            f"golden.json has version {known['version']} of {task}, not {version}: run `python tests/golden.py`",
+            pytrace=False,
+        )
     found = {name: summary(result) for name, result in results.items()}
     if different := differences(found, known["results"]):
-        pytest.fail(f"{task} has other results by the same version: raise VERSIONS[{task!r}] in "
-                    f"w2wpp/compute/resume.py and run `python tests/golden.py`\n" + "\n".join(different), pytrace=False)
+        pytest.fail(
+            f"{task} has other results by the same version: raise VERSIONS[{task!r}] in "
+            f"w2wpp/compute/resume.py and run `python tests/golden.py`\n" + "\n".join(different),
+            pytrace=False,
+        )
 
 
 def record(task: str, results: Results) -> None:
     """Make a task's results the golden ones of its version."""
     golden = {name: each for name, each in read_json(GOLDEN).items() if name in VERSIONS} if GOLDEN.exists() else {}
-    golden[task] = {"version": VERSIONS[task],
-                    "results": {name: summary(result) for name, result in results.items()}}
+    golden[task] = {"version": VERSIONS[task], "results": {name: summary(result) for name, result in results.items()}}
     write_json(GOLDEN, golden)
 
 
@@ -66,7 +70,7 @@ def _rounded(value: Tensor) -> float | list[float]:
 def _alike(found: dict | str, known: dict | str) -> bool:
     if isinstance(found, str) or isinstance(known, str) or found["shape"] != known["shape"]:
         return found == known
-    size = (known["mean"]**2 + known["std"]**2)**0.5
+    size = (known["mean"] ** 2 + known["std"] ** 2) ** 0.5
     return all(found[key] == pytest.approx(known[key], rel=0, abs=TOLERANCE * size) for key in ("mean", "std", "rows"))
 
 

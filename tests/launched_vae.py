@@ -36,8 +36,10 @@ def main() -> None:
         params, checkpoint = VAEParams(**read_json(args.folder / f"{settings}.json")), args.folder / f"{name}.pt"
         space, history = vae.train_vae(coordinates, basis, params, checkpoint, accelerator)
         space.save(args.folder / f"{name}-{accelerator.process_index}.safetensors")
-        write_json(args.folder / f"{name}-{accelerator.process_index}.json",
-                   {"history": history, "processes": accelerator.num_processes})
+        write_json(
+            args.folder / f"{name}-{accelerator.process_index}.json",
+            {"history": history, "processes": accelerator.num_processes},
+        )
 
     with patch.object(vae, "CHECKPOINT_SECONDS", 0.0):
         for name in args.names:
@@ -45,7 +47,7 @@ def main() -> None:
         if args.broken:
             with patch.object(vae, "step_generator", break_at_third_epoch), suppress(KeyboardInterrupt):
                 train(args.broken, "broken")
-            accelerator.wait_for_everyone()     # until the main process has written the checkpoint
+            accelerator.wait_for_everyone()  # until the main process has written the checkpoint
             train(args.broken, "broken")
     accelerator.end_training()
 

@@ -13,8 +13,15 @@ TABLES = {
     # As the published identity_df.pt: whole numbers in one block, rows named by file.
     "published": pd.DataFrame({"Bald": BALD, "Male": MALE, "identity": IDENTITY}, index=pd.Index(FILES, name="file")),
     # Several dtypes, out of order, rows that are only counted.
-    "mixed": pd.DataFrame({"Bald": BALD.astype("int8"), "file": FILES, "Male": [1.0, -1.0, np.nan, 1.0],
-                           "identity": IDENTITY.astype(object), "seen": [True, False, True, True]}),
+    "mixed": pd.DataFrame(
+        {
+            "Bald": BALD.astype("int8"),
+            "file": FILES,
+            "Male": [1.0, -1.0, np.nan, 1.0],
+            "identity": IDENTITY.astype(object),
+            "seen": [True, False, True, True],
+        }
+    ),
     # Rows of a larger table, still with their numbers there.
     "filtered": pd.DataFrame({"Bald": BALD, "Male": MALE, "identity": IDENTITY}, index=[3, 5, 6, 9]),
 }

@@ -27,11 +27,13 @@ def inputs(pipe, normal):
 @pytest.fixture
 def with_lora(make_pipe, tmp_path):
     """with_lora(vector, layout): the tiny pipeline with an exported LoRA loaded by diffusers."""
+
     def load(vector, layout):
         export_lora(tmp_path / "lora.safetensors", vector, layout)
         pipe = make_pipe()
         pipe.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")
         return pipe
+
     return load
 
 
@@ -42,8 +44,8 @@ def test_unet_equals_one_lora_at_a_time(pipe, any_layout, draw_weights, inputs, 
     with adapted(pipe.unet, any_layout, weights):
         together = pipe.unet(*inputs).sample
     for i in range(N):
-        alone = with_lora(weights[i], any_layout).unet(*(each[i:i + 1] for each in inputs)).sample
-        torch.testing.assert_close(together[i:i + 1], alone, atol=1e-5, rtol=1e-5)
+        alone = with_lora(weights[i], any_layout).unet(*(each[i : i + 1] for each in inputs)).sample
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-5)
         assert (alone - plain[i]).abs().max() > 1e-2
 
 
@@ -67,8 +69,9 @@ def test_guided_pictures_equal_one_lora_at_a_time(pipe, params, any_layout, draw
         for j, prompt in enumerate(prompts):
             for seed in range(2):
                 start = torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(seed))
-                picture = single(prompt, latents=start[None], num_inference_steps=3, guidance_scale=3.0,
-                                 output_type="np").images[0]
+                picture = single(
+                    prompt, latents=start[None], num_inference_steps=3, guidance_scale=3.0, output_type="np"
+                ).images[0]
                 assert np.abs(picture * 255 - pictures[i, j, seed].numpy()).max() <= 1
     assert pictures.float().std() > 5
 
@@ -76,8 +79,10 @@ def test_guided_pictures_equal_one_lora_at_a_time(pipe, params, any_layout, draw
 def merged(unet, layout, vector):
     """The UNet's weights with one LoRA added: W + scale * B A."""
     modules = layout.split(vector[None])
-    return {f"{name}.weight": unet.get_submodule(name).weight + layout.scale * (up[0] @ down[0])
-            for name, (down, up) in modules.items()}
+    return {
+        f"{name}.weight": unet.get_submodule(name).weight + layout.scale * (up[0] @ down[0])
+        for name, (down, up) in modules.items()
+    }
 
 
 def test_gradients_equal_those_through_one_lora(pipe, any_layout, draw_weights, inputs, normal):
@@ -87,8 +92,9 @@ def test_gradients_equal_those_through_one_lora(pipe, any_layout, draw_weights, 
         (pipe.unet(*inputs).sample - target).square().sum().backward()
     for i in range(N):
         vector = weights[i].detach().requires_grad_()
-        output = functional_call(pipe.unet, merged(pipe.unet, any_layout, vector),
-                                 tuple(each[i:i + 1] for each in inputs)).sample
+        output = functional_call(
+            pipe.unet, merged(pipe.unet, any_layout, vector), tuple(each[i : i + 1] for each in inputs)
+        ).sample
         (output - target[i]).square().sum().backward()
         assert vector.grad.abs().max() > 1e-2
         torch.testing.assert_close(weights.grad[i], vector.grad, atol=1e-4, rtol=1e-4)
@@ -108,15 +114,21 @@ def test_nothing_remains_after_the_context(pipe, layout, draw_weights, inputs):
 @torch.no_grad()
 def test_wrong_sizes(pipe, layout, wide_layout, draw_weights, inputs):
     plain = pipe.unet(*inputs).sample
-    with pytest.raises(ValueError, match="batch of 3 cannot be shared among 2"), \
-            adapted(pipe.unet, layout, draw_weights(layout, 2)):
+    with (
+        pytest.raises(ValueError, match="batch of 3 cannot be shared among 2"),
+        adapted(pipe.unet, layout, draw_weights(layout, 2)),
+    ):
         pipe.unet(*inputs)
-    with pytest.raises(ValueError, match=rf"\[n, {layout.dimension}\]"), \
-            adapted(pipe.unet, layout, draw_weights(wide_layout, N)):
+    with (
+        pytest.raises(ValueError, match=rf"\[n, {layout.dimension}\]"),
+        adapted(pipe.unet, layout, draw_weights(wide_layout, N)),
+    ):
         pass
     elsewhere = WeightLayout((Adapted("mid_block.attentions.7.to_q", 6, 4),), 1, 1.0)
-    with pytest.raises(InputError, match=r"mid_block\.attentions\.7\.to_q: the UNet has no such layer"), \
-            adapted(pipe.unet, elsewhere, draw_weights(elsewhere, N)):
+    with (
+        pytest.raises(InputError, match=r"mid_block\.attentions\.7\.to_q: the UNet has no such layer"),
+        adapted(pipe.unet, elsewhere, draw_weights(elsewhere, N)),
+    ):
         pass
     assert torch.equal(pipe.unet(*inputs).sample, plain)
 

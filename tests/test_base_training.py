@@ -42,8 +42,9 @@ def factors() -> torch.Tensor:
 
 
 def state(*modules) -> dict[str, torch.Tensor]:
-    return {f"{i}.{key}": value.clone() for i, module in enumerate(modules)
-            for key, value in module.state_dict().items()}
+    return {
+        f"{i}.{key}": value.clone() for i, module in enumerate(modules) for key, value in module.state_dict().items()
+    }
 
 
 def equal(a: dict, b: dict) -> bool:
@@ -60,6 +61,7 @@ def stop_at(call: int, function):
         if calls == call:
             raise KeyboardInterrupt
         return function(*args, **kwargs)
+
     return wrapped
 
 
@@ -110,8 +112,9 @@ def test_two_steps_of_the_denoiser(make_pipe, tokens, factors, base_params, norm
     assert equal(state(pipe.vae), state(still.vae))
 
 
-def test_interrupted_denoiser_equals_uninterrupted(make_pipe, tokens, factors, base_params, normal, tmp_path,
-                                                   monkeypatch):
+def test_interrupted_denoiser_equals_uninterrupted(
+    make_pipe, tokens, factors, base_params, normal, tmp_path, monkeypatch
+):
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     params, latents = base_params.denoiser.model_copy(update={"steps": 5}), normal(8, 2, 4, 4, 4)
     whole, broken, resumed = (make_pipe() for _ in range(3))
@@ -125,7 +128,7 @@ def test_interrupted_denoiser_equals_uninterrupted(make_pipe, tokens, factors, b
     assert not equal(state(broken.unet, broken.text_encoder), expected)
 
     finished = make_pipe()
-    finished.unet.forward = stop_at(1, finished.unet.forward)                 # nothing is left to do
+    finished.unet.forward = stop_at(1, finished.unet.forward)  # nothing is left to do
     train_denoiser(finished, latents, tokens, factors, params, 0, tmp_path / "denoiser.pt")
     assert equal(state(finished.unet, finished.text_encoder), expected)
 
@@ -135,7 +138,7 @@ def test_result_is_the_average_of_the_weights(make_pipe, tokens, factors, base_p
     train_denoiser(pipe, normal(8, 2, 4, 4, 4), tokens, factors, base_params.denoiser, 0, tmp_path / "denoiser.pt")
     saved = torch.load(tmp_path / "denoiser.pt", weights_only=True)
     trained = [*pipe.unet.parameters(), *pipe.text_encoder.parameters()]
-    for parameter, average in zip(trained, saved["averages"], strict=False):     # the last is that of the names
+    for parameter, average in zip(trained, saved["averages"], strict=False):  # the last is that of the names
         assert torch.equal(parameter, average)
     assert len(saved["averages"]) == len(trained) + 1
     assert not torch.equal(saved["unet"]["conv_in.weight"], pipe.unet.conv_in.weight)
@@ -166,8 +169,9 @@ def test_people_factors_are_standardised_and_tell_people_apart():
 
 
 def test_a_name_moves_the_identity_token_and_what_follows_it(pipe, normal):
-    tokens = pipe.tokenizer(["a photo of sks person", "a photo of a person"], padding="max_length",
-                            return_tensors="pt").input_ids
+    tokens = pipe.tokenizer(
+        ["a photo of sks person", "a photo of a person"], padding="max_length", return_tensors="pt"
+    ).input_ids
     token = pipe.tokenizer.convert_tokens_to_ids(f"{IDENTITY_TOKEN}</w>")
     position = int((tokens[0] == token).nonzero())
     with torch.no_grad():
@@ -213,12 +217,15 @@ def test_saved_pipeline_loads(saved, make_pipe, normal):
     plain.set_progress_bar_config(disable=True)
     loaded = load_pipeline(saved)
     assert loaded.unet.dtype == torch.float32
-    assert not any(p.requires_grad for module in (loaded.vae, loaded.text_encoder, loaded.unet)
-                   for p in module.parameters())
+    assert not any(
+        p.requires_grad for module in (loaded.vae, loaded.text_encoder, loaded.unet) for p in module.parameters()
+    )
     assert not any(module.training for module in (loaded.vae, loaded.text_encoder, loaded.unet))
     start = normal(1, 4, 4, 4)
-    pictures = [each("a photo of sks person", latents=start, num_inference_steps=2, output_type="np").images
-                for each in (original, plain.to(dtype=torch.float32), loaded)]
+    pictures = [
+        each("a photo of sks person", latents=start, num_inference_steps=2, output_type="np").images
+        for each in (original, plain.to(dtype=torch.float32), loaded)
+    ]
     assert pictures[0].shape == (1, 32, 32, 3)
     for other in pictures[1:]:
         assert abs(pictures[0] - other).max() < 1e-4
@@ -232,19 +239,24 @@ def test_missing_pipeline_is_refused(tmp_path):
     assert (caught.value.where, caught.value.key) == (str(tmp_path / "absent"), "model_index.json")
 
 
-@pytest.mark.parametrize("damage", [
-    lambda folder: (folder / "model_index.json").write_text("{half"),
-    lambda folder: (folder / "unet/config.json").write_text("{half"),
-    lambda folder: (folder / "unet/config.json").unlink(),
-    lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").unlink(),
-    lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"\x10garbage" * 9),
-    lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(
-        (folder / "unet/diffusion_pytorch_model.safetensors").read_bytes()[:-50]),
-    lambda folder: (folder / "text_encoder/model.safetensors").write_bytes(b"\x10garbage" * 9),
-    lambda folder: (folder / "tokenizer/tokenizer.json").write_text("{half"),
-    lambda folder: (folder / "unet/config.json").write_text(json.dumps(
-        json.loads((folder / "unet/config.json").read_text()) | {"block_out_channels": [16, 48]})),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "model_index.json").write_text("{half"),
+        lambda folder: (folder / "unet/config.json").write_text("{half"),
+        lambda folder: (folder / "unet/config.json").unlink(),
+        lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").unlink(),
+        lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"\x10garbage" * 9),
+        lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(
+            (folder / "unet/diffusion_pytorch_model.safetensors").read_bytes()[:-50]
+        ),
+        lambda folder: (folder / "text_encoder/model.safetensors").write_bytes(b"\x10garbage" * 9),
+        lambda folder: (folder / "tokenizer/tokenizer.json").write_text("{half"),
+        lambda folder: (folder / "unet/config.json").write_text(
+            json.dumps(json.loads((folder / "unet/config.json").read_text()) | {"block_out_channels": [16, 48]})
+        ),
+    ],
+)
 def test_damaged_pipeline_is_refused(saved, damage):
     damage(saved)
     with pytest.raises(InputError) as caught:

@@ -22,7 +22,7 @@ from w2wpp.files.storage import write_pack
 
 
 def squares(first: int, length: int) -> dict[str, torch.Tensor]:
-    return {"square": torch.arange(first, first + length)**2, "process": torch.full((length,), os.getpid())}
+    return {"square": torch.arange(first, first + length) ** 2, "process": torch.full((length,), os.getpid())}
 
 
 def contents(batches: list[Batch]) -> list[bytes]:
@@ -44,9 +44,9 @@ def test_finished_batches_are_read_back(tmp_path):
         asked.append((first, length))
         return squares(first, length)
 
-    assert torch.equal(in_resumable_batches(5, 2, tmp_path, work)["square"], torch.arange(5)**2)
+    assert torch.equal(in_resumable_batches(5, 2, tmp_path, work)["square"], torch.arange(5) ** 2)
     (tmp_path / "000002-2.safetensors").unlink()
-    assert torch.equal(in_resumable_batches(5, 2, tmp_path, work)["square"], torch.arange(5)**2)
+    assert torch.equal(in_resumable_batches(5, 2, tmp_path, work)["square"], torch.arange(5) ** 2)
     assert asked == [(0, 2), (2, 2), (4, 1), (2, 2)]
 
 
@@ -82,8 +82,10 @@ def test_shards_leave_the_files_of_a_whole_run(whole, zoo_batches, train_work, t
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_shards_and_a_whole_run_at_once(whole, zoo_batches, train_work, tmp_path, fork):
     batches = zoo_batches(tmp_path / "shared", 9)
-    children = [fork(lambda shard=shard: finish(shard.share(batches), train_work()))
-                for shard in (Shard(1, 2), Shard(2, 2), Shard())]
+    children = [
+        fork(lambda shard=shard: finish(shard.share(batches), train_work()))
+        for shard in (Shard(1, 2), Shard(2, 2), Shard())
+    ]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert contents(batches) == contents(whole)
     assert sorted(batches[0].path.parent.iterdir()) == [batch.path for batch in batches]
@@ -129,7 +131,7 @@ def test_damaged_batches_are_computed_again(whole, train_work, damage):
 
 
 def test_what_another_machine_has_finished_meanwhile_stays(tmp_path):
-    batch, = batches_of(1, 1, tmp_path, lambda *some: some)
+    (batch,) = batches_of(1, 1, tmp_path, lambda *some: some)
 
     def overtaken(*_) -> dict[str, torch.Tensor]:
         finish([batch], lambda *_: {"x": torch.ones(1)})
@@ -162,5 +164,5 @@ def test_one_core_each(tmp_path):
     batches = batches_of(6, 1, tmp_path, lambda *some: some)
     finish(batches, squares, cores=2)
     done = joined(batches)
-    assert torch.equal(done["square"], torch.arange(6)**2)
+    assert torch.equal(done["square"], torch.arange(6) ** 2)
     assert os.getpid() not in done["process"]

@@ -48,27 +48,47 @@ def layout(base) -> WeightLayout:
 @pytest.fixture
 def collected(tmp_path, base, monkeypatch):
     """collected(folder, ...) runs collect and flatten, and returns the tables that collect leaves and the vectors."""
+
     def run(folder: Path, max_quarantined: float = 0.0, **collect) -> tuple[dict[str, pd.DataFrame], object]:
-        params = {"lora": LORA, "flatten": {"max_quarantined": max_quarantined},
-                  "collect": {"source": "folder", "path": str(folder), "held_out": 0.2, **collect},
-                  **{space: {"within_person_ridge": None} for space in ("pca", "linear", "vae")}}
+        params = {
+            "lora": LORA,
+            "flatten": {"max_quarantined": max_quarantined},
+            "collect": {"source": "folder", "path": str(folder), "held_out": 0.2, **collect},
+            **{space: {"within_person_ridge": None} for space in ("pca", "linear", "vae")},
+        }
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-        shutil.rmtree(tmp_path / "zoo", ignore_errors=True)     # as dvc does before a stage
-        for name, options in (("collect", {"base": base, "out": "zoo", "scratch": "scratch"}),
-                              ("flatten", {"zoo": "zoo", "out": "weights"})):
-            monkeypatch.setattr(sys, "argv", [name, "--params", str(tmp_path / "params.yaml"), *(
-                f"--{key}={tmp_path / value}" for key, value in options.items())])
+        shutil.rmtree(tmp_path / "zoo", ignore_errors=True)  # as dvc does before a stage
+        for name, options in (
+            ("collect", {"base": base, "out": "zoo", "scratch": "scratch"}),
+            ("flatten", {"zoo": "zoo", "out": "weights"}),
+        ):
+            monkeypatch.setattr(
+                sys,
+                "argv",
+                [
+                    name,
+                    "--params",
+                    str(tmp_path / "params.yaml"),
+                    *(f"--{key}={tmp_path / value}" for key, value in options.items()),
+                ],
+            )
             runpy.run_path(str(ROOT / f"stages/{name}.py"), run_name="__main__")
         tables = {name: pd.read_csv(tmp_path / f"zoo/{name}.csv", keep_default_na=False) for name in TABLES}
         return tables, read_weights(tmp_path / "weights")
+
     return run
 
 
 def factors(layout, seed, rank=2):
     """A [rank, fan_in] and B [fan_out, rank] of each module."""
     generator = torch.Generator().manual_seed(seed)
-    return {layer.module: (torch.randn(rank, layer.fan_in, generator=generator),
-                           torch.randn(layer.fan_out, rank, generator=generator)) for layer in layout.layers}
+    return {
+        layer.module: (
+            torch.randn(rank, layer.fan_in, generator=generator),
+            torch.randn(layer.fan_out, rank, generator=generator),
+        )
+        for layer in layout.layers
+    }
 
 
 def write(path: Path, layout, seed, key, alpha_key=None, alpha=1.5, extra=None, metadata=None):
@@ -116,31 +136,55 @@ def test_every_naming_with_everything_beside(tmp_path, layout, collected):
     peft(folder / "anna/unet/adapter_model.safetensors", layout, 0, adapter=".identity1")
     (folder / "anna/unet/adapter_config.json").write_text(json.dumps(write_config))
     scales["anna"] = 27 / 2
-    write(folder / "bert.safetensors", layout, 1, lambda m, p: f"unet.{m}.lora_{word(p)}.weight",
-          lambda m: f"unet.{m}.alpha")
+    write(
+        folder / "bert.safetensors",
+        layout,
+        1,
+        lambda m, p: f"unet.{m}.lora_{word(p)}.weight",
+        lambda m: f"unet.{m}.alpha",
+    )
     peft(folder / "carl.safetensors", layout, 2, "unet._orig_mod.")
     peft(folder / "dora.safetensors", layout, 3, "unet.base_model.model.")
     peft(folder / "emil.safetensors", layout, 4, "diffusion_model.")
-    write(folder / "fritz.safetensors", layout, 5,
-          lambda m, p: f"diffusion_model.{m.replace('mid_block.attentions.0', 'middle_block.1')}.lora_{p}.weight",
-          lambda m: f"diffusion_model.{m.replace('mid_block.attentions.0', 'middle_block.1')}.alpha")
-    write(folder / "gina.safetensors", layout, 6,
-          lambda m, p: f"{flat(m).replace('lora_unet', 'lycoris')}.lora_{word(p)}.weight",
-          lambda m: f"{flat(m).replace('lora_unet', 'lycoris')}.alpha")
+    write(
+        folder / "fritz.safetensors",
+        layout,
+        5,
+        lambda m, p: f"diffusion_model.{m.replace('mid_block.attentions.0', 'middle_block.1')}.lora_{p}.weight",
+        lambda m: f"diffusion_model.{m.replace('mid_block.attentions.0', 'middle_block.1')}.alpha",
+    )
+    write(
+        folder / "gina.safetensors",
+        layout,
+        6,
+        lambda m, p: f"{flat(m).replace('lora_unet', 'lycoris')}.lora_{word(p)}.weight",
+        lambda m: f"{flat(m).replace('lora_unet', 'lycoris')}.alpha",
+    )
     # Of what is no target any dtype, and no metadata or 9 MB of it, do no harm.
     kohya(folder / "hans.safetensors", layout, 7, metadata={"ss_tag_frequency": "x" * (9 * 2**20)})
     kohya(folder / "ida.safetensors", layout, 8)
     header, data = fuzz.split_header((folder / "ida.safetensors").read_bytes())
     odd = {"dtype": "F8_E8M0", "shape": [16], "data_offsets": [len(data), len(data) + 16]}
-    (folder / "ida.safetensors").write_bytes(fuzz.join_header(
-        {"__metadata__": None, "lora_te_x.scale": odd} | header, data + bytes(16)))
+    (folder / "ida.safetensors").write_bytes(
+        fuzz.join_header({"__metadata__": None, "lora_te_x.scale": odd} | header, data + bytes(16))
+    )
     kohya(folder / (unicodedata.normalize("NFD", "José") + ".safetensors"), layout, 9)
     scales |= dict.fromkeys(["bert", "fritz", "gina", "hans", "ida", "José"], 1.5 / 2)
     scales |= dict.fromkeys(["carl", "dora", "emil"], 1.0)
     # Bystanders.
-    for name in ("checkpoint-500/optimizer.bin", "checkpoint-500/random_states_0.pkl", "checkpoint-500/scheduler.pt",
-                 "anna/w2wmodel.pt", "._bert.safetensors", "__MACOSX/._x.safetensors", ".cache/y.safetensors",
-                 "bert.png", "bert.txt", "hans-state/model.safetensors", "hans-state/optimizer.bin"):
+    for name in (
+        "checkpoint-500/optimizer.bin",
+        "checkpoint-500/random_states_0.pkl",
+        "checkpoint-500/scheduler.pt",
+        "anna/w2wmodel.pt",
+        "._bert.safetensors",
+        "__MACOSX/._x.safetensors",
+        ".cache/y.safetensors",
+        "bert.png",
+        "bert.txt",
+        "hans-state/model.safetensors",
+        "hans-state/optimizer.bin",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"\x00\x05\x16\x07")
     text = "base_model.model.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"
@@ -153,8 +197,17 @@ def test_every_naming_with_everything_beside(tmp_path, layout, collected):
     manifest = tables["manifest"].set_index("person")
     assert set(manifest.index) == set(scales)
     assert manifest["naming"].to_dict() == {
-        "anna": "peft", "bert": "onetrainer", "carl": "diffusers", "dora": "peft", "emil": "diffusers", "fritz": "ldm",
-        "gina": "kohya", "hans": "kohya", "ida": "kohya", "José": "kohya"}
+        "anna": "peft",
+        "bert": "onetrainer",
+        "carl": "diffusers",
+        "dora": "peft",
+        "emil": "diffusers",
+        "fritz": "ldm",
+        "gina": "kohya",
+        "hans": "kohya",
+        "ida": "kohya",
+        "José": "kohya",
+    }
     assert manifest["ignored_keys"].sum() == 1 and manifest.loc["ida", "beyond"] == "lora_te_x.scale"
     for name, vector in by_name(data).items():
         assert_is(vector, layout, sorted(scales, key=str.lower).index(name), scales[name])
@@ -200,8 +253,13 @@ def test_names_of_the_original_code_are_what_diffusers_takes_them_for(tmp_path, 
         names = {"down_blocks": f"input_blocks.{at + 1}.1", "up_blocks": f"output_blocks.{at}.1"}
         return f"{names.get(block, 'middle_block.1')}.{rest}"
 
-    write(tmp_path / "x.safetensors", layout, 0, lambda m, p: f"{flat(original(m))}.lora_{word(p)}.weight",
-          lambda m: f"{flat(original(m))}.alpha")
+    write(
+        tmp_path / "x.safetensors",
+        layout,
+        0,
+        lambda m, p: f"{flat(original(m))}.lora_{word(p)}.weight",
+        lambda m: f"{flat(original(m))}.alpha",
+    )
     lora = read_lora(tmp_path / "x.safetensors", layout)
     assert (lora.naming, lora.alpha_from, lora.ignored) == ("ldm", "tensors", ())
     plain = unet(*inputs).sample
@@ -214,8 +272,13 @@ def test_names_of_the_original_code_are_what_diffusers_takes_them_for(tmp_path, 
 
 
 def test_two_adapters_in_one_file_are_named(tmp_path, layout):
-    write(tmp_path / "x.safetensors", layout, 0, lambda m, p: f"base_model.model.{m}.lora_{p}.anna.weight",
-          extra={f"base_model.model.{layout.layers[0].module}.lora_A.bert.weight": torch.ones(2, 3)})
+    write(
+        tmp_path / "x.safetensors",
+        layout,
+        0,
+        lambda m, p: f"base_model.model.{m}.lora_{p}.anna.weight",
+        extra={f"base_model.model.{layout.layers[0].module}.lora_A.bert.weight": torch.ones(2, 3)},
+    )
     with pytest.raises(InputError, match=r"adapter 'bert', where others are of 'anna'.*selected_adapters"):
         read_lora(tmp_path / "x.safetensors", layout)
 
@@ -234,28 +297,43 @@ def test_checkpoints_are_one_person(tmp_path, layout, collected):
     manifest = tables["manifest"].set_index("person")
     assert manifest["lora"].to_dict() == {
         **{f"p{person}": f"p{person}/pytorch_lora_weights.safetensors" for person in range(5)},
-        "anna": "anna-step00000100.safetensors", "bert": "bert_000000500.safetensors"}
+        "anna": "anna-step00000100.safetensors",
+        "bert": "bert_000000500.safetensors",
+    }
     assert manifest["checkpoints"].to_dict() == {**{f"p{person}": 3 for person in range(5)}, "anna": 3, "bert": 2}
     assert tables["quarantine"]["lora"].tolist() == ["bert_000001000.safetensors"]
     assert set(tables["others"]["reason"]) == {
-        f"another checkpoint of the training of {name}" for name in manifest["lora"] if "bert" not in name}
+        f"another checkpoint of the training of {name}" for name in manifest["lora"] if "bert" not in name
+    }
     vectors = by_name(data)
     assert_is(vectors["p3"], layout, 32, 0.75)
     assert_is(vectors["anna"], layout, 102, 0.75)
 
     tables, _ = collected(folder, max_quarantined=0.2, checkpoints="all")
     manifest = tables["manifest"]
-    assert manifest["person"].value_counts().to_dict() == {"anna": 3, "bert": 1, "p0": 3, "p1": 3, "p2": 3, "p3": 3,
-                                                           "p4": 3}
+    assert manifest["person"].value_counts().to_dict() == {
+        "anna": 3,
+        "bert": 1,
+        "p0": 3,
+        "p1": 3,
+        "p2": 3,
+        "p3": 3,
+        "p4": 3,
+    }
     assert manifest.groupby("person")["split"].nunique().max() == 1
 
     (folder / "people.csv").write_text(
         "file;person\np0\\checkpoint-500\\pytorch_lora_weights.safetensors;Ann\nanna-000002.safetensors;Ann\n"
-        "anna-000010.safetensors;Ann\n", "utf-16")
+        "anna-000010.safetensors;Ann\n",
+        "utf-16",
+    )
     tables, _ = collected(folder, max_quarantined=0.2)
     manifest = tables["manifest"]
     assert sorted(manifest["lora"][manifest["person"] == "Ann"]) == [
-        "anna-000002.safetensors", "anna-000010.safetensors", "p0/checkpoint-500/pytorch_lora_weights.safetensors"]
+        "anna-000002.safetensors",
+        "anna-000010.safetensors",
+        "p0/checkpoint-500/pytorch_lora_weights.safetensors",
+    ]
     assert len(manifest) == 3 + 4 + 1 and "anna" not in set(manifest["person"])
 
 
@@ -288,24 +366,40 @@ SD3 = "transformer.transformer_blocks.3.attn.add_q_proj.lora_A.weight"
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight"
 
 
-@pytest.mark.parametrize(("content", "key", "words"), [
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", None, "Git LFS pointer.*`git lfs pull`"),
-    (b"<!DOCTYPE html><html>Sign in</html>", None, "a web page, not the file. Download the file itself"),
-    (b"\xef\xbb\xbf\n <HTML>", None, "a web page"), (b'{"error":"gated"}', None, "a JSON text, not the file"),
-    (b"Entry not found\n", None, "a text, not the file: 'Entry not found'"), (b"", None, "an empty file"),
-    (b"\x1f\x8b\x08\x00", None, "a gzip archive. Unpack"), (bytes(99), None, "zeros at its start"),
-    (b"\x00\x05\x16\x07\x00\x02", None, "macOS"), (b"../.git/annex/objects/x", None, "git annex get"),
-    ({FLUX: (1, 2)}, FLUX, "looks like a LoRA of Flux"), ({XL: (1, 2)}, XL, "looks like a LoRA of Stable Diffusion XL"),
-    ({SD3: (1, 2)}, SD3, "looks like a LoRA of Stable Diffusion 3"),
-    ({TEXT: (1, 2)}, TEXT, "of a text encoder, as is all of the file. Leave it out"),
-    ({"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.hada_w1_a": (1, 2)},
-     "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.hada_w1_a", r"\(LoHa\).*plain LoRAs"),
-    ({"foo.bar": (1, 2)}, "foo.bar", "no LoRA of the UNet, or one with names that are not known here"),
-])
+@pytest.mark.parametrize(
+    ("content", "key", "words"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            None,
+            "Git LFS pointer.*`git lfs pull`",
+        ),
+        (b"<!DOCTYPE html><html>Sign in</html>", None, "a web page, not the file. Download the file itself"),
+        (b"\xef\xbb\xbf\n <HTML>", None, "a web page"),
+        (b'{"error":"gated"}', None, "a JSON text, not the file"),
+        (b"Entry not found\n", None, "a text, not the file: 'Entry not found'"),
+        (b"", None, "an empty file"),
+        (b"\x1f\x8b\x08\x00", None, "a gzip archive. Unpack"),
+        (bytes(99), None, "zeros at its start"),
+        (b"\x00\x05\x16\x07\x00\x02", None, "macOS"),
+        (b"../.git/annex/objects/x", None, "git annex get"),
+        ({FLUX: (1, 2)}, FLUX, "looks like a LoRA of Flux"),
+        ({XL: (1, 2)}, XL, "looks like a LoRA of Stable Diffusion XL"),
+        ({SD3: (1, 2)}, SD3, "looks like a LoRA of Stable Diffusion 3"),
+        ({TEXT: (1, 2)}, TEXT, "of a text encoder, as is all of the file. Leave it out"),
+        (
+            {"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.hada_w1_a": (1, 2)},
+            "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.hada_w1_a",
+            r"\(LoHa\).*plain LoRAs",
+        ),
+        ({"foo.bar": (1, 2)}, "foo.bar", "no LoRA of the UNet, or one with names that are not known here"),
+    ],
+)
 def test_messages_say_what_a_file_is(tmp_path, layout, content, key, words):
     path = tmp_path / "x.safetensors"
-    path.write_bytes(content if isinstance(content, bytes) else save(
-        {name: torch.ones(shape) for name, shape in content.items()}))
+    path.write_bytes(
+        content if isinstance(content, bytes) else save({name: torch.ones(shape) for name, shape in content.items()})
+    )
     with pytest.raises(InputError, match=words) as caught:
         read_lora(path, layout)
     assert (caught.value.where, caught.value.key) == (str(path), key)
@@ -314,8 +408,10 @@ def test_messages_say_what_a_file_is(tmp_path, layout, content, key, words):
 
 def test_a_lora_of_xl_that_has_some_of_the_modules(tmp_path, layout):
     module = layout.layers[0].module
-    save_file({f"{flat(module)}.lora_{part}.weight": torch.ones(2, 2) for part in ("down", "up")} | {
-        XL: torch.ones(1, 2)}, tmp_path / "x.safetensors")
+    save_file(
+        {f"{flat(module)}.lora_{part}.weight": torch.ones(2, 2) for part in ("down", "up")} | {XL: torch.ones(1, 2)},
+        tmp_path / "x.safetensors",
+    )
     with pytest.raises(InputError, match=f"no LoRA A for this module, and {XL} looks like .* XL"):
         read_lora(tmp_path / "x.safetensors", layout)
 
@@ -342,8 +438,10 @@ def test_what_else_a_file_changes_is_said(tmp_path, base, layout, collected, cap
     tables, _ = collected(tmp_path / "loras")
     said = tables["manifest"].set_index("lora")["beyond"]["x.safetensors"]
     assert said == "; ".join(lora.beyond[:3]) + (f" and {len(extra) - 3} more" if len(extra) > 3 else "")
-    assert "warning: 1 of the files hold more than a LoRA, which is left out, such as x.safetensors" in \
-        capsys.readouterr().err
+    assert (
+        "warning: 1 of the files hold more than a LoRA, which is left out, such as x.safetensors"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_folder_below_home(tmp_path, layout, collected, monkeypatch):
@@ -353,26 +451,39 @@ def test_a_folder_below_home(tmp_path, layout, collected, monkeypatch):
     assert len(collected(Path("~/loras"))[0]["manifest"]) == 5
 
 
-@pytest.mark.parametrize(("content", "listed"), [
-    ("file,person\nJosé.safetensors,José\n", {"José.safetensors": "José"}),
-    ("file;person\nJosé.safetensors;Müller, José\n", {"José.safetensors": "Müller, José"}),
-    ("Person\tFile\tnote\r\nAnna\t./a\\b.safetensors\tx\r\n\r\n", {"a/b.safetensors": "Anna"}),
-    ("\ufeffsep=;\nfile;person\n\"x;y\";\"Ann\"\n", {"x;y": "Ann"}),
-    ("file|person\na|b", {"a": "b"}), ("file,person\n", {}),
-])
+@pytest.mark.parametrize(
+    ("content", "listed"),
+    [
+        ("file,person\nJosé.safetensors,José\n", {"José.safetensors": "José"}),
+        ("file;person\nJosé.safetensors;Müller, José\n", {"José.safetensors": "Müller, José"}),
+        ("Person\tFile\tnote\r\nAnna\t./a\\b.safetensors\tx\r\n\r\n", {"a/b.safetensors": "Anna"}),
+        ('\ufeffsep=;\nfile;person\n"x;y";"Ann"\n', {"x;y": "Ann"}),
+        ("file|person\na|b", {"a": "b"}),
+        ("file,person\n", {}),
+    ],
+)
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_tables_of_people(tmp_path, content, listed, form):
     (tmp_path / "people.csv").write_text(unicodedata.normalize(form, content), "utf-8", newline="")
     assert read_listed(tmp_path / "people.csv") == listed
 
 
-@pytest.mark.parametrize(("content", "key", "words"), [
-    (b"file,person\np,anna\nq,carl\np,bert\n", "file", "'p' is in line 2, of 'anna', and in line 4, of 'bert'. Keep"),
-    (b"file,person\np,anna\np,anna\n", "file", "line 2, of 'anna', and in line 3"),
-    (b"file,person\nJos\xe9,x\n", None, "not in UTF-8"), (b"name,person\n", "file", "column missing"),
-    (b'file,person\n"p,anna\n', None, "not a sound CSV"), (b"file,person\np\n", "person", "'' in line 2, expected a"),
-    (b"", "file", "column missing"),
-])
+@pytest.mark.parametrize(
+    ("content", "key", "words"),
+    [
+        (
+            b"file,person\np,anna\nq,carl\np,bert\n",
+            "file",
+            "'p' is in line 2, of 'anna', and in line 4, of 'bert'. Keep",
+        ),
+        (b"file,person\np,anna\np,anna\n", "file", "line 2, of 'anna', and in line 3"),
+        (b"file,person\nJos\xe9,x\n", None, "not in UTF-8"),
+        (b"name,person\n", "file", "column missing"),
+        (b'file,person\n"p,anna\n', None, "not a sound CSV"),
+        (b"file,person\np\n", "person", "'' in line 2, expected a"),
+        (b"", "file", "column missing"),
+    ],
+)
 def test_tables_of_people_that_are_wrong(tmp_path, content, key, words):
     (tmp_path / "people.csv").write_bytes(content)
     with pytest.raises(InputError) as caught:
@@ -405,8 +516,11 @@ def test_long_chains_of_links_end(tmp_path, layout):
 def test_fuzz_run_of_folders_finds_nothing_and_would_find_something(monkeypatch):
     counts, failures, _ = fuzz_lora_folders.fuzz_folders(12, seed=1)
     assert failures == [] and counts["folders"] == 12
-    monkeypatch.setattr(lora_folder, "find_trainings", lambda metadata: [
-        each for name in sorted(metadata) for each in find_trainings({name: metadata[name]})])
+    monkeypatch.setattr(
+        lora_folder,
+        "find_trainings",
+        lambda metadata: [each for name in sorted(metadata) for each in find_trainings({name: metadata[name]})],
+    )
     assert any("read" in line for line in fuzz_lora_folders.fuzz_folders(12, seed=1)[1])
     monkeypatch.setattr(lora_folder, "find_trainings", lambda metadata: [].pop())
     assert any("crashed" in line for line in fuzz_lora_folders.fuzz_folders(2, seed=1)[1])

@@ -36,11 +36,13 @@ def world(repro) -> Path:
 @pytest.fixture
 def run(capsys):
     """run(argument, ...): what a command that ends well says, line by line."""
+
     def run(*arguments: str | Path) -> list[str]:
         with pytest.raises(SystemExit) as ended:
             main(list(map(str, arguments)))
         assert ended.value.code == 0
         return capsys.readouterr().out.splitlines()
+
     return run
 
 
@@ -61,8 +63,13 @@ def size(path: Path) -> tuple[int, int]:
 def test_help_fits_a_screen_and_answers_at_once():
     environment = os.environ | {"COLUMNS": "100", "LINES": "24"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    text = subprocess.run([sys.executable, "-X", "importtime", "-m", "w2wpp", "--help"], check=True, text=True,
-                          capture_output=True, env=environment)
+    text = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "w2wpp", "--help"],
+        check=True,
+        text=True,
+        capture_output=True,
+        env=environment,
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert len(text.stdout.splitlines()) <= 24 and max(map(len, text.stdout.splitlines())) <= 100
     assert all(f" {name} " in text.stdout for name in ("invert", "sample", "blend", "draw", "info", "export"))
@@ -84,7 +91,7 @@ def test_invert_writes_a_lora_and_a_sheet_and_says_what_it_did(world, run):
     assert width > 9 * 160 and height > 160
     sheet = np.asarray(Image.open("me-sheet.png"))
     shown = np.asarray(Image.fromarray(found.record.photos[0].pixels).resize((160, 160), Image.Resampling.BICUBIC))
-    assert any((sheet[top:top + 160, 20:180] == shown).all() for top in range(height - 159))
+    assert any((sheet[top : top + 160, 20:180] == shown).all() for top in range(height - 159))
 
 
 def test_invert_by_a_base_model_a_space_and_settings_of_ones_own(world, run, sd15_base, draw_weights, make_space):
@@ -109,7 +116,8 @@ def test_several_photos_of_one_person(world, run):
 
 def test_sample_blend_draw(world, run):
     assert run("sample", "-o", "a.safetensors", "--space", "pca", "--seed", "5", "--seeds", "2") == [
-        "wrote a.safetensors and a-sheet.png"]
+        "wrote a.safetensors and a-sheet.png"
+    ]
     torch.testing.assert_close(w2wpp.load_lora("a.safetensors").weights, w2wpp.sample("pca", 5).weights)
     run("sample", "-n", "2", "-o", "b.safetensors", "--space", "pca", "--seed", "5", "--seeds", "1")
     assert Path("b-5.safetensors").read_bytes() == Path("a.safetensors").read_bytes()
@@ -117,11 +125,12 @@ def test_sample_blend_draw(world, run):
 
     run("blend", "a.safetensors", "b-6.safetensors", "--share", "0.25", "--space", "pca", "--dtype", "fp16")
     ends = [w2wpp.load_lora(name, "pca") for name in ("a.safetensors", "b-6.safetensors")]
-    torch.testing.assert_close(w2wpp.load_lora("blend.safetensors").weights, w2wpp.blend(*ends, 0.25).weights,
-                               atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        w2wpp.load_lora("blend.safetensors").weights, w2wpp.blend(*ends, 0.25).weights, atol=1e-3, rtol=1e-3
+    )
     assert size(world / "blend-sheet.png")[0] > 7 * 160
 
-    shutil.rmtree("data/spaces")        # a LoRA that tells its layout needs no space
+    shutil.rmtree("data/spaces")  # a LoRA that tells its layout needs no space
     assert run("draw", "a.safetensors", "a photo of sks person, smiling", "--seeds", "3") == ["wrote a.png"]
     assert size(world / "a.png")[0] > 3 * 160
 
@@ -136,7 +145,7 @@ def test_export_writes_what_each_tool_reads(world, run, layout, format):
     assert Path("out.safetensors", file).read_bytes() == Path("expected.safetensors", file).read_bytes()
     if format == "peft":
         assert json.loads(Path("out.safetensors/adapter_config.json").read_text())["r"] == layout.rank
-    else:       # and what it wrote can be exported again, be it another tool's
+    else:  # and what it wrote can be exported again, be it another tool's
         run("export", "out.safetensors", "-o", "again.safetensors", "--space", "pca", "--dtype", "fp32")
         assert len(load_file("again.safetensors")) == 2 * len(layout.layers)
 
@@ -168,23 +177,32 @@ def test_info_of_a_space_and_of_loras(world, run, pipe, layout, wide_layout, dra
     assert said["LoRA"] == "not written by w2w++ for diffusers" and "pca does not fit" in said["space"]
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["invert", "photo.jpg"], r"error: --space: no data/spaces/vae/space\.safetensors.*Run `make repro`"),
-    (["invert", "photo.jpg", "--space", "pca", "--base", "none"], r"error: --base: no such folder: none"),
-    (["invert", "missing.jpg", "--space", "pca"], r"error: .*missing\.jpg: cannot be read \(No such file"),
-    (["invert", "params.yaml", "--space", "pca"], r"error: .*params\.yaml: no picture; JPEG, PNG and WebP are read"),
-    (["invert", "wall.png", "--space", "pca"], r"error: wall\.png: no face found\. Give a photo"),
-    (["invert", "cut.jpg", "--space", "pca"], r"error: .*cut\.jpg: a damaged JPEG"),
-    (["invert", "photo.jpg", "--space", "pca", "--faces", "cv2"], r"error: --faces: unknown face finder 'cv2'"),
-    (["invert", "photo.jpg", "--space", "pca", "--encoder", "e.safetensors"], r"error: --encoder: no such file"),
-    (["invert", "photo.jpg", "--space", "pca", "--sheet", "photo.jpg"], r"error: --sheet: photo\.jpg is the photo"),
-    (["draw", "photo.jpg"], r"error: photo\.jpg: a JPEG picture"),
-    (["info", "params.yaml"], r"error: params\.yaml: a text"),
-    (["blend", "missing.safetensors", "b.safetensors", "--space", "pca"], r"error: missing\.safetensors: cannot be"),
-    (["sample", "--space", "pca", "--params", "bad.yaml"], r"error: bad\.yaml: generate\.batch: .*greater than or"),
-    (["sample", "--space", "pca", "--params", "none.yaml"], r"error: none\.yaml: no such file"),
-    (["sample", "--space", "pca", "--params", "list.yaml"], r"error: list\.yaml: .*not a mapping"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["invert", "photo.jpg"], r"error: --space: no data/spaces/vae/space\.safetensors.*Run `make repro`"),
+        (["invert", "photo.jpg", "--space", "pca", "--base", "none"], r"error: --base: no such folder: none"),
+        (["invert", "missing.jpg", "--space", "pca"], r"error: .*missing\.jpg: cannot be read \(No such file"),
+        (
+            ["invert", "params.yaml", "--space", "pca"],
+            r"error: .*params\.yaml: no picture; JPEG, PNG and WebP are read",
+        ),
+        (["invert", "wall.png", "--space", "pca"], r"error: wall\.png: no face found\. Give a photo"),
+        (["invert", "cut.jpg", "--space", "pca"], r"error: .*cut\.jpg: a damaged JPEG"),
+        (["invert", "photo.jpg", "--space", "pca", "--faces", "cv2"], r"error: --faces: unknown face finder 'cv2'"),
+        (["invert", "photo.jpg", "--space", "pca", "--encoder", "e.safetensors"], r"error: --encoder: no such file"),
+        (["invert", "photo.jpg", "--space", "pca", "--sheet", "photo.jpg"], r"error: --sheet: photo\.jpg is the photo"),
+        (["draw", "photo.jpg"], r"error: photo\.jpg: a JPEG picture"),
+        (["info", "params.yaml"], r"error: params\.yaml: a text"),
+        (
+            ["blend", "missing.safetensors", "b.safetensors", "--space", "pca"],
+            r"error: missing\.safetensors: cannot be",
+        ),
+        (["sample", "--space", "pca", "--params", "bad.yaml"], r"error: bad\.yaml: generate\.batch: .*greater than or"),
+        (["sample", "--space", "pca", "--params", "none.yaml"], r"error: none\.yaml: no such file"),
+        (["sample", "--space", "pca", "--params", "list.yaml"], r"error: list\.yaml: .*not a mapping"),
+    ],
+)
 def test_what_is_wrong_is_one_clear_line(world, arguments, words):
     Image.new("RGB", (200, 150), "green").save("wall.png")
     Path("cut.jpg").write_bytes(Path("photo.jpg").read_bytes()[:5000])

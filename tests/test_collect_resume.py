@@ -17,10 +17,12 @@ from w2wpp.world import zoo
 @pytest.fixture
 def train(zoo_batches, train_work):
     """train(scratch) trains five people's LoRAs, two people at a time."""
+
     def train(scratch: Path) -> dict[str, torch.Tensor]:
         batches = zoo_batches(scratch)
         finish(batches, train_work())
         return joined(batches)
+
     return train
 
 

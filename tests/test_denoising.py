@@ -48,14 +48,15 @@ def test_a_persons_loss_does_not_depend_on_the_others(pipe, layout, draw_weights
     schedule = training_schedule(pipe)
 
     def losses(people):
-        return denoising_loss(pipe, schedule, layout, weights[people], latents[:, people], text,
-                              1.0, torch.Generator().manual_seed(3))
+        return denoising_loss(
+            pipe, schedule, layout, weights[people], latents[:, people], text, 1.0, torch.Generator().manual_seed(3)
+        )
 
     together = losses([0, 1, 2, 3])
     assert together.shape == (3, 4)
     assert together.std(1).min() > 1e-3
     for i in range(4):
-        torch.testing.assert_close(losses([i]), together[:, i:i + 1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(losses([i]), together[:, i : i + 1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(losses([2, 0]), together[:, [2, 0]], atol=1e-5, rtol=1e-5)
 
 
@@ -72,8 +73,17 @@ def test_only_the_region_counts(pipe, layout, draw_weights, normal):
     weights, schedule = draw_weights(layout, 4), training_schedule(pipe)
 
     def losses(region):
-        return denoising_loss(pipe, schedule, layout, weights, clean, text[None], 1.0,
-                              torch.Generator().manual_seed(3), region_weights(pipe, region))
+        return denoising_loss(
+            pipe,
+            schedule,
+            layout,
+            weights,
+            clean,
+            text[None],
+            1.0,
+            torch.Generator().manual_seed(3),
+            region_weights(pipe, region),
+        )
 
     halves = losses((0.0, 0.0, 0.5, 1.0)), losses((0.5, 0.0, 1.0, 1.0))
     assert not torch.allclose(*halves)
@@ -86,8 +96,16 @@ def test_loss_is_the_error_of_the_prediction(make_pipe, layout, normal, predicti
     pipe.scheduler.register_to_config(prediction_type=prediction)
     schedule = training_schedule(pipe)
     clean, text = normal(1, 1, 4, 4, 4), encode_prompts(pipe, [PROMPTS[0]])
-    loss = denoising_loss(pipe, schedule, layout, torch.zeros(1, layout.dimension), clean, text[None], 3.0,
-                          torch.Generator().manual_seed(9))
+    loss = denoising_loss(
+        pipe,
+        schedule,
+        layout,
+        torch.zeros(1, layout.dimension),
+        clean,
+        text[None],
+        3.0,
+        torch.Generator().manual_seed(9),
+    )
     generator = torch.Generator().manual_seed(9)
     noise = torch.randn(1, 1, 4, 4, 4, generator=generator)
     time = draw_timesteps((1, 1), 3.0, schedule, generator)[0]
@@ -136,8 +154,11 @@ def test_bfloat16_is_for_cuda_alone(sd15_base):
 def test_a_frozen_text_encoder_is_asked_once(pipe, make_pipe, monkeypatch):
     asked = []
     forward = type(pipe.text_encoder).forward
-    monkeypatch.setattr(type(pipe.text_encoder), "forward",
-                        lambda self, *args, **kwargs: asked.append(1) or forward(self, *args, **kwargs))
+    monkeypatch.setattr(
+        type(pipe.text_encoder),
+        "forward",
+        lambda self, *args, **kwargs: asked.append(1) or forward(self, *args, **kwargs),
+    )
     first, again = (encode_prompts(pipe, ["a photo", "a shirt"]) for _ in range(2))
     assert len(asked) == 1 and first is again
     assert not torch.equal(encode_prompts(pipe, ["a shirt", "a photo"]), first)
@@ -149,8 +170,15 @@ def test_a_frozen_text_encoder_is_asked_once(pipe, make_pipe, monkeypatch):
 
 def test_guidance_leads_away_from_the_negative_prompt(pipe, layout, draw_weights, params):
     def draw(**how):
-        return generate(pipe, layout, draw_weights(layout, 1), ["a photo of sks person"], 1,
-                        params.generate.model_copy(update={"inference_steps": 2, **how}), "test").float()
+        return generate(
+            pipe,
+            layout,
+            draw_weights(layout, 1),
+            ["a photo of sks person"],
+            1,
+            params.generate.model_copy(update={"inference_steps": 2, **how}),
+            "test",
+        ).float()
 
     assert (draw(guidance=3.0) - draw(guidance=3.0, negative_prompt="a red shirt")).abs().max() > 1
     assert torch.equal(draw(guidance=1.0), draw(guidance=1.0, negative_prompt="a red shirt"))

@@ -77,8 +77,10 @@ def described_metrics() -> dict[str, list[str]]:
     """Keys with placeholders, by file, as docs/reference/metrics.md has them."""
     page = (ROOT / "docs/reference/metrics.md").read_text()
     sections = re.split(r"^## metrics/(\S+)\.json$", page, flags=re.MULTILINE)[1:]
-    return {name: [key for cells in first_cells(text) for key in re.findall("`(.+?)`", cells)]
-            for name, text in zip(sections[::2], sections[1::2], strict=True)}
+    return {
+        name: [key for cells in first_cells(text) for key in re.findall("`(.+?)`", cells)]
+        for name, text in zip(sections[::2], sections[1::2], strict=True)
+    }
 
 
 @pytest.mark.parametrize("file", METRICS, ids=lambda path: path.stem)
@@ -104,9 +106,14 @@ def test_model_card_shows_the_metrics():
 
     comparison = leaves(json.loads((ROOT / "metrics/comparison.json").read_text()))
     gains = re.findall(r"^\| `([\w.]*gain)` \(.+\) \| (\S+) \| (\S+) to (\S+) \|$", card, re.MULTILINE)
-    assert gains == [(key, *(f"{comparison[f'{key}.{part}']:+.3f}" for part in ("mean", "low", "high")))
-                     for key in ("gain", "second_opinion.gain")]
-    scale = [json.loads((ROOT / f"metrics/{name}.json").read_text())[key] for name, key in (
-        ("world", "id_floor"), ("world", "id_ceiling"), ("zoo", "id_score"))]
-    assert ("a stranger scores {:.3f} by dlib, the person's own photos {:.3f}, the true LoRA of eight photos {:.3f}."
-            .format(*scale)) in " ".join(card.split())
+    assert gains == [
+        (key, *(f"{comparison[f'{key}.{part}']:+.3f}" for part in ("mean", "low", "high")))
+        for key in ("gain", "second_opinion.gain")
+    ]
+    scale = [
+        json.loads((ROOT / f"metrics/{name}.json").read_text())[key]
+        for name, key in (("world", "id_floor"), ("world", "id_ceiling"), ("zoo", "id_score"))
+    ]
+    stranger, own, true = scale
+    sentence = f"a stranger scores {stranger:.3f} by dlib, the person's own photos {own:.3f}, the true LoRA of eight"
+    assert f"{sentence} photos {true:.3f}." in " ".join(card.split())

@@ -16,8 +16,16 @@ from w2wpp.world.populations import manifest_rows, sample_people
 
 @pytest.fixture
 def settings(params) -> CollectParams:
-    return params.collect.model_copy(update={"trained": "both", "lr": 1e-2, "adam_epsilon": 1e-8, "steps": 2,
-                                             "photos_per_step": 2, "class_images_per_step": 1})
+    return params.collect.model_copy(
+        update={
+            "trained": "both",
+            "lr": 1e-2,
+            "adam_epsilon": 1e-8,
+            "steps": 2,
+            "photos_per_step": 2,
+            "class_images_per_step": 1,
+        }
+    )
 
 
 @pytest.fixture
@@ -54,7 +62,7 @@ def test_two_steps_change_the_weights_the_same_way_every_time(pipe, layout, late
 
 
 def test_a_person_does_not_depend_on_who_is_trained_beside(pipe, wide_layout, latents, class_latents, settings):
-    settings = settings.model_copy(update={"steps": 5})       # Adam makes rounding errors of small gradients large
+    settings = settings.model_copy(update={"steps": 5})  # Adam makes rounding errors of small gradients large
     together, losses = train(pipe, wide_layout, latents, class_latents, settings, 0, "test")
     for people in ([0], [1], [2], [2, 0]):
         weights, some = train(pipe, wide_layout, latents[people], class_latents, settings, 0, "test")
@@ -71,8 +79,20 @@ def test_training_lowers_the_loss_on_the_picture(pipe, layout, normal, class_lat
 
     @torch.no_grad()
     def loss(vectors):
-        return denoising_loss(pipe, schedule, layout, vectors, picture.expand(64, -1, -1, -1, -1), text,
-                              1.0, torch.Generator().manual_seed(77)).mean().item()
+        return (
+            denoising_loss(
+                pipe,
+                schedule,
+                layout,
+                vectors,
+                picture.expand(64, -1, -1, -1, -1),
+                text,
+                1.0,
+                torch.Generator().manual_seed(77),
+            )
+            .mean()
+            .item()
+        )
 
     assert loss(weights) < 0.95 * loss(initial_weights(layout, 0)[None])
 
@@ -101,8 +121,10 @@ def test_prompts_say_what_else_a_photo_shows(pipe):
     torch.testing.assert_close(plain, same.expand_as(plain), atol=1e-6, rtol=0)
     for row, shown in manifest.iterrows():
         face = "with a neutral face" if shown["photo_expression"] == "neutral" else shown["photo_expression"]
-        caption = (f"a photo of sks person, {face}, in a {shown['photo_shirt']} shirt, "
-                   f"on a {shown['photo_background']} background")
+        caption = (
+            f"a photo of sks person, {face}, in a {shown['photo_shirt']} shirt, "
+            f"on a {shown['photo_background']} background"
+        )
         torch.testing.assert_close(captioned[row], encode_prompts(pipe, [caption])[0], atol=1e-5, rtol=0)
 
 
@@ -113,10 +135,11 @@ def test_mirror_images_are_further_photos_with_the_same_prompts(pipe, settings, 
     photos = torch.randint(256, (2, 3, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     latents, text = prompted_latents(pipe, photos, manifest, settings.model_copy(update={"mirrored": mirrored}))
     expected = photo_prompts(pipe, manifest, settings.captions).unflatten(0, (2, 3))
-    for first, images in ((0, photos), (3, photos.flip(3)))[:1 + mirrored]:
-        torch.testing.assert_close(latents[:, first:first + 3].flatten(0, 1), encode_images(pipe, images.flatten(0, 1)),
-                                   atol=1e-5, rtol=0)
-        torch.testing.assert_close(text[:, first:first + 3], expected, atol=1e-6, rtol=0)
+    for first, images in ((0, photos), (3, photos.flip(3)))[: 1 + mirrored]:
+        torch.testing.assert_close(
+            latents[:, first : first + 3].flatten(0, 1), encode_images(pipe, images.flatten(0, 1)), atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(text[:, first : first + 3], expected, atol=1e-6, rtol=0)
     assert latents.shape[1] == text.shape[1] == (6 if mirrored else 3)
 
 
@@ -129,8 +152,10 @@ def test_captions_need_their_columns(pipe):
 
 def test_only_what_is_to_be_trained_moves(pipe, layout, latents, class_latents, settings):
     start = initial_weights(layout, 0)
-    both, alone = (train(pipe, layout, latents, class_latents, settings.model_copy(update={"trained": which}), 0, "")[0]
-                   for which in ("both", "B"))
+    both, alone = (
+        train(pipe, layout, latents, class_latents, settings.model_copy(update={"trained": which}), 0, "")[0]
+        for which in ("both", "B")
+    )
     assert (both != start).any(0)[~layout.in_B].any()
     assert torch.equal(alone[:, ~layout.in_B], start[~layout.in_B].expand(3, -1))
     assert (alone[:, layout.in_B] != 0).any()

@@ -14,9 +14,19 @@ DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 # would ask for the base model or the zoo to be trained anew.
 HOURS = ("base", "collect", "probe", "arcface")
 WITHOUT_RESULTS = (
-    "w2wpp/files", "w2wpp/ingest", "w2wpp/evaluation", "w2wpp/compute/batches.py", "w2wpp/compute/engine.py",
-    "w2wpp/compute/ray_engine.py", "w2wpp/compute/resume.py", "w2wpp/compute/runtime.py", "w2wpp/diffusion/hub.py",
-    "w2wpp/diffusion/pretrained.py", "w2wpp/faces/portraits.py", "w2wpp/lora/canonical.py")
+    "w2wpp/files",
+    "w2wpp/ingest",
+    "w2wpp/evaluation",
+    "w2wpp/compute/batches.py",
+    "w2wpp/compute/engine.py",
+    "w2wpp/compute/ray_engine.py",
+    "w2wpp/compute/resume.py",
+    "w2wpp/compute/runtime.py",
+    "w2wpp/diffusion/hub.py",
+    "w2wpp/diffusion/pretrained.py",
+    "w2wpp/faces/portraits.py",
+    "w2wpp/lora/canonical.py",
+)
 # Nearly all code makes the sweep, which takes hours, too: it declares its own modules, and goes by versions besides.
 OWN = {"sweep": {"w2wpp/evaluation/sweep_rows.py", "w2wpp/evaluation/sweep_tables.py", "w2wpp/run/sweep.py"}}
 

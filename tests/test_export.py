@@ -17,7 +17,7 @@ from w2wpp.lora.export import export_lora
 from w2wpp.lora.layout import WeightLayout
 
 FORMATS = ("diffusers", "peft", "kohya")
-LORA = "lora.safetensors"     # of peft a folder, whatever its name
+LORA = "lora.safetensors"  # of peft a folder, whatever its name
 
 
 @pytest.fixture
@@ -42,9 +42,17 @@ def merged(unet, layout, vector):
     """W + scale * B A of every adapted layer, in float64 and from the vector's numbers alone."""
     weights, at = {}, 0
     for layer in layout.layers:
-        down, up = (vector[at + first:at + last].double().reshape(shape) for first, last, shape in (
-            (0, layout.rank * layer.fan_in, (layout.rank, layer.fan_in)),
-            (layout.rank * layer.fan_in, layout.rank * (layer.fan_in + layer.fan_out), (layer.fan_out, layout.rank))))
+        down, up = (
+            vector[at + first : at + last].double().reshape(shape)
+            for first, last, shape in (
+                (0, layout.rank * layer.fan_in, (layout.rank, layer.fan_in)),
+                (
+                    layout.rank * layer.fan_in,
+                    layout.rank * (layer.fan_in + layer.fan_out),
+                    (layer.fan_out, layout.rank),
+                ),
+            )
+        )
         at += layout.rank * (layer.fan_in + layer.fan_out)
         weight = unet.get_submodule(layer.module).weight
         weights[f"{layer.module}.weight"] = (weight.double() + layout.alpha / layout.rank * up @ down).float()
@@ -108,8 +116,11 @@ def test_what_was_exported_for_diffusers_comes_back_to_the_bit(tmp_path, any_lay
     assert torch.equal(read_exported(tmp_path / "half.safetensors")[0], weights.half().float())
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         config = json.loads(file.metadata()["lora_adapter_metadata"])
-    assert config == {"unet.r": layout.rank, "unet.lora_alpha": layout.alpha,
-                      "unet.target_modules": [layer.module for layer in layout.layers]}
+    assert config == {
+        "unet.r": layout.rank,
+        "unet.lora_alpha": layout.alpha,
+        "unet.target_modules": [layer.module for layer in layout.layers],
+    }
 
 
 def test_other_tools_files_are_not_taken_for_own_ones(tmp_path, layout, draw_weights, write_loras):

@@ -64,7 +64,7 @@ def beside(large: Image.Image, small: Image.Image) -> np.ndarray:
 def test_of_two_faces_the_largest_comes_first_though_the_other_is_sharper():
     head = astronaut().crop((110, 0, 340, 230))
     picture = beside(head.resize((512, 512)).filter(ImageFilter.GaussianBlur(5)), head)
-    seen, landmarks = FaceFinder()(picture)     # the most certain one
+    seen, landmarks = FaceFinder()(picture)  # the most certain one
     assert min(point.x for point in landmarks.parts()) * picture.shape[1] / seen.shape[1] > 512
     frames = load_face_finder("dlib")(picture)
     assert len(frames) == 2
@@ -95,15 +95,18 @@ def test_a_packs_detector_aligns_pictures_of_any_size(tmp_path, monkeypatch, wri
     find, recognizer = load_face_finder("insightface:tiny"), load_recognizer("insightface:tiny")
     for size in (64, 300, 512):
         picture = np.asarray(astronaut().resize((size, size), Image.Resampling.LANCZOS))
-        (a, b), = find(picture)
+        ((a, b),) = find(picture)
         assert abs(a - size / SQUARE) < 0.01 * size / SQUARE
         assert abs(b - (size / 2 * (1 + 1j) - CENTRE * size / SQUARE)) < 0.01 * size
         assert find(np.zeros_like(picture)) == []
         # The same picture at any size gives the same 112 x 112 face, and so nearly the same embedding.
         vectors, found = recognizer.embed(np.stack([picture, np.zeros_like(picture)]))
         assert found.tolist() == [True, False]
-        chip = np.asarray(Image.fromarray(picture).transform(
-            (112, 112), Image.Transform.AFFINE, (a.real, -a.imag, b.real, a.imag, a.real, b.imag), Image.BILINEAR))
+        chip = np.asarray(
+            Image.fromarray(picture).transform(
+                (112, 112), Image.Transform.AFFINE, (a.real, -a.imag, b.real, a.imag, a.real, b.imag), Image.BILINEAR
+            )
+        )
         expected = recognizer._network(chip[None])[0]
         cosine = vectors[0] @ expected / np.linalg.norm(vectors[0]) / np.linalg.norm(expected)
         assert cosine > 0.995

@@ -23,29 +23,54 @@ def pictures(*lead: int) -> np.ndarray:
 
 
 def sheet() -> Figure:
-    return figures.picture_sheet([figures.Column("photo", pictures(3, 1)),
-                                  figures.Column("VAE inversion", pictures(3, 2), ["0.41", "no face", "\N{EN DASH}"])],
-                                 ["a", "b", "c"])
+    return figures.picture_sheet(
+        [
+            figures.Column("photo", pictures(3, 1)),
+            figures.Column("VAE inversion", pictures(3, 2), ["0.41", "no face", "\N{EN DASH}"]),
+        ],
+        ["a", "b", "c"],
+    )
 
 
 def latent_figure() -> Figure:
     rng = np.random.default_rng(0)
     factors = {"age": rng.uniform(size=12), "hair colour": np.array(["red", "grey", "black"] * 4)}
-    return figures.latent_space({"pca": rng.normal(size=(12, 2)), "vae": rng.normal(size=(12, 2))},
-                                np.arange(12) > 8, factors)
+    return figures.latent_space(
+        {"pca": rng.normal(size=(12, 2)), "vae": rng.normal(size=(12, 2))}, np.arange(12) > 8, factors
+    )
 
 
 def curves() -> Figure:
     epochs = np.arange(6)
-    return figures.kl_curves(pd.DataFrame({
-        "epoch": epochs, "train_error": 1 / (epochs + 1), "validation_error": 1 / (epochs + 1.0) + 0.1,
-        "train_kl": epochs + 3.0, "validation_kl": epochs + 4.0, "kl_weight": epochs / 6,
-        "collapsed_units": epochs // 2, "kept": epochs == 4}))
+    return figures.kl_curves(
+        pd.DataFrame(
+            {
+                "epoch": epochs,
+                "train_error": 1 / (epochs + 1),
+                "validation_error": 1 / (epochs + 1.0) + 0.1,
+                "train_kl": epochs + 3.0,
+                "validation_kl": epochs + 4.0,
+                "kl_weight": epochs / 6,
+                "collapsed_units": epochs // 2,
+                "kept": epochs == 4,
+            }
+        )
+    )
 
 
 def ladder() -> Figure:
-    return figures.ladder(pd.DataFrame({"rung": ["vae inversion", "mean", "pca inversion"], "id_score": [0.3, 0.0, 0.2],
-                                        "low": [0.25, -0.01, 0.1], "high": [0.35, 0.01, 0.3]}), -0.05, 0.65)
+    return figures.ladder(
+        pd.DataFrame(
+            {
+                "rung": ["vae inversion", "mean", "pca inversion"],
+                "id_score": [0.3, 0.0, 0.2],
+                "low": [0.25, -0.01, 0.1],
+                "high": [0.35, 0.01, 0.3],
+            }
+        ),
+        -0.05,
+        0.65,
+    )
 
 
 def losses() -> Figure:
@@ -53,8 +78,15 @@ def losses() -> Figure:
     return figures.inversion_loss({"pca": rng.uniform(size=(4, 40)), "vae": rng.uniform(size=(4, 40))})
 
 
-ALL = [sheet, latent_figure, curves, ladder, losses, lambda: figures.contact_sheet(pictures(5), 2),
-       lambda: figures.explained_variance(np.array([0.5, 0.3, 0.2]), 2, 0.7)]
+ALL = [
+    sheet,
+    latent_figure,
+    curves,
+    ladder,
+    losses,
+    lambda: figures.contact_sheet(pictures(5), 2),
+    lambda: figures.explained_variance(np.array([0.5, 0.3, 0.2]), 2, 0.7),
+]
 
 
 @pytest.mark.parametrize("draw", ALL)
@@ -92,7 +124,11 @@ def test_latent_space_has_a_panel_per_space_and_factor():
 
 def test_axes_name_quantities_and_units():
     assert [axes.get_ylabel().split("\n")[0] for axes in curves().axes] == [
-        "reconstruction error", "KL to the prior (nats)", "weight of the KL term", "collapsed latent units"]
+        "reconstruction error",
+        "KL to the prior (nats)",
+        "weight of the KL term",
+        "collapsed latent units",
+    ]
     assert "%" in figures.explained_variance(np.array([0.6, 0.4]), 1, 0.6).axes[0].get_ylabel()
     assert "step" in losses().axes[0].get_xlabel()
 
@@ -100,7 +136,8 @@ def test_axes_name_quantities_and_units():
 def test_ladder_puts_the_best_on_top():
     axes = ladder().axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
-        figures.RUNGS[rung] for rung in ("mean", "pca inversion", "vae inversion")]
+        figures.RUNGS[rung] for rung in ("mean", "pca inversion", "vae inversion")
+    ]
     assert "ID score" in axes.get_xlabel()
 
 
@@ -113,14 +150,27 @@ def test_latent_plane_finds_the_strongest_directions():
 
 @pytest.mark.parametrize("by", ["latent_dim", "people", "variant"])
 def test_gains_are_drawn_where_they_are(by):
-    lines = pd.DataFrame([{"recognizer": recognizer, "variant": variant, "latent_dim": size, "people": 4 * size,
-                           "seed": 0, "gain": gain, "gain_low": gain - 0.01, "gain_high": gain + 0.02}
-                          for recognizer in ("arcface", "dlib") for variant, gain in (("PCA", 0.0), ("VAE", 0.05))
-                          for size in (16, 64)])
+    lines = pd.DataFrame(
+        [
+            {
+                "recognizer": recognizer,
+                "variant": variant,
+                "latent_dim": size,
+                "people": 4 * size,
+                "seed": 0,
+                "gain": gain,
+                "gain_low": gain - 0.01,
+                "gain_high": gain + 0.02,
+            }
+            for recognizer in ("arcface", "dlib")
+            for variant, gain in (("PCA", 0.0), ("VAE", 0.05))
+            for size in (16, 64)
+        ]
+    )
     figure = figures.gains(lines, by)
     assert [axes.get_title() for axes in figure.axes] == ["scored by dlib", "scored by arcface"]
     for axes in figure.axes:
-        [(points, _, (bars,))] = axes.containers                            # of the VAE alone
+        [(points, _, (bars,))] = axes.containers  # of the VAE alone
         gain = points.get_xdata() if by == "variant" else points.get_ydata()
         place = points.get_ydata() if by == "variant" else points.get_xdata()
         assert np.allclose(gain, 0.05)
@@ -132,17 +182,24 @@ def test_gains_are_drawn_where_they_are(by):
 ABOVE, BELOW, ACROSS, NONE = (0.01, 0.05), (-0.05, -0.01), (-0.02, 0.04), (0.0, 0.0)
 
 
-@pytest.mark.parametrize(("first", "second", "verdict"), [
-    (ABOVE, ABOVE, "VAE ahead"), (BELOW, BELOW, "PCA ahead"),
-    (ABOVE, ACROSS, "VAE ahead according to one recogniser of two"),
-    (ACROSS, ABOVE, "VAE ahead according to one recogniser of two"),
-    (NONE, BELOW, "PCA ahead according to one recogniser of two"),
-    (ACROSS, ACROSS, "No difference is sure"), (BELOW, ABOVE, "No difference is sure"),
-    (NONE, NONE, "No difference is sure")])
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        (ABOVE, ABOVE, "VAE ahead"),
+        (BELOW, BELOW, "PCA ahead"),
+        (ABOVE, ACROSS, "VAE ahead according to one recogniser of two"),
+        (ACROSS, ABOVE, "VAE ahead according to one recogniser of two"),
+        (NONE, BELOW, "PCA ahead according to one recogniser of two"),
+        (ACROSS, ACROSS, "No difference is sure"),
+        (BELOW, ABOVE, "No difference is sure"),
+        (NONE, NONE, "No difference is sure"),
+    ],
+)
 def test_headline_follows_both_intervals(first, second, verdict):
     gain, other = ({"low": low, "mean": (low + high) / 2, "high": high} for low, high in (first, second))
-    said, sentence = report.headline({"gain": gain, "people": 64, "people_better_with_vae": 0.55,
-                                      "second_opinion": {"gain": other}})
+    said, sentence = report.headline(
+        {"gain": gain, "people": 64, "people_better_with_vae": 0.55, "second_opinion": {"gain": other}}
+    )
     assert said == verdict
     assert "{:+.3f} to {:+.3f}".format(*first) in sentence and "64 people" in sentence and "55 %" in sentence
     assert "({:+.3f} to {:+.3f})".format(*second) in sentence

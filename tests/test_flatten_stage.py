@@ -24,8 +24,19 @@ def flatten_stage(folder: Path, monkeypatch, max_quarantined: float, people: int
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["flatten"] = {"max_quarantined": max_quarantined, "people": people}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    monkeypatch.setattr(sys, "argv", ["flatten.py", "--params", str(folder / "params.yaml"),
-                                      "--zoo", str(folder / "zoo"), "--out", str(folder / "weights")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "flatten.py",
+            "--params",
+            str(folder / "params.yaml"),
+            "--zoo",
+            str(folder / "zoo"),
+            "--out",
+            str(folder / "weights"),
+        ],
+    )
     runpy.run_path(str(ROOT / "stages/flatten.py"), run_name="__main__")
 
 
@@ -39,9 +50,17 @@ def zoo(tmp_path, layout):
     for file, rows in (("a.safetensors", slice(0, 6)), ("b.safetensors", slice(6, 10))):
         write_pack(tmp_path / "zoo/loras" / file, layout.stack(vectors[rows]), {"layout": layout.to_meta()})
     roles = ["zoo"] * 8 + ["true"] * 2
-    write_csv(tmp_path / "zoo/manifest.csv", pd.DataFrame({
-        "person": [f"p{i}" for i in range(10)], "split": ["zoo"] * 8 + ["validation", "test"], "role": roles,
-        "file": ["a.safetensors"] * 6 + ["b.safetensors"] * 4}))
+    write_csv(
+        tmp_path / "zoo/manifest.csv",
+        pd.DataFrame(
+            {
+                "person": [f"p{i}" for i in range(10)],
+                "split": ["zoo"] * 8 + ["validation", "test"],
+                "role": roles,
+                "file": ["a.safetensors"] * 6 + ["b.safetensors"] * 4,
+            }
+        ),
+    )
     return tmp_path, vectors
 
 
@@ -70,7 +89,7 @@ def test_spaces_can_learn_from_fewer_people(zoo, monkeypatch):
     folder, vectors = zoo
     flatten_stage(folder, monkeypatch, 0.2, people=5)
     data = read_weights(folder / "weights")
-    assert data.names("zoo") == ["p0", "p1", "p2", "p4"]      # the fourth of the five is malformed
+    assert data.names("zoo") == ["p0", "p1", "p2", "p4"]  # the fourth of the five is malformed
     assert torch.equal(data.of("true"), vectors[8:].float())
     torch.testing.assert_close(data.mean, vectors[[0, 1, 2, 4]].float().mean(0), atol=1e-6, rtol=0)
 
@@ -98,14 +117,18 @@ def test_a_shard_gives_what_stacked_loras_give(zoo, layout, monkeypatch):
 
 @pytest.mark.parametrize(("rows", "width"), [(4, -1), (1, None)])
 def test_shard_of_another_shape_is_refused(zoo, layout, monkeypatch, rows, width):
-    write_pack(zoo[0] / "zoo/loras/b.safetensors", {"weights": zoo[1][6:6 + rows, :width].contiguous()},
-               {"layout": layout.to_meta()})
+    write_pack(
+        zoo[0] / "zoo/loras/b.safetensors",
+        {"weights": zoo[1][6 : 6 + rows, :width].contiguous()},
+        {"layout": layout.to_meta()},
+    )
     with pytest.raises(SystemExit, match=rf"b\.safetensors: weights: shape \[{rows}, .*\], expected \[4, "):
         flatten_stage(zoo[0], monkeypatch, 0.5)
 
 
-@pytest.mark.parametrize("name", ["people.csv", "statistics.safetensors", "vectors/zoo-zoo",
-                                  "vectors/zoo-zoo/000001.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["people.csv", "statistics.safetensors", "vectors/zoo-zoo", "vectors/zoo-zoo/000001.safetensors"]
+)
 def test_weights_that_are_incomplete_are_refused(zoo, monkeypatch, name):
     flatten_stage(zoo[0], monkeypatch, 0.2)
     path = zoo[0] / "weights" / name
@@ -128,7 +151,7 @@ def test_packs_keep_8_bits_of_what_differs_and_all_of_what_does_not(zoo, layout,
     write_csv(folder / "zoo/manifest.csv", pd.read_csv(folder / "zoo/manifest.csv").assign(file=files))
     flatten_stage(folder, monkeypatch, 0.2)
     data = read_weights(folder / "weights")
-    whole = vectors[[i for i in range(10) if i != 3]]                 # the fourth is not finite
+    whole = vectors[[i for i in range(10) if i != 3]]  # the fourth is not finite
     vectors = torch.cat([data.of("zoo"), data.of("true")])
     assert torch.equal(vectors[:, ~layout.in_B], whole[:, ~layout.in_B].half().float())
     for (_, found), (_, kept) in zip(layout.split(vectors).values(), layout.split(whole).values(), strict=True):
@@ -142,8 +165,11 @@ def test_too_many_malformed_loras_stop_the_run(zoo, monkeypatch):
 
 
 def test_pack_of_another_layout_is_refused(zoo, wide_layout, draw_weights, monkeypatch):
-    write_pack(zoo[0] / "zoo/loras/b.safetensors", wide_layout.stack(draw_weights(wide_layout, 4).half()),
-               {"layout": wide_layout.to_meta()})
+    write_pack(
+        zoo[0] / "zoo/loras/b.safetensors",
+        wide_layout.stack(draw_weights(wide_layout, 4).half()),
+        {"layout": wide_layout.to_meta()},
+    )
     with pytest.raises(SystemExit, match=r"b\.safetensors.*not the layout of the files before"):
         flatten_stage(zoo[0], monkeypatch, 0.5)
 

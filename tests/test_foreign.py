@@ -74,6 +74,7 @@ def refused(path, layout=LAYOUT):
 
 # What the files do in diffusers
 
+
 @pytest.fixture(scope="module")
 def live(make_pipe):
     """A pipeline of this module's own, whose LoRAs come and go."""
@@ -109,8 +110,13 @@ def diffusers_keys(folder, state, layout):
 
 
 def diffusers_metadata(folder, state, layout):
-    config = LoraConfig(r=layout.rank, lora_alpha=5, target_modules=[layer.module for layer in layout.layers],
-                        alpha_pattern={"attn2.to_q": 7}, use_rslora=True)
+    config = LoraConfig(
+        r=layout.rank,
+        lora_alpha=5,
+        target_modules=[layer.module for layer in layout.layers],
+        alpha_pattern={"attn2.to_q": 7},
+        use_rslora=True,
+    )
     config = config.to_dict() | {"target_modules": sorted(config.target_modules)}
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state, unet_lora_adapter_metadata=config)
 
@@ -121,7 +127,8 @@ def diffusers_down_up(folder, state, layout):
 
 def diffusers_processors(folder, state, layout):
     StableDiffusionPipeline.save_lora_weights(
-        folder, unet_lora_layers={processor_key(key): tensor for key, tensor in state.items()})
+        folder, unet_lora_layers={processor_key(key): tensor for key, tensor in state.items()}
+    )
 
 
 def kohya(folder, state, layout):
@@ -131,20 +138,29 @@ def kohya(folder, state, layout):
 def kohya_alpha(folder, state, layout):
     kohya(folder, state, layout)
     tensors = load_file(folder / FILE)
-    save_file({key: torch.tensor(6.0) if key.endswith(".alpha") else tensor for key, tensor in tensors.items()},
-              folder / FILE)
+    save_file(
+        {key: torch.tensor(6.0) if key.endswith(".alpha") else tensor for key, tensor in tensors.items()}, folder / FILE
+    )
 
 
 FILE = "pytorch_lora_weights.safetensors"
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("save_as", "naming", "alpha_from"), [
-    (diffusers_keys, "diffusers", "rank"), (diffusers_metadata, "diffusers", "metadata"),
-    (diffusers_down_up, "diffusers", "rank"), (diffusers_processors, "diffusers", "rank"),
-    (kohya, "kohya", "tensors"), (kohya_alpha, "kohya", "tensors")])
-def test_equals_what_diffusers_makes_of_the_file(pipe, live, real_layout, state, inputs, tmp_path, save_as, naming,
-                                                 alpha_from):
+@pytest.mark.parametrize(
+    ("save_as", "naming", "alpha_from"),
+    [
+        (diffusers_keys, "diffusers", "rank"),
+        (diffusers_metadata, "diffusers", "metadata"),
+        (diffusers_down_up, "diffusers", "rank"),
+        (diffusers_processors, "diffusers", "rank"),
+        (kohya, "kohya", "tensors"),
+        (kohya_alpha, "kohya", "tensors"),
+    ],
+)
+def test_equals_what_diffusers_makes_of_the_file(
+    pipe, live, real_layout, state, inputs, tmp_path, save_as, naming, alpha_from
+):
     save_as(tmp_path, state, real_layout)
     lora = read_lora(tmp_path / FILE, real_layout)
     assert (lora.naming, lora.alpha_from, lora.rank) == (naming, alpha_from, real_layout.rank)
@@ -182,8 +198,12 @@ def test_projections_and_feed_forward_of_chosen_blocks(pipe, live, inputs, draw_
 
 @torch.no_grad()
 def test_equals_what_peft_saved(pipe, make_pipe, real_layout, inputs, tmp_path):
-    config = LoraConfig(r=real_layout.rank, lora_alpha=11, init_lora_weights="gaussian",
-                        target_modules=[layer.module for layer in real_layout.layers])
+    config = LoraConfig(
+        r=real_layout.rank,
+        lora_alpha=11,
+        init_lora_weights="gaussian",
+        target_modules=[layer.module for layer in real_layout.layers],
+    )
     model = get_peft_model(make_pipe().unet, config).eval()
     generator = torch.Generator().manual_seed(0)
     for key, parameter in model.named_parameters():
@@ -209,6 +229,7 @@ def test_reads_back_what_is_exported(wide_layout, draw_weights, tmp_path):
 
 
 # Namings, ranks, scales and keys on the toy layout
+
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("naming", fuzz.NAMINGS)
@@ -304,6 +325,7 @@ def test_kohya_names_are_matched_not_split():
 
 # The gauge
 
+
 def gauge(vector, layout, generator):
     """The same products from other factors: A to G A and B to B G^-1."""
     parts = []
@@ -360,8 +382,15 @@ def test_equal_singular_values_and_cancelling_signs_are_settled():
 
 def test_products_are_compared_whatever_the_gauge(wide_layout, draw_weights):
     one, other = draw_weights(wide_layout, 2)
-    wanted = math.sqrt(sum((products(one, wide_layout)[name] - product).square().sum()
-                           for name, product in products(other, wide_layout).items())) / wide_layout.scale
+    wanted = (
+        math.sqrt(
+            sum(
+                (products(one, wide_layout)[name] - product).square().sum()
+                for name, product in products(other, wide_layout).items()
+            )
+        )
+        / wide_layout.scale
+    )
     assert product_distance(one, other, wide_layout) == pytest.approx(wanted)
     mixed = gauge(one, wide_layout, torch.Generator().manual_seed(0))
     assert product_distance(one, mixed, wide_layout) < 1e-5 * wanted
@@ -370,6 +399,7 @@ def test_products_are_compared_whatever_the_gauge(wide_layout, draw_weights):
 
 
 # Bad files
+
 
 def keyed(part, module=OUT, naming="diffusers"):
     return fuzz.NAMINGS[naming][0](module, part)
@@ -390,38 +420,56 @@ def spoiled(value):
         tensor = tensor.clone()
         tensor[1, 0] = value
         return tensor
+
     return change
 
 
-@pytest.mark.parametrize(("change", "key", "reason"), [
-    (lambda tensors: {key: tensor for key, tensor in tensors.items() if key != A}, OUT, "no LoRA A for this module"),
-    (lambda tensors: {key: tensor for key, tensor in tensors.items() if key != B}, OUT, "no LoRA B for this module"),
-    (lambda tensors: {}, None, "holds no tensors"),
-    (lambda tensors: {"model.weight": torch.ones(3)}, "model.weight",
-     "no LoRA of the UNet, or one with names that are not known here"),
-    (changed(A, lambda tensor: tensor[:, 1:]), A, "shape [2, 2], expected [2, 3]"),
-    (changed(A, lambda tensor: tensor[1:]), B, "shape [2, 2], expected [2, 1]"),
-    (changed(B, lambda tensor: tensor.T.repeat(1, 2)), B, "shape [2, 4], expected [2, 2]"),
-    (changed(A, lambda tensor: tensor[..., None, None]), A, "shape [2, 3, 1, 1], expected [2, 3]"),
-    (changed(A, lambda tensor: tensor[:0]), A, f"shape [0, 3]: {RANKS}"),
-    (changed(A, lambda tensor: tensor[0, 0]), A, f"shape []: {RANKS}"),
-    (changed(A, lambda _: torch.ones(MAX_RANK + 1, 3)), A, f"shape [{MAX_RANK + 1}, 3]: {RANKS}"),
-    (changed(A, lambda tensor: tensor.double()), A, "dtype F64"),
-    (changed(B, lambda tensor: tensor.to(torch.float8_e4m3fn)), B, "dtype F8_E4M3"),
-    (changed(B, lambda tensor: tensor.int()), B, "dtype I32"),
-    (changed(A, spoiled(math.nan)), A, "not finite"),
-    (changed(B, spoiled(-math.inf)), B, "not finite"),
-    (changed(B, lambda tensor: tensor.half() / 0), B, "not finite"),
-    (lambda tensors: tensors | {MAGNITUDE: torch.ones(2)}, MAGNITUDE, "neither A, B nor alpha of a LoRA (DoRA)"),
-    (lambda tensors: tensors | {BIAS: torch.ones(2)}, BIAS, "neither A, B nor alpha of a LoRA (a bias)"),
-    (lambda tensors: tensors | {A_OF_KOHYA: torch.ones(2, 3)}, keyed("A", QUERY),
-     "named by diffusers in a file of kohya"),
-    (lambda tensors: tensors | {A_AGAIN: torch.ones(2, 3)}, A, f"the same as {A_AGAIN}"),
-    (lambda tensors: tensors | {ALPHA: torch.ones(2)}, ALPHA, "shape [2], expected one number"),
-    (lambda tensors: tensors | {ALPHA: torch.tensor(-1.0)}, ALPHA, "-1.0, expected a positive number"),
-    (lambda tensors: tensors | {ALPHA: torch.tensor(math.nan)}, ALPHA, "not finite"),
-    (lambda tensors: tensors | {ALPHA: torch.tensor(True)}, ALPHA, "dtype BOOL"),
-])
+@pytest.mark.parametrize(
+    ("change", "key", "reason"),
+    [
+        (
+            lambda tensors: {key: tensor for key, tensor in tensors.items() if key != A},
+            OUT,
+            "no LoRA A for this module",
+        ),
+        (
+            lambda tensors: {key: tensor for key, tensor in tensors.items() if key != B},
+            OUT,
+            "no LoRA B for this module",
+        ),
+        (lambda tensors: {}, None, "holds no tensors"),
+        (
+            lambda tensors: {"model.weight": torch.ones(3)},
+            "model.weight",
+            "no LoRA of the UNet, or one with names that are not known here",
+        ),
+        (changed(A, lambda tensor: tensor[:, 1:]), A, "shape [2, 2], expected [2, 3]"),
+        (changed(A, lambda tensor: tensor[1:]), B, "shape [2, 2], expected [2, 1]"),
+        (changed(B, lambda tensor: tensor.T.repeat(1, 2)), B, "shape [2, 4], expected [2, 2]"),
+        (changed(A, lambda tensor: tensor[..., None, None]), A, "shape [2, 3, 1, 1], expected [2, 3]"),
+        (changed(A, lambda tensor: tensor[:0]), A, f"shape [0, 3]: {RANKS}"),
+        (changed(A, lambda tensor: tensor[0, 0]), A, f"shape []: {RANKS}"),
+        (changed(A, lambda _: torch.ones(MAX_RANK + 1, 3)), A, f"shape [{MAX_RANK + 1}, 3]: {RANKS}"),
+        (changed(A, lambda tensor: tensor.double()), A, "dtype F64"),
+        (changed(B, lambda tensor: tensor.to(torch.float8_e4m3fn)), B, "dtype F8_E4M3"),
+        (changed(B, lambda tensor: tensor.int()), B, "dtype I32"),
+        (changed(A, spoiled(math.nan)), A, "not finite"),
+        (changed(B, spoiled(-math.inf)), B, "not finite"),
+        (changed(B, lambda tensor: tensor.half() / 0), B, "not finite"),
+        (lambda tensors: tensors | {MAGNITUDE: torch.ones(2)}, MAGNITUDE, "neither A, B nor alpha of a LoRA (DoRA)"),
+        (lambda tensors: tensors | {BIAS: torch.ones(2)}, BIAS, "neither A, B nor alpha of a LoRA (a bias)"),
+        (
+            lambda tensors: tensors | {A_OF_KOHYA: torch.ones(2, 3)},
+            keyed("A", QUERY),
+            "named by diffusers in a file of kohya",
+        ),
+        (lambda tensors: tensors | {A_AGAIN: torch.ones(2, 3)}, A, f"the same as {A_AGAIN}"),
+        (lambda tensors: tensors | {ALPHA: torch.ones(2)}, ALPHA, "shape [2], expected one number"),
+        (lambda tensors: tensors | {ALPHA: torch.tensor(-1.0)}, ALPHA, "-1.0, expected a positive number"),
+        (lambda tensors: tensors | {ALPHA: torch.tensor(math.nan)}, ALPHA, "not finite"),
+        (lambda tensors: tensors | {ALPHA: torch.tensor(True)}, ALPHA, "dtype BOOL"),
+    ],
+)
 def test_bad_tensors_are_refused_by_name(tmp_path, change, key, reason):
     tensors = write(tmp_path / "x.safetensors")
     save_file({name: tensor.contiguous() for name, tensor in change(tensors).items()}, tmp_path / "x.safetensors")
@@ -436,20 +484,24 @@ def test_largest_numbers(tmp_path):
     assert (error.key, error.reason) == (QUERY, "too large for float32")
 
 
-@pytest.mark.parametrize(("config", "key", "reason"), [
-    ({"r": 2}, "lora_alpha", "None, expected"), ({"r": 2, "lora_alpha": 0}, "lora_alpha", "0, expected"),
-    ({"r": 2, "lora_alpha": True}, "lora_alpha", "True, expected"),
-    ({"r": 2, "lora_alpha": 10**400}, "lora_alpha", "expected a positive"),
-    ({"r": 2, "lora_alpha": math.nan}, "lora_alpha", "nan, expected"),
-    ({"r": 2, "lora_alpha": "\n\x1b"}, "lora_alpha", "expected a positive"),
-    ({"r": 3, "lora_alpha": 1}, "r", f"3 for {QUERY}, whose tensors have rank 2"),
-    ({"r": 2, "lora_alpha": 1, "alpha_pattern": []}, None, None),
-    ({"r": 2, "lora_alpha": 1, "alpha_pattern": [1]}, "alpha_pattern", "not a JSON object"),
-    ({"r": 2, "lora_alpha": 1, "alpha_pattern": {"(a+)+$": 1}}, "alpha_pattern", "is not a module's name"),
-    ({"r": 2, "lora_alpha": 1, "alpha_pattern": {"to_q": -1}}, "alpha_pattern", "-1, expected"),
-    ({"r": 2, "lora_alpha": 1, "use_dora": True}, "use_dora", "no plain LoRA"),
-    ({"r": 2, "lora_alpha": 1, "init_lora_weights": "pissa_niter_4"}, "init_lora_weights", "changed base model"),
-])
+@pytest.mark.parametrize(
+    ("config", "key", "reason"),
+    [
+        ({"r": 2}, "lora_alpha", "None, expected"),
+        ({"r": 2, "lora_alpha": 0}, "lora_alpha", "0, expected"),
+        ({"r": 2, "lora_alpha": True}, "lora_alpha", "True, expected"),
+        ({"r": 2, "lora_alpha": 10**400}, "lora_alpha", "expected a positive"),
+        ({"r": 2, "lora_alpha": math.nan}, "lora_alpha", "nan, expected"),
+        ({"r": 2, "lora_alpha": "\n\x1b"}, "lora_alpha", "expected a positive"),
+        ({"r": 3, "lora_alpha": 1}, "r", f"3 for {QUERY}, whose tensors have rank 2"),
+        ({"r": 2, "lora_alpha": 1, "alpha_pattern": []}, None, None),
+        ({"r": 2, "lora_alpha": 1, "alpha_pattern": [1]}, "alpha_pattern", "not a JSON object"),
+        ({"r": 2, "lora_alpha": 1, "alpha_pattern": {"(a+)+$": 1}}, "alpha_pattern", "is not a module's name"),
+        ({"r": 2, "lora_alpha": 1, "alpha_pattern": {"to_q": -1}}, "alpha_pattern", "-1, expected"),
+        ({"r": 2, "lora_alpha": 1, "use_dora": True}, "use_dora", "no plain LoRA"),
+        ({"r": 2, "lora_alpha": 1, "init_lora_weights": "pissa_niter_4"}, "init_lora_weights", "changed base model"),
+    ],
+)
 @pytest.mark.parametrize("beside", [False, True])
 def test_configurations(tmp_path, config, key, reason, beside):
     path = tmp_path / "x.safetensors"
@@ -471,9 +523,17 @@ def test_metadata_key_is_that_of_diffusers():
     assert METADATA_KEY == LORA_ADAPTER_METADATA_KEY
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    ("[1]", "not a JSON object"), ("{", "not valid"), ('{"r": 1, "r": 2}', "given twice"), ("[" * 10**5, "not valid"),
-    (" " * (2**20 + 1), "more than 1048576 bytes"), (b"\xff\xfe\x00", "not valid JSON")])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[1]", "not a JSON object"),
+        ("{", "not valid"),
+        ('{"r": 1, "r": 2}', "given twice"),
+        ("[" * 10**5, "not valid"),
+        (" " * (2**20 + 1), "more than 1048576 bytes"),
+        (b"\xff\xfe\x00", "not valid JSON"),
+    ],
+)
 def test_unreadable_configurations(tmp_path, content, reason):
     write(tmp_path / "x.safetensors", "peft")
     (tmp_path / "adapter_config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -516,7 +576,8 @@ def test_files_too_large_to_be_loras(tmp_path, monkeypatch):
     monkeypatch.setattr(tensor_files, "MAX_FILE_BYTES", 10)
     save_file({"conv_in.weight": torch.ones(9)}, path)
     assert scan_folder(tmp_path, LAYOUT).others == (
-        Other("x.safetensors", "conv_in.weight is of a whole model or a part of one, no LoRA"),)
+        Other("x.safetensors", "conv_in.weight is of a whole model or a part of one, no LoRA"),
+    )
     save_file(tensors, path)
     assert "more than the 10 allowed" in refused(path).reason
 
@@ -545,8 +606,11 @@ def test_any_bytes(tmp_path, content):
 
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
-anything = st.recursive(values, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner,
-                                                                                            max_size=3), max_leaves=5)
+anything = st.recursive(
+    values,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -611,6 +675,7 @@ def test_impossible_paths(tmp_path, name):
 
 # Folders
 
+
 def test_mixed_folder(tmp_path, capsys):
     for number, naming in enumerate(fuzz.NAMINGS):
         write(tmp_path / f"person {number}" / "pytorch_lora_weights.safetensors", naming, 2, 3.0, seed=number)
@@ -618,8 +683,9 @@ def test_mixed_folder(tmp_path, capsys):
     (tmp_path / "broken.safetensors").write_bytes(b"x")
     (tmp_path / "old.pt").write_bytes(b"x")
     scan = scan_folder(tmp_path, LAYOUT)
-    assert list(scan.accepted) == [f"person {number}/pytorch_lora_weights.safetensors" for number in sorted(
-        range(len(fuzz.NAMINGS)), key=str)]
+    assert list(scan.accepted) == [
+        f"person {number}/pytorch_lora_weights.safetensors" for number in sorted(range(len(fuzz.NAMINGS)), key=str)
+    ]
     assert scan.vectors().shape == (len(fuzz.NAMINGS), LAYOUT.dimension)
     assert [(each.name, each.key) for each in scan.rejected] == [("broken.safetensors", None), ("old.pt", None)]
     assert all(each.reason and each.remedy for each in scan.rejected)
@@ -649,8 +715,11 @@ def test_duplicates_are_found_whatever_the_naming_and_the_precision(tmp_path):
     scan = scan_folder(tmp_path, LAYOUT)
     assert list(scan.accepted) == [f"{name}.safetensors" for name in ("a", "negative", "other", "stronger")]
     assert [(each.name[0], each.original, each.how) for each in scan.duplicates] == [
-        ("b", "a.safetensors", "identical file"), ("c", "a.safetensors", "equal weights"),
-        ("d", "a.safetensors", "equal weights"), ("e", "a.safetensors", "equal weights")]
+        ("b", "a.safetensors", "identical file"),
+        ("c", "a.safetensors", "equal weights"),
+        ("d", "a.safetensors", "equal weights"),
+        ("e", "a.safetensors", "equal weights"),
+    ]
     assert [each.distance < 1e-6 for each in scan.duplicates] == [True, True, False, True]
     assert scan.duplicates[2].distance < lora_folder.SAME
 
@@ -709,17 +778,22 @@ def test_tricks_of_the_file_system(tmp_path):
     assert [each.name for each in scan.duplicates] == ["inside.safetensors"]
     reasons = {each.name: each.reason for each in scan.rejected}
     assert {name: reason.split(" (")[0] for name, reason in reasons.items()} == {
-        "tab\\t.safetensors": "an unprintable or overlong name", "locked.safetensors": "cannot be read",
+        "tab\\t.safetensors": "an unprintable or overlong name",
+        "locked.safetensors": "cannot be read",
         "outside.safetensors": "a symbolic link out of the folder",
         "relative.safetensors": "a symbolic link out of the folder",
         "dangling.safetensors": "a symbolic link that leads nowhere",
-        "loop.safetensors": "a symbolic link that leads nowhere", "pipe.safetensors": "not a regular file"}
+        "loop.safetensors": "a symbolic link that leads nowhere",
+        "pipe.safetensors": "not a regular file",
+    }
     deep = "/".join("d" * (lora_files.MAX_DEPTH + 1))
     assert {each.name: each.reason for each in scan.others} == {
-        "..hidden.safetensors": "a hidden file", ".cache": "a hidden folder",
+        "..hidden.safetensors": "a hidden file",
+        ".cache": "a hidden folder",
         "linked": "a symbolic link to a folder, which is not followed",
         "linked.safetensors": "a symbolic link to a folder, which is not followed",
-        deep: f"a folder more than {lora_files.MAX_DEPTH} deep"}
+        deep: f"a folder more than {lora_files.MAX_DEPTH} deep",
+    }
 
 
 def test_a_bad_configuration_is_named_in_the_list(tmp_path):

@@ -27,8 +27,12 @@ def gallery(faces) -> Gallery:
     rng = np.random.default_rng(0)
     real = everyone_found(faces[:, None] + 0.1 * rng.standard_normal((10, 3, 16)))
     real.found[9] = False
-    return Gallery.build([f"p{i}" for i in range(10)], ["validation"] * 4 + ["test"] * 6, real,
-                         everyone_found(rng.standard_normal((50, 16))))
+    return Gallery.build(
+        [f"p{i}" for i in range(10)],
+        ["validation"] * 4 + ["test"] * 6,
+        real,
+        everyone_found(rng.standard_normal((50, 16))),
+    )
 
 
 def test_perfect_pictures_score_the_ceiling_and_strangers_the_floor(gallery, faces):
@@ -65,7 +69,11 @@ def test_save_and_load(gallery, tmp_path):
     gallery.save(tmp_path / "gallery.safetensors")
     again = Gallery.load(tmp_path / "gallery.safetensors")
     assert (again.people, again.splits, again.floor, again.ceiling) == (
-        gallery.people, gallery.splits, gallery.floor, gallery.ceiling)
+        gallery.people,
+        gallery.splits,
+        gallery.floor,
+        gallery.ceiling,
+    )
     assert np.array_equal(again.real.vectors, gallery.real.vectors)
     assert np.array_equal(again.real.found, gallery.real.found)
     write_pack(tmp_path / "other.safetensors", {"real": torch.zeros(2)})
@@ -99,7 +107,10 @@ def test_people_who_cannot_be_told_apart_are_refused(faces):
     assert build_gallery(held_out, real, zoo, "dlib").ceiling > 0.9
     everybody_alike = everyone_found(np.repeat(faces[:1, None], 10, 0).repeat(3, 1))
     faceless = Embeddings(real.vectors, np.zeros_like(real.found))
-    for photos, people, words in ((everybody_alike, zoo, "must be above floor"), (faceless, zoo, "floor needs photos"),
-                                  (real, Embeddings(zoo.vectors, ~zoo.found), "no face in any photo of the zoo")):
+    for photos, people, words in (
+        (everybody_alike, zoo, "must be above floor"),
+        (faceless, zoo, "floor needs photos"),
+        (real, Embeddings(zoo.vectors, ~zoo.found), "no face in any photo of the zoo"),
+    ):
         with pytest.raises(InputError, match=f"dlib cannot score these people .*{words}"):
             build_gallery(held_out, photos, people, "dlib")

@@ -18,8 +18,8 @@ def vectors(draw) -> torch.Tensor:
     """Any finite bit patterns of any of the three dtypes, with negative zero and denormals often among them."""
     dtype = draw(st.sampled_from(list(DTYPES)))
     integer, bits = DTYPES[dtype]
-    special = st.sampled_from([-2**(bits - 1), 1, 1 - 2**(bits - 1), 3])     # -0.0 and the smallest denormals
-    number = special | st.integers(-2**(bits - 1), 2**(bits - 1) - 1)
+    special = st.sampled_from([-(2 ** (bits - 1)), 1, 1 - 2 ** (bits - 1), 3])  # -0.0 and the smallest denormals
+    number = special | st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     patterns = draw(st.lists(number, min_size=TOY.dimension, max_size=TOY.dimension))
     vector = torch.tensor(patterns, dtype=integer).view(dtype)
     return torch.where(torch.isfinite(vector), vector, torch.ones_like(vector))
@@ -80,21 +80,25 @@ def with_value(value):
         tensor = state[KEY].clone()
         tensor[1, 2] = value
         return state | {KEY: tensor}
+
     return change
 
 
-@pytest.mark.parametrize(("change", "key", "reason"), [
-    (lambda state: {k: v for k, v in state.items() if k != KEY}, KEY, "key missing"),
-    (lambda state: state | {"unet.extra": torch.zeros(1)}, "unet.extra", "unexpected key"),
-    (lambda state: state | {KEY: state[KEY].T}, KEY, "shape [3, 2], expected [2, 3]"),
-    (lambda state: state | {KEY: state[KEY][None]}, KEY, "shape [1, 2, 3], expected [2, 3]"),
-    (lambda state: state | {KEY: state[KEY].int()}, KEY, "dtype torch.int32"),
-    (lambda state: state | {KEY: state[KEY].double()}, KEY, "dtype torch.float64"),
-    (mixed, KEY, "tensors of several dtypes"),
-    (with_value(float("nan")), KEY, "not finite"),
-    (with_value(float("inf")), KEY, "not finite"),
-    (with_value(float("-inf")), KEY, "not finite"),
-])
+@pytest.mark.parametrize(
+    ("change", "key", "reason"),
+    [
+        (lambda state: {k: v for k, v in state.items() if k != KEY}, KEY, "key missing"),
+        (lambda state: state | {"unet.extra": torch.zeros(1)}, "unet.extra", "unexpected key"),
+        (lambda state: state | {KEY: state[KEY].T}, KEY, "shape [3, 2], expected [2, 3]"),
+        (lambda state: state | {KEY: state[KEY][None]}, KEY, "shape [1, 2, 3], expected [2, 3]"),
+        (lambda state: state | {KEY: state[KEY].int()}, KEY, "dtype torch.int32"),
+        (lambda state: state | {KEY: state[KEY].double()}, KEY, "dtype torch.float64"),
+        (mixed, KEY, "tensors of several dtypes"),
+        (with_value(float("nan")), KEY, "not finite"),
+        (with_value(float("inf")), KEY, "not finite"),
+        (with_value(float("-inf")), KEY, "not finite"),
+    ],
+)
 def test_malformed_lora_is_refused_by_name(change, key, reason):
     state = unflatten(torch.linspace(-1, 1, TOY.dimension), TOY)
     flatten(state, TOY, "fine")
@@ -109,12 +113,21 @@ def test_order(wide_layout):
     blocks = [key.split("_block")[0] for key in keys]
     assert sorted(set(blocks), key=blocks.index) == ["down", "mid", "up"]
     assert blocks == sorted(blocks)
-    numbers = {block: [[int(part) for part in key.split(".transformer_blocks")[0].split(".") if part.isdigit()]
-                       for key in keys if key.startswith(block)] for block in ("down", "mid", "up")}
+    numbers = {
+        block: [
+            [int(part) for part in key.split(".transformer_blocks")[0].split(".") if part.isdigit()]
+            for key in keys
+            if key.startswith(block)
+        ]
+        for block in ("down", "mid", "up")
+    }
     assert all(each == sorted(each) for each in numbers.values())
     first = "down_blocks.0.attentions.0"
-    projections = [f"transformer_blocks.0.{attention}.{projection}" for attention in ("attn1", "attn2")
-                   for projection in ("to_q", "to_k", "to_v", "to_out.0")]
+    projections = [
+        f"transformer_blocks.0.{attention}.{projection}"
+        for attention in ("attn1", "attn2")
+        for projection in ("to_q", "to_k", "to_v", "to_out.0")
+    ]
     feed_forward = [f"transformer_blocks.0.ff.net.{layer}" for layer in ("0.proj", "2")]
     layers = ["proj_in", *projections, *feed_forward, "proj_out"]
     assert keys[:24] == [f"{first}.{layer}.lora_{part}.weight" for layer in layers for part in "AB"]
@@ -132,8 +145,13 @@ def test_offsets_are_seamless(wide_layout, pipe):
 
 def test_stable_diffusion_15_is_the_published_order():
     with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768,
-                                    layers_per_block=2, attention_head_dim=8)
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            cross_attention_dim=768,
+            layers_per_block=2,
+            attention_head_dim=8,
+        )
     layout = WeightLayout.of_unet(unet, 1, 1.0, ["to_q", "to_v"])
     assert len(layout.entries) == 128
     assert layout.dimension == 99_648
@@ -176,8 +194,14 @@ def test_mask_of_B(any_layout):
 
 def test_hash_tells_layouts_apart():
     q, v = TOY.layers
-    layouts = [TOY, WeightLayout((q, v), 1, 2.0), WeightLayout((q, v), 2, 1.0), WeightLayout((v, q), 2, 2.0),
-               WeightLayout((q, Adapted(v.module, 4, 2)), 2, 2.0), WeightLayout((q,), 2, 2.0)]
+    layouts = [
+        TOY,
+        WeightLayout((q, v), 1, 2.0),
+        WeightLayout((q, v), 2, 1.0),
+        WeightLayout((v, q), 2, 2.0),
+        WeightLayout((q, Adapted(v.module, 4, 2)), 2, 2.0),
+        WeightLayout((q,), 2, 2.0),
+    ]
     assert len({each.hash for each in layouts}) == len(layouts)
     assert WeightLayout((q, v), 2, 2.0).hash == TOY.hash
     assert WeightLayout((q, v), 2, 2).hash == TOY.hash
@@ -191,18 +215,21 @@ def test_meta_round_trip(wide_layout):
     assert WeightLayout.from_meta(integer_alpha.to_meta(), "x").scale == 4
 
 
-@pytest.mark.parametrize("tamper", [
-    lambda meta: meta | {"rank": 3},
-    lambda meta: meta | {"alpha": 1.0},
-    lambda meta: meta | {"alpha": "much"},
-    lambda meta: meta | {"hash": "0" * 16},
-    lambda meta: meta | {"layers": meta["layers"][::-1]},
-    lambda meta: meta | {"layers": [meta["layers"][0] | {"fan_in": "four"}, meta["layers"][1]]},
-    lambda meta: meta | {"layers": [{"module": "x"}]},
-    lambda meta: {key: value for key, value in meta.items() if key != "hash"},
-    lambda meta: {},
-    lambda meta: None,
-])
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda meta: meta | {"rank": 3},
+        lambda meta: meta | {"alpha": 1.0},
+        lambda meta: meta | {"alpha": "much"},
+        lambda meta: meta | {"hash": "0" * 16},
+        lambda meta: meta | {"layers": meta["layers"][::-1]},
+        lambda meta: meta | {"layers": [meta["layers"][0] | {"fan_in": "four"}, meta["layers"][1]]},
+        lambda meta: meta | {"layers": [{"module": "x"}]},
+        lambda meta: {key: value for key, value in meta.items() if key != "hash"},
+        lambda meta: {},
+        lambda meta: None,
+    ],
+)
 def test_tampered_meta_is_refused(tamper):
     with pytest.raises(InputError) as caught:
         WeightLayout.from_meta(tamper(TOY.to_meta()), "pack.safetensors")

@@ -20,19 +20,30 @@ def test_a_factor_is_obeyed_by_the_share_of_pictures_that_show_it(pipe, layout, 
     drawing = params.generate.model_copy(update={"inference_steps": 1})
     people = draw_weights(layout, 2)
     for shares, factors, weights, subject in (
-            (base_obedience(probe, pipe, layout, torch.zeros(1, layout.dimension), 3, drawing), FACTORS,
-             torch.zeros(1, layout.dimension), "a"),
-            (lora_obedience(probe, pipe, layout, people, 3, drawing), PHOTO_FACTORS, people, "sks")):
+        (
+            base_obedience(probe, pipe, layout, torch.zeros(1, layout.dimension), 3, drawing),
+            FACTORS,
+            torch.zeros(1, layout.dimension),
+            "a",
+        ),
+        (lora_obedience(probe, pipe, layout, people, 3, drawing), PHOTO_FACTORS, people, "sks"),
+    ):
         assert shares.keys() == factors.keys()
         asked = [(name, value) for name, factor in factors.items() for value in factor.asked]
-        drawn = generate(pipe, layout, weights, [factors[name].prompt(value, subject) for name, value in asked], 3,
-                         drawing, "test")
+        drawn = generate(
+            pipe, layout, weights, [factors[name].prompt(value, subject) for name, value in asked], 3, drawing, "test"
+        )
         for name, factor in factors.items():
-            shown = [(probe.read(drawn[:, number].flatten(0, 1), name) == factor.choices.index(value)).double().mean()
-                     for number, (each, value) in enumerate(asked) if each == name]
+            shown = [
+                (probe.read(drawn[:, number].flatten(0, 1), name) == factor.choices.index(value)).double().mean()
+                for number, (each, value) in enumerate(asked)
+                if each == name
+            ]
             assert shares[name] == pytest.approx(sum(shown).item() / len(shown))
 
 
 def test_shares_are_relative_to_what_the_base_model_obeys():
     assert relative_obedience({"expression": 0.25, "background": 0.5}, {"expression": 0.5, "background": 0.0}) == {
-        "expression": 0.5, "background": 50.0}
+        "expression": 0.5,
+        "background": 50.0,
+    }

@@ -63,8 +63,14 @@ def test_a_face_elsewhere_on_a_photo_is_framed_as_training_photos_are(rendered, 
     pipe = load_pipeline(ROOT / "data/base")
     seen = [align_photo(photo, 64, RENDERED, find) for photo in elsewhere]
     assert not any(each.whole for each in seen)
-    original, found, otherwise = (encode_images(pipe, torch.from_numpy(np.stack(pictures))).flatten(1) for pictures in (
-        rendered, [each.pixels for each in seen], [align_photo(photo, 64, FFHQ, find).pixels for photo in elsewhere]))
+    original, found, otherwise = (
+        encode_images(pipe, torch.from_numpy(np.stack(pictures))).flatten(1)
+        for pictures in (
+            rendered,
+            [each.pixels for each in seen],
+            [align_photo(photo, 64, FFHQ, find).pixels for photo in elsewhere],
+        )
+    )
     assert (torch.cdist(found, original).argmin(1) == torch.arange(8)).sum() >= 7
     assert ((found - original).norm(dim=1) < (otherwise - original).norm(dim=1)).all()
 
@@ -167,8 +173,9 @@ def test_several_photos_start_at_the_mean_of_their_guesses(pipe, space, photos, 
     torch.testing.assert_close(together.guess, (apart[0].guess + apart[1].guess) / 2)
     latents = encode_images(pipe, torch.from_numpy(np.stack([photo.pixels for photo in photos])))
     text = encode_prompts(pipe, ["a photo of sks person"]).expand(1, 2, -1, -1)
-    z, _ = invert(pipe, space, LatentPrior(together.guess[None], torch.ones(4)), EncodedPhotos(latents[None], text),
-                  options)
+    z, _ = invert(
+        pipe, space, LatentPrior(together.guess[None], torch.ones(4)), EncodedPhotos(latents[None], text), options
+    )
     torch.testing.assert_close(together.z, z[0])
     assert (together.z - apart[0].z).abs().max() > 1e-3
 

@@ -20,8 +20,14 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 GROUPS = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 # Packages of other names than what is imported of them.
-IMPORTED = {"PIL": "pillow", "dlib": "dlib-bin", "ruamel": "ruamel.yaml", "sklearn": "scikit-learn",
-            "warp": "warp-lang", "pydantic_core": "pydantic"}
+IMPORTED = {
+    "PIL": "pillow",
+    "dlib": "dlib-bin",
+    "ruamel": "ruamel.yaml",
+    "sklearn": "scikit-learn",
+    "warp": "warp-lang",
+    "pydantic_core": "pydantic",
+}
 # Of torch: CUDA's libraries, which CPUs do without, and setuptools, which every environment here has.
 NOT_LOCKED = re.compile(r"nvidia-.*|triton|cuda-.*|setuptools|pip|w2wpp")
 # What is imported in place of `sys.meta_path`'s finders: nothing of these packages is installed.
@@ -53,9 +59,18 @@ def packages(file: Path) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             skipped |= set(map(id, ast.walk(node)))
-    names = {name for node in ast.walk(tree) if id(node) not in skipped
-             for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
-                          [node.module] if isinstance(node, ast.ImportFrom) and node.module else [])}
+    names = {
+        name
+        for node in ast.walk(tree)
+        if id(node) not in skipped
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom) and node.module
+            else []
+        )
+    }
     roots = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"w2wpp"}
     return {canonicalize_name(IMPORTED.get(root, root)) for root in roots}
 
@@ -68,8 +83,9 @@ def importable(*groups: str) -> set[str]:
         if name not in known:
             known.add(name)
             waiting += needed(name)
-    return {root for root, names in metadata.packages_distributions().items()
-            if known & set(map(canonicalize_name, names))}
+    return {
+        root for root, names in metadata.packages_distributions().items() if known & set(map(canonicalize_name, names))
+    }
 
 
 def needed(name: str) -> list[str]:
@@ -96,8 +112,10 @@ def test_the_readmes_example_runs_without_any_extra(repro):
     assert {path.name for path in repro.iterdir()} >= {"person.safetensors", "person.png"}
 
 
-@pytest.mark.parametrize("command", ["sample -o a.safetensors --space pca", "info data/spaces/pca/space.safetensors",
-                                     "invert photo.jpg --space pca"])
+@pytest.mark.parametrize(
+    "command",
+    ["sample -o a.safetensors --space pca", "info data/spaces/pca/space.safetensors", "invert photo.jpg --space pca"],
+)
 def test_commands_without_any_extra(repro, command):
     extras = {"anny", "dlib", "dvc", "insightface", "matplotlib", "onnxruntime", "pandas", "scipy", "sklearn", "warp"}
     code = f"{WITHOUT.format(blocked=extras)}\nfrom w2wpp.cli import main; main({command.split()})"
@@ -110,8 +128,13 @@ def test_commands_without_any_extra(repro, command):
 
 
 def test_what_modules_import_is_declared():
-    allowed = {"world": ("world", "pipeline"), "evaluation": ("pipeline",), "report": ("pipeline",),
-               "run": ("pipeline",), "ingest": ("pipeline",)}
+    allowed = {
+        "world": ("world", "pipeline"),
+        "evaluation": ("pipeline",),
+        "report": ("pipeline",),
+        "run": ("pipeline",),
+        "ingest": ("pipeline",),
+    }
     for file in (ROOT / "w2wpp").rglob("*.py"):
         package = file.relative_to(ROOT / "w2wpp").parts[0]
         groups = allowed.get(package, ("faces", "pipeline", "ray"))
@@ -128,8 +151,12 @@ def test_every_dependency_has_a_range_and_the_lock_a_pin_within():
 
 def test_the_lock_is_complete():
     lock = {canonicalize_name(line.split("==")[0]) for line in (ROOT / "requirements.lock").read_text().splitlines()}
-    missing = {f"{name} for {package}" for package in lock for name in needed(package)
-               if name not in lock and not NOT_LOCKED.fullmatch(name)}
+    missing = {
+        f"{name} for {package}"
+        for package in lock
+        for name in needed(package)
+        if name not in lock and not NOT_LOCKED.fullmatch(name)
+    }
     assert missing == set()
 
 

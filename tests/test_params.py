@@ -12,6 +12,7 @@ from w2wpp.spaces.vae_training import KLParams
 @pytest.fixture
 def write(params, tmp_path):
     """write(key, value) writes the committed settings with one of them changed (dotted key), or removed (None)."""
+
     def write(key: str, value: object):
         content = params.model_dump(mode="json")
         *path, last = key.split(".")
@@ -25,6 +26,7 @@ def write(params, tmp_path):
         file = tmp_path / "params.yaml"
         file.write_text(yaml.safe_dump(content))
         return file
+
     return write
 
 
@@ -51,8 +53,9 @@ def test_changed_value_is_read(write):
     assert load_params(write("second_recognizer", "insightface:buffalo_l")).faces == "dlib"
 
 
-@pytest.mark.parametrize("key", ["collect.path", "portraits.path", "base.model", "evaluate.clip", "recognizer",
-                                 "second_recognizer"])
+@pytest.mark.parametrize(
+    "key", ["collect.path", "portraits.path", "base.model", "evaluate.clip", "recognizer", "second_recognizer"]
+)
 def test_home_is_found_wherever_a_path_is_asked_for(write, monkeypatch, key):
     monkeypatch.setenv("HOME", "/home/jo")
     kind, end = ("insightface:", ".onnx") if "recognizer" in key else ("", "")
@@ -62,6 +65,7 @@ def test_home_is_found_wherever_a_path_is_asked_for(write, monkeypatch, key):
         for part in key.split("."):
             value = getattr(value, part)
         return value
+
     assert read("~/my photos") == f"{kind}/home/jo/my photos{end}"
     for path in ("my/~/photos", "/mnt/photos", "author/model"):
         assert read(path) == kind + path + end
@@ -124,32 +128,35 @@ def test_unknown_section(write):
     assert "portraits, base, lora" in error.remedy
 
 
-@pytest.mark.parametrize(("key", "value", "says"), [
-    ("engine.kind", "slurm", "'local' or 'ray'"),
-    ("engine.gpus_per_task", 2.0, "less than or equal to 1"),
-    ("engine.retries", -1, "greater than or equal to 0"),
-    ("collect.lr", "fast", "'fast'"),
-    ("collect.steps", 1.5, "1.5"),
-    ("collect.steps", True, "True"),
-    ("lora", 3, "3"),
-    ("lora.targets", "to_q", "'to_q'"),
-    ("base.codec.widths.0", 12, "multiple of 8"),
-    ("lora.targets", ["to_q", "to_x"], "'to_x'"),
-    ("lora.rank", 0, "greater than or equal to 1"),
-    ("vae.lr", 0.0, "greater than 0"),
-    ("vae.lr", float("nan"), "nan"),
-    ("flatten.max_quarantined", 1.01, "less than or equal to 1"),
-    ("portraits.size", 60, "multiple of 8"),
-    ("space", "umap", "pca, linear, vae"),
-    ("collect.source", "hub", "'zoo', 'w2w' or 'folder'"),
-    ("collect.path", "", "at least 1 character"),
-    ("collect.held_out", 0.5, "less than 0.5"),
-    ("generate.guidance", 0.5, "greater than or equal to 1"),
-    ("generate.dtype", "float16", "'float32' or 'bfloat16'"),
-    ("invert.mask", "mouth", "'none' or 'face'"),
-    ("base.source", "hub", "'trained' or 'pretrained'"),
-    ("portraits.photo_size", 500, "multiple of 8"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("engine.kind", "slurm", "'local' or 'ray'"),
+        ("engine.gpus_per_task", 2.0, "less than or equal to 1"),
+        ("engine.retries", -1, "greater than or equal to 0"),
+        ("collect.lr", "fast", "'fast'"),
+        ("collect.steps", 1.5, "1.5"),
+        ("collect.steps", True, "True"),
+        ("lora", 3, "3"),
+        ("lora.targets", "to_q", "'to_q'"),
+        ("base.codec.widths.0", 12, "multiple of 8"),
+        ("lora.targets", ["to_q", "to_x"], "'to_x'"),
+        ("lora.rank", 0, "greater than or equal to 1"),
+        ("vae.lr", 0.0, "greater than 0"),
+        ("vae.lr", float("nan"), "nan"),
+        ("flatten.max_quarantined", 1.01, "less than or equal to 1"),
+        ("portraits.size", 60, "multiple of 8"),
+        ("space", "umap", "pca, linear, vae"),
+        ("collect.source", "hub", "'zoo', 'w2w' or 'folder'"),
+        ("collect.path", "", "at least 1 character"),
+        ("collect.held_out", 0.5, "less than 0.5"),
+        ("generate.guidance", 0.5, "greater than or equal to 1"),
+        ("generate.dtype", "float16", "'float32' or 'bfloat16'"),
+        ("invert.mask", "mouth", "'none' or 'face'"),
+        ("base.source", "hub", "'trained' or 'pretrained'"),
+        ("portraits.photo_size", 500, "multiple of 8"),
+    ],
+)
 def test_wrong_value(write, key, value, says):
     if key.endswith(".0"):
         file, value = write(key[:-2], [value, 96]), value

@@ -26,8 +26,9 @@ AS_IT_IS = w2wpp.PhotoOptions(framing="none")
 @pytest.fixture(scope="module")
 def space(layout, draw_weights, make_space) -> PCASpace:
     """Four directions in which A and B change."""
-    return make_space(layout, draw_weights(layout, 4, seed=4, size=1.0) - initial_weights(layout, 4),
-                      draw_weights(layout, 1)[0])
+    return make_space(
+        layout, draw_weights(layout, 4, seed=4, size=1.0) - initial_weights(layout, 4), draw_weights(layout, 1)[0]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +45,20 @@ def test_names_are_found_where_the_pipeline_leaves_them(repro):
     assert w2wpp.load_base(repro / "data/base").unet.config.sample_size == 4
 
 
-@pytest.mark.parametrize(("load", "where", "words"), [
-    ("load_space", "vae", r"space: no data/spaces/vae/space\.safetensors in the current dir.* Run `make repro`.*: pca"),
-    ("load_space", "other/space.safetensors", r"space: no such file: other/space\.safetensors"),
-    ("load_space", "data/base/model_index.json", r"not a readable safetensors file"),
-    ("load_base", "data/spaces", r"base: no model_index\.json in data/spaces"),
-    ("load_base", "nowhere", r"base: no such folder: nowhere"),
-])
+@pytest.mark.parametrize(
+    ("load", "where", "words"),
+    [
+        (
+            "load_space",
+            "vae",
+            r"space: no data/spaces/vae/space\.safetensors in the current dir.* Run `make repro`.*: pca",
+        ),
+        ("load_space", "other/space.safetensors", r"space: no such file: other/space\.safetensors"),
+        ("load_space", "data/base/model_index.json", r"not a readable safetensors file"),
+        ("load_base", "data/spaces", r"base: no model_index\.json in data/spaces"),
+        ("load_base", "nowhere", r"base: no such folder: nowhere"),
+    ],
+)
 def test_what_is_missing_is_one_clear_error(repro, load, where, words):
     with pytest.raises(InputError, match=words) as caught:
         getattr(w2wpp, load)(where)
@@ -72,10 +80,16 @@ def test_encode_and_decode_are_the_spaces_own(space, draw_weights, layout, norma
     torch.testing.assert_close(w2wpp.encode(w2wpp.decode(z[0].double(), space), space), z[0], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("call", "numbers", "key"), [
-    (w2wpp.encode, torch.zeros(7), "weights"), (w2wpp.decode, torch.zeros(2, 5), "z"),
-    (w2wpp.decode, torch.zeros(1, 1, 4), "z"), (w2wpp.decode, torch.full((4,), torch.nan), "z"),
-    (w2wpp.Person.at, torch.zeros(2, 4), "z")])
+@pytest.mark.parametrize(
+    ("call", "numbers", "key"),
+    [
+        (w2wpp.encode, torch.zeros(7), "weights"),
+        (w2wpp.decode, torch.zeros(2, 5), "z"),
+        (w2wpp.decode, torch.zeros(1, 1, 4), "z"),
+        (w2wpp.decode, torch.full((4,), torch.nan), "z"),
+        (w2wpp.Person.at, torch.zeros(2, 4), "z"),
+    ],
+)
 def test_numbers_that_are_no_point_are_refused(space, call, numbers, key):
     with pytest.raises(ArgumentError) as caught:
         call(numbers, space)
@@ -108,7 +122,7 @@ def test_people_of_two_spaces_do_not_blend(space, shared, tmp_path):
     first.save(tmp_path / "first.safetensors")
     with pytest.raises(ArgumentError, match="first: a LoRA of no space"):
         w2wpp.blend(w2wpp.load_lora(tmp_path / "first.safetensors"), first)
-    space.save(tmp_path / "space.safetensors")      # the same space, read again
+    space.save(tmp_path / "space.safetensors")  # the same space, read again
     again = w2wpp.load_space(tmp_path / "space.safetensors")
     torch.testing.assert_close(w2wpp.blend(first, w2wpp.sample(again, 1)).z, first.z)
 
@@ -134,8 +148,9 @@ def test_where_all_share_one_A_any_tools_file_finds_its_point(shared, tmp_path, 
         down.mul_(-3.0)
         up.div_(-3.0)
     export_lora(file.parent if format == "peft" else file, mixed, shared.layout, format)
-    if format == "diffusers":       # as another tool would name it, without our metadata
+    if format == "diffusers":  # as another tool would name it, without our metadata
         from safetensors.torch import load_file, save_file
+
         tensors = load_file(file)
         alphas = {f"unet.{layer.module}.alpha": torch.tensor(shared.layout.alpha) for layer in shared.layout.layers}
         save_file(tensors | alphas, file)
@@ -155,7 +170,7 @@ def test_of_another_A_what_the_shared_one_can_express_is_kept(shared, draw_weigh
         a, theirs = rows[name][0][0].double(), layout.split(foreign[None])[name]
         torch.testing.assert_close(down[0].double(), a, atol=1e-6, rtol=1e-6)
         product = (theirs[1][0] @ theirs[0][0]).double()
-        onto = a.T @ torch.linalg.inv(a @ a.T) @ a      # projects on the rows of A
+        onto = a.T @ torch.linalg.inv(a @ a.T) @ a  # projects on the rows of A
         torch.testing.assert_close((up[0] @ down[0]).double(), product @ onto, atol=1e-5, rtol=1e-4)
 
 
@@ -166,8 +181,9 @@ def test_pictures_are_those_of_the_pipeline(pipe, space, repro):
     assert [picture.size for picture in drawn] == [(32, 32)] * 2
     for picture, number in zip(drawn, (2, 0), strict=True):
         assert np.abs(np.asarray(picture).astype(int) - expected[number].numpy()).max() <= 1
-    guided = generate(pipe, space.layout, person.weights[None], ["a photo of sks person, smiling"], 1, FEW.prompted,
-                      None)[0, 0, 0]
+    guided = generate(
+        pipe, space.layout, person.weights[None], ["a photo of sks person, smiling"], 1, FEW.prompted, None
+    )[0, 0, 0]
     smiling = person.draw("a photo of sks person, smiling", base=pipe, settings=FEW)[0]
     assert np.abs(np.asarray(smiling).astype(int) - guided.numpy()).max() <= 1
     together = people.draw([person, w2wpp.sample(space, 2)], seeds=2, base=pipe, settings=FEW)
@@ -194,7 +210,7 @@ def test_invert_starts_at_what_the_encoder_of_a_named_space_says(repro, face):
     assert found.guess.z.abs().min() > 0 and (found.z - found.guess.z).abs().max() > 0.1
     torch.testing.assert_close(found.weights, found.space.decode(found.z[None])[0])
     file = repro / "data/spaces/pca/space.safetensors"
-    for space in (file, w2wpp.load_space("pca")):       # it lies beside the space, however that was given
+    for space in (file, w2wpp.load_space("pca")):  # it lies beside the space, however that was given
         assert torch.equal(w2wpp.invert(face, space, settings=few, options=AS_IT_IS).z, found.z)
     w2wpp.load_space("pca").save("mine.safetensors")
     assert not w2wpp.invert(face, "mine.safetensors", settings=few, options=AS_IT_IS).guess.z.any()
@@ -206,6 +222,7 @@ def test_invert_starts_at_what_the_encoder_of_a_named_space_says(repro, face):
 
 def test_invert_finds_the_face(repro, face):
     from skimage import data as pictures
+
     found = w2wpp.invert([pictures.astronaut(), Image.fromarray(face)], "pca", settings=InvertParams(steps=2))
     astronaut, head = found.record.photos
     assert (astronaut.faces, head.faces) == (1, 1) and astronaut.pixels.shape == head.pixels.shape == (32, 32, 3)
@@ -238,8 +255,13 @@ def test_stable_diffusion_inverts_one_photo_of_one_person(sd15_base, draw_weight
     space = make_space(layout, draw_weights(layout, 3, seed=4, size=1.0), draw_weights(layout, 1)[0])
     space.save(tmp_path / "space.safetensors")
     from skimage import data as pictures
-    me = w2wpp.invert(pictures.astronaut(), tmp_path / "space.safetensors", sd15_base,
-                      settings=InvertParams(steps=3, mask="face", prompt="sks person"))
+
+    me = w2wpp.invert(
+        pictures.astronaut(),
+        tmp_path / "space.safetensors",
+        sd15_base,
+        settings=InvertParams(steps=3, mask="face", prompt="sks person"),
+    )
     assert me.record.photos[0].pixels.shape == (64, 64, 3) and me.z.abs().max() > 0.1
     me.save(tmp_path / "me.safetensors")
     pipe.load_lora_weights(str(tmp_path), weight_name="me.safetensors")
@@ -247,8 +269,10 @@ def test_stable_diffusion_inverts_one_photo_of_one_person(sd15_base, draw_weight
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    code = ("import sys, w2wpp; names = dir(w2wpp); assert set(w2wpp.__all__) <= set(names);"
-            "assert not {'torch', 'diffusers', 'numpy', 'pandas'} & set(sys.modules), sorted(sys.modules)")
+    code = (
+        "import sys, w2wpp; names = dir(w2wpp); assert set(w2wpp.__all__) <= set(names);"
+        "assert not {'torch', 'diffusers', 'numpy', 'pandas'} & set(sys.modules), sorted(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'smaple'"):
         _ = w2wpp.smaple

@@ -28,8 +28,8 @@ def test_it_guesses_people_it_has_not_seen(world):
     assert error[0] < 0.1
     assert 0.25 < error[1] < 0.75
     assert 0.9 < error[2] < 1.2
-    assert spread[0] == pytest.approx(0.05 ** 0.5)       # never less, or the search would stand still
-    assert spread[1].item() == pytest.approx(0.5 ** 0.5, abs=0.15)
+    assert spread[0] == pytest.approx(0.05**0.5)  # never less, or the search would stand still
+    assert spread[1].item() == pytest.approx(0.5**0.5, abs=0.15)
     assert 0.9 < spread[2] <= 1
 
 

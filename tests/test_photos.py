@@ -24,8 +24,9 @@ from w2wpp.files.folders import MAX_NAMES, children
 @pytest.fixture
 def wanted(tmp_path, params):
     """Two validation and two test people with two photos each besides the first, in tmp_path/photos."""
-    return params.portraits.model_copy(update={"path": str(tmp_path / "photos"), "photo_size": 64, "validation": 2,
-                                               "test": 2, "score_photos": 2})
+    return params.portraits.model_copy(
+        update={"path": str(tmp_path / "photos"), "photo_size": 64, "validation": 2, "test": 2, "score_photos": 2}
+    )
 
 
 @pytest.fixture
@@ -58,7 +59,8 @@ def test_people_are_drawn_by_name_and_seed(tmp_path, wanted, draw_people):
     again = read_people(wanted, 0, no_face)
     assert torch.equal(found.photos, again.photos) and found.rows == again.rows
     assert {tuple(row["person"] for row in read_people(wanted, seed, no_face).rows) for seed in range(4)} != {
-        tuple(row["person"] for row in found.rows)}
+        tuple(row["person"] for row in found.rows)
+    }
 
 
 def test_what_is_no_photo_is_told(tmp_path, wanted, draw_people):
@@ -70,11 +72,11 @@ def test_what_is_no_photo_is_told(tmp_path, wanted, draw_people):
     (whole / "000.png").mkdir()
     os.mkfifo(whole / "001.png")
     Image.new("RGB", (20, 200)).save(whole / "002.png")
-    Image.fromarray(np.zeros((70, 90), np.uint8)).save(whole / "0x.png")   # grey, but a photo
+    Image.fromarray(np.zeros((70, 90), np.uint8)).save(whole / "0x.png")  # grey, but a photo
     found = read_people(wanted, 0, no_face)
     assert {row["person"] for row in found.rows} == {f"Person {number}" for number in range(1, 5)}
     reasons = told(found)
-    if ("Person 0", "") in reasons:    # unless the others were enough
+    if ("Person 0", "") in reasons:  # unless the others were enough
         assert reasons["Person 0", "0.png"].startswith("a damaged PNG")
         assert reasons["Person 0", ""] == "2 photos can be read, expected at least 3"
     assert {file for person, file in reasons if person == "Person 2"} == {"00.gif", "000.png", "001.png", "002.png"}
@@ -88,8 +90,10 @@ def test_an_unreadable_photo_is_told_in_the_same_words_each_time(photos, wanted)
     (photos / "Person 1/00.jpg").write_bytes(b"\xff\xd8\xff no photo")
     found, again = read_people(wanted, 0, no_face), read_people(wanted, 0, no_face)
     assert found.rejected == again.rejected
-    assert told(found) == {("Person 0", "00.jpg"): "empty; JPEG, PNG and WebP are read",
-                           ("Person 1", "00.jpg"): "a damaged JPEG (cannot identify image file)"}
+    assert told(found) == {
+        ("Person 0", "00.jpg"): "empty; JPEG, PNG and WebP are read",
+        ("Person 1", "00.jpg"): "a damaged JPEG (cannot identify image file)",
+    }
 
 
 def test_what_is_found_does_not_depend_on_the_order_of_a_directory(tmp_path, wanted, draw_people):
@@ -102,16 +106,21 @@ def test_what_is_found_does_not_depend_on_the_order_of_a_directory(tmp_path, wan
             copy = tmp_path / "other" / path.relative_to(tmp_path / "one")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-    one, other = (read_people(wanted.model_copy(update={"path": str(tmp_path / folder)}), 0, no_face)
-                  for folder in ("one", "other"))
+    one, other = (
+        read_people(wanted.model_copy(update={"path": str(tmp_path / folder)}), 0, no_face)
+        for folder in ("one", "other")
+    )
     assert len(one.rejected) == 30 and len(one.others) == 30
     assert one[1:] == other[1:] and torch.equal(one.photos, other.photos)
 
 
 def test_too_few_people(tmp_path, wanted, draw_people):
     draw_people(tmp_path / "photos", 4, 2)
-    with pytest.raises(InputError, match=r"0 people with 3 photos each, expected 2 validation and 2 test people; the "
-                                         r"first of 4 rejected, Person \d: 2 photos can be read.*lower portraits"):
+    with pytest.raises(
+        InputError,
+        match=r"0 people with 3 photos each, expected 2 validation and 2 test people; the "
+        r"first of 4 rejected, Person \d: 2 photos can be read.*lower portraits",
+    ):
         read_people(wanted, 0, no_face)
     assert "0 people with 3 photos each, expected 2 validation and 2 test people" in str(refusal(check_people, wanted))
 
@@ -157,22 +166,41 @@ def test_bystanders_are_listed_and_nobodys_fault(photos, wanted):
     found = read_people(wanted, 0, no_face)
     assert found.rows == before.rows and found.rejected == []
     others = {(row["person"], row["file"]) for row in found.others}
-    in_person = {"0.txt", "0.json", ".hidden.png", "._0.png", "0"}    # by name before the third photo
-    assert others == {("Person 1", name) for name in in_person} | {("", name) for name in (
-        "Thumbs.db", "0.txt", "0.json", ".hidden.png", "._0.png", "__MACOSX", ".git", "@eaDir")}
+    in_person = {"0.txt", "0.json", ".hidden.png", "._0.png", "0"}  # by name before the third photo
+    assert others == {("Person 1", name) for name in in_person} | {
+        ("", name) for name in ("Thumbs.db", "0.txt", "0.json", ".hidden.png", "._0.png", "__MACOSX", ".git", "@eaDir")
+    }
 
 
-@pytest.mark.parametrize("name", ["José", "Зоя", "李 小龍", "हिन्दी", "عمر", "ยุทธ์", "Ann-Marie O'Neil", "Sammy D. Jr.",
-                                  "Ng\u0169g\u0129 wa Thiong\u2019o",
-                                  "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627", "a" * 64, "Müller, Anna (1)"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "José",
+        "Зоя",
+        "李 小龍",
+        "हिन्दी",
+        "عمر",
+        "ยุทธ์",
+        "Ann-Marie O'Neil",
+        "Sammy D. Jr.",
+        "Ng\u0169g\u0129 wa Thiong\u2019o",
+        "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",
+        "a" * 64,
+        "Müller, Anna (1)",
+    ],
+)
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_names_in_any_script_are_stored_in_one_form(photos, wanted, name, form):
     (photos / "Person 3").rename(photos / unicodedata.normalize(form, name))
     (photos / "Person 2/0.png").rename(photos / "Person 2" / unicodedata.normalize(form, "0 é.png"))
     check_people(wanted)
     found = read_people(wanted, 0, no_face)
-    assert {row["person"] for row in found.rows} == {unicodedata.normalize("NFC", name), "Person 0", "Person 1",
-                                                     "Person 2"}
+    assert {row["person"] for row in found.rows} == {
+        unicodedata.normalize("NFC", name),
+        "Person 0",
+        "Person 1",
+        "Person 2",
+    }
     assert [row["file"] for row in found.rows if row["person"] == "Person 2"] == ["0 é.png", "1.jpg", "2.png"]
 
 
@@ -192,11 +220,29 @@ def test_two_folders_of_one_name_are_refused(photos, wanted):
         assert r"'Jose\u0301' and 'Jos\xe9' are one name" in error.reason
 
 
-@pytest.mark.parametrize("name", ["a\nb", "$x^2$", "..x", "a<b>", " a", "a ", "-a", "a" * 65, "𐌰" * 50, "a\\b",
-                                  "\udcff", "\u202ea", "\u0301a", "a\x7f", "😀"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\nb",
+        "$x^2$",
+        "..x",
+        "a<b>",
+        " a",
+        "a ",
+        "-a",
+        "a" * 65,
+        "𐌰" * 50,
+        "a\\b",
+        "\udcff",
+        "\u202ea",
+        "\u0301a",
+        "a\x7f",
+        "😀",
+    ],
+)
 def test_hostile_names_of_people_are_refused(photos, wanted, name):
     (photos / name).mkdir()
-    if name.startswith("."):    # hidden, and so nobody
+    if name.startswith("."):  # hidden, and so nobody
         assert read_people(wanted, 0, no_face).photos.shape[0] == 4
         return
     for error in (refusal(check_people, wanted), refusal(read_people, wanted, 0, no_face)):
@@ -215,7 +261,7 @@ def test_photos_are_turned_as_they_were_taken(photos, wanted):
     photo = photos / "Person 0/0.png"
     upright = Image.open(photo).convert("RGB")
     exif = Image.Exif()
-    exif[0x0112] = 6    # to be turned by a quarter
+    exif[0x0112] = 6  # to be turned by a quarter
     upright.transpose(Image.Transpose.ROTATE_90).save(photo, exif=exif)
     found = read_people(wanted, 0, no_face)
     person = [row["person"] for row in found.rows[::3]].index("Person 0")
@@ -240,7 +286,7 @@ def test_a_photo_that_is_inverted_is_none_that_it_is_scored_against(photos, want
     original = photos / "Person 1/0.png"
     picture = scene(3, (160, 192))
     picture.save(original)
-    copy = photos / "Person 1/0 (1).jpg"    # by name before the other
+    copy = photos / "Person 1/0 (1).jpg"  # by name before the other
     copy.write_bytes(original.read_bytes() if how == "bytes" else again(picture, how))
     found = read_people(wanted, 0, no_face)
     assert told(found)["Person 1", "0.png"] == "a copy of 0 (1).jpg"
@@ -271,8 +317,11 @@ def test_a_photo_of_two_people_is_told(tmp_path, wanted, draw_people):
     found = read_people(wanted, 0, no_face)
     (row,) = found.rejected
     later, earlier = ("Person 1", "Person 2") if row["person"] == "Person 1" else ("Person 2", "Person 1")
-    assert row == {"person": later, "file": "0.png",
-                   "reason": f"a copy of 0.png of {earlier}, so that whom it shows is not sure"}
+    assert row == {
+        "person": later,
+        "file": "0.png",
+        "reason": f"a copy of 0.png of {earlier}, so that whom it shows is not sure",
+    }
     assert [each["file"] for each in found.rows if each["person"] == later] == ["1.jpg", "2.png", "3.jpg"]
 
 

@@ -74,6 +74,7 @@ def refused(path, content=None):
 
 # Sound tables
 
+
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("name", PICKLES)
 def test_tables_of_every_pandas(tmp_path, name, container):
@@ -89,14 +90,21 @@ def test_what_torch_saves_and_loads(tmp_path, table, zipped):
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-@pytest.mark.parametrize("table", [
-    pd.DataFrame({"a": [1, 2], "b": [None, "x"], "c": ["", "ü"]}), pd.DataFrame({"a": []}), pd.DataFrame(),
-    pd.DataFrame({"a": np.array([1, 2], ">i2"), "b": np.array([1.5, -0.0], "f4"), "c": np.array([0, 2**64 - 1])}),
-    pd.DataFrame({"a": np.arange(6), "b": np.arange(6) / 3})[::2], pd.DataFrame({"a": np.zeros(0), "b": range(0)}),
-    pd.DataFrame({"b": [1, 2], "a": [3, 4], "c": [0.5, 1]}, index=pd.Index(["q", "r"]))[["c", "a", "b"]],
-    pd.DataFrame({"a": pd.Series([np.int64(3), np.float32(0.5), np.True_], dtype=object)}),
-    pd.DataFrame(np.asfortranarray(np.arange(12).reshape(3, 4)), columns=list("abcd")),
-    pd.DataFrame({"a": range(300)})])
+@pytest.mark.parametrize(
+    "table",
+    [
+        pd.DataFrame({"a": [1, 2], "b": [None, "x"], "c": ["", "ü"]}),
+        pd.DataFrame({"a": []}),
+        pd.DataFrame(),
+        pd.DataFrame({"a": np.array([1, 2], ">i2"), "b": np.array([1.5, -0.0], "f4"), "c": np.array([0, 2**64 - 1])}),
+        pd.DataFrame({"a": np.arange(6), "b": np.arange(6) / 3})[::2],
+        pd.DataFrame({"a": np.zeros(0), "b": range(0)}),
+        pd.DataFrame({"b": [1, 2], "a": [3, 4], "c": [0.5, 1]}, index=pd.Index(["q", "r"]))[["c", "a", "b"]],
+        pd.DataFrame({"a": pd.Series([np.int64(3), np.float32(0.5), np.True_], dtype=object)}),
+        pd.DataFrame(np.asfortranarray(np.arange(12).reshape(3, 4)), columns=list("abcd")),
+        pd.DataFrame({"a": range(300)}),
+    ],
+)
 def test_other_tables(tmp_path, table, protocol):
     (tmp_path / "x").write_bytes(pickle.dumps(table, protocol=protocol))
     read = read_frame(tmp_path / "x", "")
@@ -105,12 +113,27 @@ def test_other_tables(tmp_path, table, protocol):
         assert read[name].dtype == table[name].dtype.newbyteorder("=")
 
 
-@pytest.mark.parametrize("table", [
-    pd.DataFrame({"a": pd.Categorical(["x", "y"])}), pd.DataFrame({"a": pd.to_datetime(["2020-01-01"])}),
-    pd.DataFrame({"a": [{}]}), pd.DataFrame({"a": [2**70]}), pd.DataFrame({"a": ["line\nbreak"]}),
-    pd.DataFrame({1: [2]}), pd.DataFrame([[1, 2]], columns=["a", "a"]), pd.Series([1]), [1], None, {"a": [1]},
-    pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([("x", 1)])), pd.DataFrame({"a": [1j]}),
-    pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}), np.zeros(3), torch.zeros(3)])
+@pytest.mark.parametrize(
+    "table",
+    [
+        pd.DataFrame({"a": pd.Categorical(["x", "y"])}),
+        pd.DataFrame({"a": pd.to_datetime(["2020-01-01"])}),
+        pd.DataFrame({"a": [{}]}),
+        pd.DataFrame({"a": [2**70]}),
+        pd.DataFrame({"a": ["line\nbreak"]}),
+        pd.DataFrame({1: [2]}),
+        pd.DataFrame([[1, 2]], columns=["a", "a"]),
+        pd.Series([1]),
+        [1],
+        None,
+        {"a": [1]},
+        pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([("x", 1)])),
+        pd.DataFrame({"a": [1j]}),
+        pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}),
+        np.zeros(3),
+        torch.zeros(3),
+    ],
+)
 @pytest.mark.parametrize("save", [torch.save, lambda table, path: path.write_bytes(pickle.dumps(table))])
 def test_what_is_no_plain_table_is_refused_with_the_way_to_convert_it(tmp_path, table, save):
     save(table, tmp_path / "x")
@@ -118,6 +141,7 @@ def test_what_is_no_plain_table_is_refused_with_the_way_to_convert_it(tmp_path, 
 
 
 # Payloads
+
 
 class Bomb:
     """Runs a function when it is unpickled."""
@@ -148,9 +172,13 @@ class Stateful:
 
 
 PAYLOADS = {
-    "os.system": shell, "eval": evaluated, "exec": lambda trap: Bomb(exec, f"open({str(trap)!r}, 'w')"),
-    "open": lambda trap: Bomb(open, str(trap), "w"), "list": lambda trap: [1, {"a": (shell(trap),)}],
-    "inner argument": lambda trap: Bomb(pd.DataFrame, {"a": [shell(trap)]}), "state": Stateful,
+    "os.system": shell,
+    "eval": evaluated,
+    "exec": lambda trap: Bomb(exec, f"open({str(trap)!r}, 'w')"),
+    "open": lambda trap: Bomb(open, str(trap), "w"),
+    "list": lambda trap: [1, {"a": (shell(trap),)}],
+    "inner argument": lambda trap: Bomb(pd.DataFrame, {"a": [shell(trap)]}),
+    "state": Stateful,
     "element": lambda trap: pd.DataFrame({"a": [1, shell(trap)]}),
     "label": lambda trap: pd.DataFrame({"a": [1]}, index=[shell(trap)]),
     "attrs": lambda trap: with_attrs(evaluated(trap)),
@@ -209,18 +237,48 @@ def text(value):
 
 
 NP, DTYPE = "numpy.core.multiarray", g("numpy", "dtype") + text("i8") + b"\x89\x88\x87R"
-STRUCT = g("numpy", "dtype") + text("V8") + b"\x89\x88\x87R(K\x03" + text("|") + b"N" + text("a") + b"\x85}" \
-    + text("a") + g("numpy", "dtype") + text("O8") + b"\x89\x88\x87RK\x00\x86sK\x08K\x01K\x00tb"
+STRUCT = (
+    g("numpy", "dtype")
+    + text("V8")
+    + b"\x89\x88\x87R(K\x03"
+    + text("|")
+    + b"N"
+    + text("a")
+    + b"\x85}"
+    + text("a")
+    + g("numpy", "dtype")
+    + text("O8")
+    + b"\x89\x88\x87RK\x00\x86sK\x08K\x01K\x00tb"
+)
 
 # The flags, at the end, deny that these are objects.
-FORGED = g("numpy", "dtype") + text("O8") + b"\x89\x88\x87R(K\x03" + text("|") + b"NNNJ" + b"\xff" * 4 + b"J" \
-    + b"\xff" * 4 + b"K\x00tb"
+FORGED = (
+    g("numpy", "dtype")
+    + text("O8")
+    + b"\x89\x88\x87R(K\x03"
+    + text("|")
+    + b"NNNJ"
+    + b"\xff" * 4
+    + b"J"
+    + b"\xff" * 4
+    + b"K\x00tb"
+)
 
 
 def array(dtype, shape, content):
     """An array pickled by hand, with whatever is said of it."""
-    return g(NP, "_reconstruct") + g("numpy", "ndarray") + b"K\x00\x85" + text("b") + b"\x87R(K\x01" + shape + dtype \
-        + b"\x89" + content + b"tb"
+    return (
+        g(NP, "_reconstruct")
+        + g("numpy", "ndarray")
+        + b"K\x00\x85"
+        + text("b")
+        + b"\x87R(K\x01"
+        + shape
+        + dtype
+        + b"\x89"
+        + content
+        + b"tb"
+    )
 
 
 def table(values, labels=b"K\x00K\x02K\x01", places=b"K\x00K\x01K\x01", columns=1):
@@ -228,13 +286,34 @@ def table(values, labels=b"K\x00K\x02K\x01", places=b"K\x00K\x01K\x01", columns=
     names = b"".join(text(chr(97 + i if i < 26 else 0x4E00 + i)) for i in range(columns))
     objects = g("numpy", "dtype") + text("O8") + b"\x89\x88\x87R"
     index = g("pandas.core.indexes.base", "_new_Index")
-    return (b"\x80\x02" + g("pandas.core.frame", "DataFrame") + b")\x81}" + text("_mgr")
-            + g("pandas.core.internals.managers", "BlockManager")
-            + g("pandas._libs.internals", "_unpickle_block") + values + g("__builtin__", "slice") + places
-            + b"\x87RK\x02\x87R\x85](" + index + g("pandas.core.indexes.base", "Index") + b"}" + text("data")
-            + array(objects, b"K" + bytes([columns]) + b"\x85", b"](" + names + b"e") + b"s\x86R" + index
-            + g("pandas.core.indexes.range", "RangeIndex") + b"}(" + text("start") + labels[:2] + text("stop")
-            + labels[2:-2] + text("step") + labels[-2:] + b"u\x86Re\x86Rsb.")
+    return (
+        b"\x80\x02"
+        + g("pandas.core.frame", "DataFrame")
+        + b")\x81}"
+        + text("_mgr")
+        + g("pandas.core.internals.managers", "BlockManager")
+        + g("pandas._libs.internals", "_unpickle_block")
+        + values
+        + g("__builtin__", "slice")
+        + places
+        + b"\x87RK\x02\x87R\x85]("
+        + index
+        + g("pandas.core.indexes.base", "Index")
+        + b"}"
+        + text("data")
+        + array(objects, b"K" + bytes([columns]) + b"\x85", b"](" + names + b"e")
+        + b"s\x86R"
+        + index
+        + g("pandas.core.indexes.range", "RangeIndex")
+        + b"}("
+        + text("start")
+        + labels[:2]
+        + text("stop")
+        + labels[2:-2]
+        + text("step")
+        + labels[-2:]
+        + b"u\x86Re\x86Rsb."
+    )
 
 
 ENCODE = g("_codecs", "encode")
@@ -251,45 +330,73 @@ def test_tables_made_by_hand_can_be_read(tmp_path):
     assert read_frame(tmp_path / "x", "")["a"].tolist() == [0x0706050403020100, 0x0F0E0D0C0B0A0908]
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    (b"\x80\x02" + g("os", "system") + b".", "os.system: named in this pickle"),
-    (b"\x80\x02" + g("antigravity", "geohash") + b".", "antigravity.geohash: named"),
-    (b"\x80\x02(" + text("x") + b"ios\nsystem\n.", "opcode INST"),
-    (b"\x80\x02(" + g("numpy", "dtype") + b"o.", "opcode OBJ"),
-    (b"\x80\x02\x82\x01.", "opcode EXT1"), (b"\x80\x02Pos\n.", "opcode PERSID"), (b"I1\n.", "opcode INT"),
-    (b"\x80\x02" + g("numpy", "dtype") + b")}\x92.", "opcode NEWOBJ_EX"), (b"\x80\x05\x97.", "opcode NEXT_BUFFER"),
-    (b"\x80\x04" + text("numpy") + text("load") + b"\x93.", "numpy.load: named"),
-    (b"\x80\x04" + text("os") + text("path.join") + b"\x93.", "os.path.join: named"),
-    (b"\x80\x04K\x01K\x02\x93.", "a name that is no text"), (b"\x80\x02" + text("a") + b")R.", "what is no function"),
-    (b"\x80\x02" + g("numpy", "dtype") + b"]R.", "what are no arguments"), (b"\x80\x02)}b.", "no Call where"),
-    (DTYPE + b"K\x01bK\x01b.", "a state is given twice"), (b"\x80\x02}K\x01K\x02s.", "keys other than text"),
-    (b"\x80\x02}(K\x01u.", "keys other than text"), (b"\x80\x02)K\x01a.", "no list where"),
-    (b"\x80\x02R.", "pop from empty"), (b"\x80\x02e.", "pop from empty"), (b"\x80\x02h\x05.", "not a sound pickle (5)"),
-    (b"\x80\x02K\x01", "pickle exhausted"), (b"", "an empty file"), (b"\xff", "not a sound pickle"),
-    (b"<!doctype html>", "a web page"),
-    (b".", "pop from empty"),
-    # Memory that is not the pickle's: a record of an object, whose address is in the file.
-    (table(array(STRUCT, b"K\x01K\x02\x86", SIXTEEN)), "neither numbers nor text"),
-    (table(array(FORGED, b"K\x01K\x02\x86", SIXTEEN)), "another size"),
-    (table(array(DTYPE, b"K\x01K\x02\x86", EIGHT)), "another size"),
-    (table(array(DTYPE, HUGE + b"\x85", EIGHT)), "shape"),
-    (table(array(DTYPE, b"K\x01" + HUGE + b"\x86", EIGHT)), "shape"),
-    (table(array(DTYPE, b")", EIGHT)), "shape"), (table(array(DTYPE, b"K\x01\x85", b"]")), "bytes"),
-    (table(array(DTYPE, b"J\xff\xff\xff\xff\x85", b"C\x00")), "shape"),
-    (table(array(DTYPE, b"K\x02\x85", SIXTEEN), places=b"K\x00K\x02K\x01", columns=2), "a block of shape [1, 2] for 2"),
-    (table(TWO_ROWS, labels=b"K\x00K\x03K\x01"), "a block of shape [1, 2] for 1 columns of 3 rows"),
-    (table(TWO_ROWS, places=b"K\x00K\x01K\x00"), "slice"),
-    (table(TWO_ROWS, places=b"K\x00" + text("x") + b"K\x01"), "slice"),
-    (table(TWO_ROWS, places=b"K\x01K\x02K\x01", columns=2), "a column without values"),
-    (table(TWO_ROWS, labels=b"K\x00K\x02K\x00"), "range"), (table(TWO_ROWS, labels=b"K\x00NK\x01"), "range"),
-    (table(TWO_ROWS, labels=b"K\x00" + HUGE + b"K\x01"), "rows in"),
-    (table(TWO_ROWS, labels=b"K\x00\x8a\x0c" + (2**90).to_bytes(12, "little") + b"K\x01"), "not a plain pandas table"),
-    (table(array(DTYPE, b"K\x01K\x02\x86", ENCODE + text("x" * 16) + text("rot13") + b"\x86R")), "bytes"),
-    (table(array(DTYPE, b"K\x01K\x02\x86", ENCODE + text("€" * 16) + text("latin1") + b"\x86R")), "codec can't encode"),
-    (table(array(DTYPE, b"K\x01K\x02\x86", g("__builtin__", "bytes") + HUGE + b"\x85R")), "arguments"),
-    (table(g("pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked") + g("numpy", "ndarray") + b"NN\x87R"), "of text"),
-    (table(g("pandas.core.frame", "DataFrame") + b")\x81"), "no array where"),
-])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\x80\x02" + g("os", "system") + b".", "os.system: named in this pickle"),
+        (b"\x80\x02" + g("antigravity", "geohash") + b".", "antigravity.geohash: named"),
+        (b"\x80\x02(" + text("x") + b"ios\nsystem\n.", "opcode INST"),
+        (b"\x80\x02(" + g("numpy", "dtype") + b"o.", "opcode OBJ"),
+        (b"\x80\x02\x82\x01.", "opcode EXT1"),
+        (b"\x80\x02Pos\n.", "opcode PERSID"),
+        (b"I1\n.", "opcode INT"),
+        (b"\x80\x02" + g("numpy", "dtype") + b")}\x92.", "opcode NEWOBJ_EX"),
+        (b"\x80\x05\x97.", "opcode NEXT_BUFFER"),
+        (b"\x80\x04" + text("numpy") + text("load") + b"\x93.", "numpy.load: named"),
+        (b"\x80\x04" + text("os") + text("path.join") + b"\x93.", "os.path.join: named"),
+        (b"\x80\x04K\x01K\x02\x93.", "a name that is no text"),
+        (b"\x80\x02" + text("a") + b")R.", "what is no function"),
+        (b"\x80\x02" + g("numpy", "dtype") + b"]R.", "what are no arguments"),
+        (b"\x80\x02)}b.", "no Call where"),
+        (DTYPE + b"K\x01bK\x01b.", "a state is given twice"),
+        (b"\x80\x02}K\x01K\x02s.", "keys other than text"),
+        (b"\x80\x02}(K\x01u.", "keys other than text"),
+        (b"\x80\x02)K\x01a.", "no list where"),
+        (b"\x80\x02R.", "pop from empty"),
+        (b"\x80\x02e.", "pop from empty"),
+        (b"\x80\x02h\x05.", "not a sound pickle (5)"),
+        (b"\x80\x02K\x01", "pickle exhausted"),
+        (b"", "an empty file"),
+        (b"\xff", "not a sound pickle"),
+        (b"<!doctype html>", "a web page"),
+        (b".", "pop from empty"),
+        # Memory that is not the pickle's: a record of an object, whose address is in the file.
+        (table(array(STRUCT, b"K\x01K\x02\x86", SIXTEEN)), "neither numbers nor text"),
+        (table(array(FORGED, b"K\x01K\x02\x86", SIXTEEN)), "another size"),
+        (table(array(DTYPE, b"K\x01K\x02\x86", EIGHT)), "another size"),
+        (table(array(DTYPE, HUGE + b"\x85", EIGHT)), "shape"),
+        (table(array(DTYPE, b"K\x01" + HUGE + b"\x86", EIGHT)), "shape"),
+        (table(array(DTYPE, b")", EIGHT)), "shape"),
+        (table(array(DTYPE, b"K\x01\x85", b"]")), "bytes"),
+        (table(array(DTYPE, b"J\xff\xff\xff\xff\x85", b"C\x00")), "shape"),
+        (
+            table(array(DTYPE, b"K\x02\x85", SIXTEEN), places=b"K\x00K\x02K\x01", columns=2),
+            "a block of shape [1, 2] for 2",
+        ),
+        (table(TWO_ROWS, labels=b"K\x00K\x03K\x01"), "a block of shape [1, 2] for 1 columns of 3 rows"),
+        (table(TWO_ROWS, places=b"K\x00K\x01K\x00"), "slice"),
+        (table(TWO_ROWS, places=b"K\x00" + text("x") + b"K\x01"), "slice"),
+        (table(TWO_ROWS, places=b"K\x01K\x02K\x01", columns=2), "a column without values"),
+        (table(TWO_ROWS, labels=b"K\x00K\x02K\x00"), "range"),
+        (table(TWO_ROWS, labels=b"K\x00NK\x01"), "range"),
+        (table(TWO_ROWS, labels=b"K\x00" + HUGE + b"K\x01"), "rows in"),
+        (
+            table(TWO_ROWS, labels=b"K\x00\x8a\x0c" + (2**90).to_bytes(12, "little") + b"K\x01"),
+            "not a plain pandas table",
+        ),
+        (table(array(DTYPE, b"K\x01K\x02\x86", ENCODE + text("x" * 16) + text("rot13") + b"\x86R")), "bytes"),
+        (
+            table(array(DTYPE, b"K\x01K\x02\x86", ENCODE + text("€" * 16) + text("latin1") + b"\x86R")),
+            "codec can't encode",
+        ),
+        (table(array(DTYPE, b"K\x01K\x02\x86", g("__builtin__", "bytes") + HUGE + b"\x85R")), "arguments"),
+        (
+            table(g("pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked") + g("numpy", "ndarray") + b"NN\x87R"),
+            "of text",
+        ),
+        (table(g("pandas.core.frame", "DataFrame") + b")\x81"), "no array where"),
+    ],
+)
 def test_made_by_hand_to_do_harm(tmp_path, content, reason):
     assert reason in str(refused(tmp_path / "x", content))
     assert "antigravity" not in sys.modules
@@ -301,16 +408,35 @@ def test_an_array_that_holds_itself(tmp_path):
     assert "no number or text" in refused(tmp_path / "x", table(itself)).reason
 
 
-@pytest.mark.parametrize("content", [
-    b"\x80\x02K\x01r\xff\xff\xff\xff.", b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.",
-    b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.", b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"K\x01.",
-    b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.", b"\x80\x02)" + b"\x85" * 50_000 + b"q\x00}h\x00h\x00s.",
-    b"\x80\x02]q\x00" + b"(h\x00h\x00h\x00e" * 10_000 + b".", b"\x80\x02" + b"(" * 50_000 + b".",
-    b"\x80\x02)" + b"\x85" * 50_000 + b".", b"\x80\x02(" + text("x" * 1000) + b"2" * 10 + b"t.",
-    b"\x80\x02" + g("numpy", "x" * 10**6) + b".", table(b"N" * 50_000), b"\x80\x02}" + PAIRS + b"K\x01s.",
-    b"\x80\x02}" + PAIRS + b"K\x01K\x01K\x01u.", b"\x80\x02" + g("__builtin__", "bytearray") + HUGE + b"\x85R.",
-    b"\x80\x02" + ENCODE * 60 + ENCODE + text("x") + text("latin1") + b"\x86R" + (text("hex") + b"\x86R") * 60 + b".",
-], ids=range(16))
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02K\x01r\xff\xff\xff\xff.",
+        b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.",
+        b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",
+        b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"K\x01.",
+        b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",
+        b"\x80\x02)" + b"\x85" * 50_000 + b"q\x00}h\x00h\x00s.",
+        b"\x80\x02]q\x00" + b"(h\x00h\x00h\x00e" * 10_000 + b".",
+        b"\x80\x02" + b"(" * 50_000 + b".",
+        b"\x80\x02)" + b"\x85" * 50_000 + b".",
+        b"\x80\x02(" + text("x" * 1000) + b"2" * 10 + b"t.",
+        b"\x80\x02" + g("numpy", "x" * 10**6) + b".",
+        table(b"N" * 50_000),
+        b"\x80\x02}" + PAIRS + b"K\x01s.",
+        b"\x80\x02}" + PAIRS + b"K\x01K\x01K\x01u.",
+        b"\x80\x02" + g("__builtin__", "bytearray") + HUGE + b"\x85R.",
+        b"\x80\x02"
+        + ENCODE * 60
+        + ENCODE
+        + text("x")
+        + text("latin1")
+        + b"\x86R"
+        + (text("hex") + b"\x86R") * 60
+        + b".",
+    ],
+    ids=range(16),
+)
 def test_bombs_take_no_more_memory_than_their_size(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     tracemalloc.start()
@@ -325,10 +451,16 @@ def test_a_column_used_many_times_is_refused(tmp_path):
     block, remember, recall = g("pandas._libs.internals", "_unpickle_block"), b"q\x00", b"h\x00"
     content = b"B" + struct.pack("<I", 8 * rows) + bytes(8 * rows)
     values = array(DTYPE, b"K\x01M\xd0\x07\x86", content) + remember
-    places = b"".join(g("__builtin__", "slice") + b"K" + bytes([i]) + b"K" + bytes([i + 1]) + b"K\x01\x87RK\x02\x87R"
-                      + block + recall for i in range(columns - 1))
-    content = table(values + places, labels=b"K\x00M\xd0\x07K\x01", columns=columns,
-                    places=b"K" + bytes([columns - 1]) + b"K" + bytes([columns]) + b"K\x01")
+    places = b"".join(
+        g("__builtin__", "slice") + b"K" + bytes([i]) + b"K" + bytes([i + 1]) + b"K\x01\x87RK\x02\x87R" + block + recall
+        for i in range(columns - 1)
+    )
+    content = table(
+        values + places,
+        labels=b"K\x00M\xd0\x07K\x01",
+        columns=columns,
+        places=b"K" + bytes([columns - 1]) + b"K" + bytes([columns]) + b"K\x01",
+    )
     content = content.replace(b"K\x02\x87R\x85](", b"K\x02\x87Rt](").replace(block, b"(" + block, 1)
     assert f"{columns} columns of {rows} rows in {len(content)} bytes" in refused(tmp_path / "x", content).reason
 
@@ -352,15 +484,23 @@ def assert_sound_or_refused(path):
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(sorted(PICKLES)), st.sampled_from(sorted(CONTAINERS)),
-       st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255) | st.sampled_from(b"tRb.(}]NK)")),
-                min_size=1, max_size=4), st.floats(0, 1), st.booleans())
+@given(
+    st.sampled_from(sorted(PICKLES)),
+    st.sampled_from(sorted(CONTAINERS)),
+    st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255) | st.sampled_from(b"tRb.(}]NK)")),
+        min_size=1,
+        max_size=4,
+    ),
+    st.floats(0, 1),
+    st.booleans(),
+)
 def test_damaged_tables(tmp_path, name, container, changes, kept, truncate):
     content = bytearray(PICKLES[name])
     for place, value in changes:
         content[int(place * len(content))] = value
     content = CONTAINERS[container](bytes(content))
-    (tmp_path / "x").write_bytes(content[:int(kept * len(content))] if truncate else content)
+    (tmp_path / "x").write_bytes(content[: int(kept * len(content))] if truncate else content)
     assert_sound_or_refused(tmp_path / "x")
 
 
@@ -382,6 +522,7 @@ def test_any_bytes(tmp_path, content, start):
 
 
 # Archives
+
 
 def test_limits(tmp_path, monkeypatch):
     for container in CONTAINERS.values():
@@ -408,14 +549,22 @@ def put(archive, contents, compression=zipfile.ZIP_STORED):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize(("change", "reason"), [
-    (lambda new, old: put(new, old, zipfile.ZIP_DEFLATED), "not stored as torch.save stores it"),
-    (lambda new, old: put(new, {"x/version": b"3\n"}), "data.pkl: missing"),
-    (lambda new, old: put(new, old | {"archive/byteorder": b"big"}), "another byte order"),
-    (lambda new, old: put(new, {}), "data.pkl: missing"),
-    (lambda new, old: (put(new, old), put(new, {name.replace("archive", "b"): each for name, each in old.items()})),
-     "not stored as torch.save stores it"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda new, old: put(new, old, zipfile.ZIP_DEFLATED), "not stored as torch.save stores it"),
+        (lambda new, old: put(new, {"x/version": b"3\n"}), "data.pkl: missing"),
+        (lambda new, old: put(new, old | {"archive/byteorder": b"big"}), "another byte order"),
+        (lambda new, old: put(new, {}), "data.pkl: missing"),
+        (
+            lambda new, old: (
+                put(new, old),
+                put(new, {name.replace("archive", "b"): each for name, each in old.items()}),
+            ),
+            "not stored as torch.save stores it",
+        ),
+    ],
+)
 def test_other_archives_are_refused(tmp_path, change, reason):
     content = rewritten(change)
     if content[:4] != b"PK\x03\x04":
@@ -438,9 +587,34 @@ def test_impossible_paths(tmp_path):
 
 # Inert data
 
+
 def test_inert_data():
-    content = pickle.dumps((None, True, False, 7, -1, 2**40, 1.5, "ü", b"x", bytearray(b"y"), (), (1,), (1, 2),
-                            (1, 2, 3), (1, 2, 3, 4), [], [1], [1, 2], {}, {"a": 1}, {"a": 1, "b": [2]}), protocol=5)
+    content = pickle.dumps(
+        (
+            None,
+            True,
+            False,
+            7,
+            -1,
+            2**40,
+            1.5,
+            "ü",
+            b"x",
+            bytearray(b"y"),
+            (),
+            (1,),
+            (1, 2),
+            (1, 2, 3),
+            (1, 2, 3, 4),
+            [],
+            [1],
+            [1, 2],
+            {},
+            {"a": 1},
+            {"a": 1, "b": [2]},
+        ),
+        protocol=5,
+    )
     assert read_pickle(io.BytesIO(content), (), "x", "") == pickle.loads(content)
 
 

@@ -24,9 +24,11 @@ HEIGHT, WIDTH = 80, 90
 @pytest.fixture
 def read(tmp_path):
     """read(content) gives the pixels int64 [h, w, 3] of a photo with these bytes."""
+
     def pixels(content: bytes, name: str = "photo.jpg") -> np.ndarray:
         (tmp_path / name).write_bytes(content)
         return np.asarray(read_picture(tmp_path / name)).astype(int)
+
     return pixels
 
 
@@ -37,6 +39,7 @@ def refused(read):
             read(content, name)
         assert caught.value.remedy and str(caught.value).isprintable()
         return caught.value.reason
+
     return reason
 
 
@@ -48,8 +51,13 @@ def png(samples: np.ndarray, depth: int, color: int, extra: bytes = b"") -> byte
         bits = (samples.reshape(len(samples), -1, 1) >> np.arange(depth - 1, -1, -1)) & 1
         rows = [np.packbits(row.flatten()).tobytes() for row in bits.astype(np.uint8)]
     header = struct.pack(">IIBBBBB", samples.shape[1], len(samples), depth, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(
-        b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -82,8 +90,10 @@ def test_a_transparent_grey_or_colour_is_laid_on_white(read, depth):
     tag = struct.pack(">H", samples[0, 0, 0])
     np.testing.assert_array_equal(read(png(samples, depth, GREY, chunk(b"tRNS", tag))), expected.repeat(3, axis=2))
     if depth >= 8:
-        np.testing.assert_array_equal(read(png(samples.repeat(3, axis=2), depth, COLOR, chunk(b"tRNS", 3 * tag))),
-                                      np.where(clear, 255, samples >> (depth - 8)).repeat(3, axis=2))
+        np.testing.assert_array_equal(
+            read(png(samples.repeat(3, axis=2), depth, COLOR, chunk(b"tRNS", 3 * tag))),
+            np.where(clear, 255, samples >> (depth - 8)).repeat(3, axis=2),
+        )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -101,8 +111,7 @@ def test_palettes_with_transparency_are_laid_on_white(read):
     indices = np.random.default_rng(3).integers(0, 4, (HEIGHT, WIDTH, 1))
     palette = np.array([[10, 20, 30], [200, 100, 0], [0, 255, 9], [77, 77, 77]])
     alphas = np.array([0, 128, 255, 255])
-    content = png(indices, 8, 3, chunk(b"PLTE", palette.astype(np.uint8).tobytes()) + chunk(
-        b"tRNS", bytes([0, 128])))
+    content = png(indices, 8, 3, chunk(b"PLTE", palette.astype(np.uint8).tobytes()) + chunk(b"tRNS", bytes([0, 128])))
     expected = on_white(palette[indices[..., 0]], alphas[indices[..., 0]] / 255)
     assert np.abs(read(content) - expected).max() <= 1
 
@@ -135,12 +144,19 @@ def test_photos_are_turned_as_they_were_taken(read, kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     upright = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    upright[:20, :30] = 255, 0, 0     # top left
-    upright[:20, -30:] = 0, 255, 0    # top right
+    upright[:20, :30] = 255, 0, 0  # top left
+    upright[:20, -30:] = 0, 255, 0  # top right
     # What the camera stored, in the words of Exif: where the first row and the first column of it belong.
-    stored = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-              5: upright.swapaxes(0, 1), 6: upright.swapaxes(0, 1)[::-1], 7: upright.swapaxes(0, 1)[::-1, ::-1],
-              8: upright.swapaxes(0, 1)[:, ::-1]}[orientation]
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: upright.swapaxes(0, 1)[::-1],
+        7: upright.swapaxes(0, 1)[::-1, ::-1],
+        8: upright.swapaxes(0, 1)[:, ::-1],
+    }[orientation]
     content = encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, "RGB", exif=exif)
     seen = read(content)
     assert seen.shape == upright.shape
@@ -166,9 +182,18 @@ def test_content_tells_what_a_file_is(tmp_path, read, name):
     check_kind(tmp_path / name)
 
 
-@pytest.mark.parametrize(("kind", "words"), [
-    ("GIF", "a GIF"), ("BMP", "a BMP"), ("TIFF", "a TIFF or a camera's raw file"), ("AVIF", "an AVIF"),
-    ("JPEG2000", "a JPEG 2000"), ("PDF", "a PDF"), ("ICO", "no picture")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("GIF", "a GIF"),
+        ("BMP", "a BMP"),
+        ("TIFF", "a TIFF or a camera's raw file"),
+        ("AVIF", "an AVIF"),
+        ("JPEG2000", "a JPEG 2000"),
+        ("PDF", "a PDF"),
+        ("ICO", "no picture"),
+    ],
+)
 def test_other_files_are_called_by_their_kind(tmp_path, refused, kind, words):
     file = io.BytesIO()
     scene(9, (WIDTH, HEIGHT)).save(file, kind)
@@ -177,18 +202,33 @@ def test_other_files_are_called_by_their_kind(tmp_path, refused, kind, words):
         check_kind(tmp_path / "photo.jpg")
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"", "empty"), (b"\0\0\0\x18ftypheic\0\0", "a HEIC"), (b"\0\0\0\x18ftypmif1\0\0", "a HEIC"),
-    (b"\0\0\0\x18ftypmp42\0\0", "a video"), (b"\n <!DOCTYPE html><html>", "a web page"), (b"PK\3\4", "a ZIP archive"),
-    (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"), (b"\0\5\x16\7\0\2", "an AppleDouble file"),
-    (b"hello", "no picture"), (b"BM", "no picture")])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"\0\0\0\x18ftypheic\0\0", "a HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0", "a HEIC"),
+        (b"\0\0\0\x18ftypmp42\0\0", "a video"),
+        (b"\n <!DOCTYPE html><html>", "a web page"),
+        (b"PK\3\4", "a ZIP archive"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"\0\5\x16\7\0\2", "an AppleDouble file"),
+        (b"hello", "no picture"),
+        (b"BM", "no picture"),
+    ],
+)
 def test_what_only_stands_for_a_photo_is_told(refused, content, words):
     assert refused(content).startswith(words)
 
 
 def test_bystanders_make_no_claim(tmp_path):
-    for name, content in (("0.txt", b"a photo of sks person"), ("0.json", b"{}"), ("Thumbs.db", b"\xd0\xcf\x11\xe0"),
-                          ("clip.mov", b"\0\0\0\x14ftypqt  "), ("empty", b"")):
+    for name, content in (
+        ("0.txt", b"a photo of sks person"),
+        ("0.json", b"{}"),
+        ("Thumbs.db", b"\xd0\xcf\x11\xe0"),
+        ("clip.mov", b"\0\0\0\x14ftypqt  "),
+        ("empty", b""),
+    ):
         (tmp_path / name).write_bytes(content)
         assert not claims_to_be_picture(tmp_path / name)
     (tmp_path / "picture.dat").write_bytes(b"GIF89a")
@@ -196,8 +236,9 @@ def test_bystanders_make_no_claim(tmp_path):
     assert claims_to_be_picture(tmp_path / "absent.heic")
 
 
-@pytest.mark.parametrize("size", [(80_000, 64), (64, 16_385), (2_000, 64), (63, 80), (260, 64), (9_000, 8_000),
-                                  (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize(
+    "size", [(80_000, 64), (64, 16_385), (2_000, 64), (63, 80), (260, 64), (9_000, 8_000), (2**31 - 1, 2**31 - 1)]
+)
 def test_sizes_are_refused_before_anything_is_decoded(refused, size):
     header = struct.pack(">IIBBBBB", *size, 8, COLOR, 0, 0, 0)
     told = refused(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"no data"))

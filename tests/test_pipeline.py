@@ -32,9 +32,20 @@ ROOT = Path(__file__).parents[1]
 TINY = {
     "portraits": {"photos": 4, "score_photos": 2, "validation": 3, "test": 4},
     "lora": {"targets": ["proj_in", "attn1.to_v"], "blocks": ["up_blocks"]},
-    "collect": {"people": 8, "repeated": 3, "photos": 2, "start": "gradients", "start_people": 4, "start_photos": 2,
-                "trained": "B", "steps": 2, "mirrored": True, "class_images": 4, "class_images_per_step": 1,
-                "people_at_once": 3},
+    "collect": {
+        "people": 8,
+        "repeated": 3,
+        "photos": 2,
+        "start": "gradients",
+        "start_people": 4,
+        "start_photos": 2,
+        "trained": "B",
+        "steps": 2,
+        "mirrored": True,
+        "class_images": 4,
+        "class_images_per_step": 1,
+        "people_at_once": 3,
+    },
     "probe": {"people": 16, "photos": 1, "steps": 5},
     "linear": {"inputs": 2},
     "vae": {"latent_dim": 4, "width": 16, "epochs": 5},
@@ -96,8 +107,9 @@ def test_shipped_base_is_not_trained_again(clone):
 def test_metrics_trees_are_identical_and_finite(clone):
     trees = [leaves(clone.metrics(name)) for name in METHODS]
     assert all(tree.keys() == trees[0].keys() for tree in trees)
-    assert {"inversion.id_score", "inversion.tar_at_far1", "reconstruction.rel_mse", "sampling.diversity"
-            } <= trees[0].keys()
+    assert {"inversion.id_score", "inversion.tar_at_far1", "reconstruction.rel_mse", "sampling.diversity"} <= trees[
+        0
+    ].keys()
     assert all(isinstance(value, (int, float)) for tree in trees for value in tree.values())
     assert clone.metrics("inversion") == clone.metrics("vae")["inversion"]
     assert clone.metrics("comparison")["people"] <= TINY["portraits"]["test"]
@@ -153,8 +165,12 @@ def test_killed_shards_of_collect_end_with_the_same_bytes(clone, tmp_path):
     shards = [[*command, "--shard", f"{number}/2"] for number in (1, 2)]
     moments = random.Random(0)
     for _ in range(3):
-        running = [subprocess.Popen(shard, cwd=clone.folder, start_new_session=True, stdout=subprocess.DEVNULL,
-                                    stderr=subprocess.DEVNULL) for shard in shards]
+        running = [
+            subprocess.Popen(
+                shard, cwd=clone.folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            for shard in shards
+        ]
         time.sleep(moments.uniform(4, 16))
         for stage in running:
             os.killpg(stage.pid, signal.SIGKILL)
@@ -167,8 +183,9 @@ def test_killed_shards_of_collect_end_with_the_same_bytes(clone, tmp_path):
     whole = clone.folder / "data/zoo"
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
     assert Path("loras/zoo-zoo-00000.safetensors") in files
-    assert files == sorted(path.relative_to(tmp_path / "zoo") for path in (tmp_path / "zoo").rglob("*")
-                           if path.is_file())
+    assert files == sorted(
+        path.relative_to(tmp_path / "zoo") for path in (tmp_path / "zoo").rglob("*") if path.is_file()
+    )
     assert all((whole / file).read_bytes() == (tmp_path / "zoo" / file).read_bytes() for file in files)
 
 
@@ -197,8 +214,13 @@ def test_exported_lora_draws_what_the_batched_path_drew(clone, origin, tmp_path)
     start = torch.randn((1, pipe.unet.config.in_channels, 8, 8), generator=torch.Generator().manual_seed(0))
 
     def draw() -> torch.Tensor:
-        pixels = pipe(IDENTITY_PROMPT, latents=start, num_inference_steps=how.inference_steps,
-                      guidance_scale=how.guidance, output_type="pt").images[0]
+        pixels = pipe(
+            IDENTITY_PROMPT,
+            latents=start,
+            num_inference_steps=how.inference_steps,
+            guidance_scale=how.guidance,
+            output_type="pt",
+        ).images[0]
         return (pixels * 255).round().permute(1, 2, 0)
 
     without = draw()
@@ -216,18 +238,52 @@ def test_the_example_of_the_readme_draws_a_person(clone, tmp_path):
 
 def test_same_seed_gives_same_bytes(clone):
     for run in ("a", "b"):
-        clone.run("python", "stages/fit.py", "--space", "vae", "--out", f"again/{run}/spaces", "--scratch",
-                  f"again/{run}/scratch")
-        invert = ["python", "stages/invert.py", "--space", "vae", "--spaces", f"again/{run}/spaces",
-                  "--encoders", f"again/{run}/photo_encoders", "--out", f"again/{run}/inversions",
-                  "--out_timing", f"again/{run}/timing", "--scratch", f"again/{run}/scratch"]
-        clone.run("python", "stages/photo_encoder.py", "--space", "vae", "--spaces", f"again/{run}/spaces",
-                  "--out", f"again/{run}/photo_encoders", "--scratch", f"again/{run}/scratch")
+        clone.run(
+            "python",
+            "stages/fit.py",
+            "--space",
+            "vae",
+            "--out",
+            f"again/{run}/spaces",
+            "--scratch",
+            f"again/{run}/scratch",
+        )
+        invert = [
+            "python",
+            "stages/invert.py",
+            "--space",
+            "vae",
+            "--spaces",
+            f"again/{run}/spaces",
+            "--encoders",
+            f"again/{run}/photo_encoders",
+            "--out",
+            f"again/{run}/inversions",
+            "--out_timing",
+            f"again/{run}/timing",
+            "--scratch",
+            f"again/{run}/scratch",
+        ]
+        clone.run(
+            "python",
+            "stages/photo_encoder.py",
+            "--space",
+            "vae",
+            "--spaces",
+            f"again/{run}/spaces",
+            "--out",
+            f"again/{run}/photo_encoders",
+            "--scratch",
+            f"again/{run}/scratch",
+        )
         if run == "b":
             clone.run(*invert, "--shard", "2/2")
         clone.run(*invert)
-    for file in ("spaces/vae/space.safetensors", "photo_encoders/vae.safetensors",
-                 "inversions/vae/latents.safetensors"):
+    for file in (
+        "spaces/vae/space.safetensors",
+        "photo_encoders/vae.safetensors",
+        "inversions/vae/latents.safetensors",
+    ):
         once, twice = ((clone.folder / "again" / run / file).read_bytes() for run in ("a", "b"))
         assert once == twice
         assert once == (clone.folder / "data" / file).read_bytes()
@@ -237,8 +293,14 @@ def test_same_seed_gives_same_bytes(clone):
 def test_latent_dim_experiment_reruns_only_what_depends_on_it(clone):
     ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "vae.latent_dim=3"))
     by_space = ("sample", "interpolate", "photo_encoder", "invert", "evaluate")
-    assert ran == {"settings", *METHODS, *(f"{stage}@{name}" for stage in by_space for name in METHODS),
-                   "second_opinion", "compare", "report"}
+    assert ran == {
+        "settings",
+        *METHODS,
+        *(f"{stage}@{name}" for stage in by_space for name in METHODS),
+        "second_opinion",
+        "compare",
+        "report",
+    }
     assert [clone.metrics(name)["latent_dim"] for name in METHODS] == [3, 3, 3]
     assert clone.metrics("comparison")["gain_at"].keys() == {"k4"}
 
@@ -267,13 +329,16 @@ def test_pca_baseline_experiment_and_metrics_diff(clone):
     clone.run("git", "checkout", "-q", ".")
 
 
-@pytest.mark.parametrize("change, words", [
-    ("pca.latent_dim=400", ["pca.latent_dim", "1 .. 7"]),
-    ("linear.latent_dim=8", ["linear.latent_dim", "1 .. 7"]),
-    ("+vae.latentdim=8", ["vae.latentdim", "unknown key", "latent_dim"]),
-    ("+vaee.latent_dim=8", ["vaee", "unknown key"]),
-    ("vae.kl.schedule=cosine", ["vae.kl.schedule", "monotonic"]),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("pca.latent_dim=400", ["pca.latent_dim", "1 .. 7"]),
+        ("linear.latent_dim=8", ["linear.latent_dim", "1 .. 7"]),
+        ("+vae.latentdim=8", ["vae.latentdim", "unknown key", "latent_dim"]),
+        ("+vaee.latent_dim=8", ["vaee", "unknown key"]),
+        ("vae.kl.schedule=cosine", ["vae.kl.schedule", "monotonic"]),
+    ],
+)
 def test_wrong_parameter_is_one_clear_error(clone, change, words):
     before = (clone.folder / "data/weights/statistics.safetensors").read_bytes()
     output = clone.run("dvc", "exp", "run", "-S", change, ok=False)

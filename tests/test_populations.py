@@ -21,8 +21,9 @@ def test_held_out_people_are_validation_then_test(params):
     names, splits, people = held_out_people(0, params.portraits)
     assert splits == ["validation"] * params.portraits.validation + ["test"] * params.portraits.test
     assert len(names) == len(set(names)) == len(people)
-    assert people[params.portraits.validation:] == sample_people(0, "test", params.portraits.test,
-                                                                 params.portraits.photos)
+    assert people[params.portraits.validation :] == sample_people(
+        0, "test", params.portraits.test, params.portraits.photos
+    )
 
 
 def test_portraits_round_trip(tmp_path):
@@ -39,7 +40,10 @@ def test_portraits_round_trip(tmp_path):
 
 def test_manifest_of_other_photos_is_refused(tmp_path):
     people = sample_people(0, "zoo", 3, 2)
-    write_portraits(tmp_path, torch.zeros(2, 2, 8, 8, 3, dtype=torch.uint8),
-                    manifest_rows(person_names("zoo", 3), ["zoo"] * 3, people))
+    write_portraits(
+        tmp_path,
+        torch.zeros(2, 2, 8, 8, 3, dtype=torch.uint8),
+        manifest_rows(person_names("zoo", 3), ["zoo"] * 3, people),
+    )
     with pytest.raises(InputError, match=r"manifest\.csv"):
         read_portraits(tmp_path)

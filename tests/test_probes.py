@@ -34,8 +34,9 @@ def labels() -> dict[str, torch.Tensor]:
     """Only the background is labelled, and of every fifth picture nothing."""
     background = torch.arange(120) % len(COLORS)
     nothing = torch.full((120,), IGNORED)
-    return {name: nothing for name in FACTORS} | {"background": background.masked_fill(background.new_tensor(
-        [i % 5 == 0 for i in range(120)]).bool(), IGNORED)}
+    return {name: nothing for name in FACTORS} | {
+        "background": background.masked_fill(background.new_tensor([i % 5 == 0 for i in range(120)]).bool(), IGNORED)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,8 @@ def test_accuracy_counts_labelled_pictures_alone(probe):
     read = probe.read(plain(truth, 1), "background")
     half = torch.where(torch.arange(30) < 15, read, IGNORED)
     assert accuracy(probe, plain(truth, 1), {"background": half, "age": torch.full((30,), IGNORED)}) == {
-        "background": 1.0}
+        "background": 1.0
+    }
 
 
 def test_obedience_is_the_share_of_pictures_that_show_what_was_asked(probe):
@@ -82,8 +84,9 @@ def test_labels_are_the_factors_of_each_photo():
         assert sex == (0 if identity.gender < 0.35 else 1 if identity.gender > 0.65 else IGNORED)
         assert EXPRESSIONS[labels["expression"][row]] == nuisance.expression
         age = labels["age"][row]
-        assert age == (0 if identity.age < 0.3 else 2 if identity.age >= 0.82 else
-                       1 if 0.4 <= identity.age < 0.7 else IGNORED)
+        assert age == (
+            0 if identity.age < 0.3 else 2 if identity.age >= 0.82 else 1 if 0.4 <= identity.age < 0.7 else IGNORED
+        )
 
 
 def test_every_word_of_a_prompt_is_a_word_of_captions(pipe):

@@ -21,8 +21,9 @@ def test_profile_keeps_comments_and_all_other_settings(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     apply_profile(PROFILE, tmp_path / "params.yaml", ["portraits.path=my/photos", "invert.people_at_once=2"])
     before, after = load_params(ROOT / "params.yaml"), load_params(tmp_path / "params.yaml")
-    changed = {key: value for key, value in leaves(after.model_dump()).items()
-               if leaves(before.model_dump())[key] != value}
+    changed = {
+        key: value for key, value in leaves(after.model_dump()).items() if leaves(before.model_dump())[key] != value
+    }
     said = leaves(yaml.safe_load(PROFILE.read_text()))
     assert changed.keys() <= said.keys() | {"portraits.path", "invert.people_at_once"}
     assert (changed["lora.alpha"], changed["generate.inference_steps"], changed["generate.guidance"]) == (27, 50, 3)
@@ -41,14 +42,21 @@ def test_an_empty_profile_changes_no_byte(tmp_path):
     assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
-@pytest.mark.parametrize("overrides", [
-    ["flatten.people=256"], ["lora.blocks=[]", "sample.prompts=['sks: a $, #1','x']"], ["collect.path='a #b'"],
-    [f"generate.negative_prompt='{'low quality, blurry: ' * 20}'"], ["invert.region=[0,0,1,1]", "engine.address=x:1"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["flatten.people=256"],
+        ["lora.blocks=[]", "sample.prompts=['sks: a $, #1','x']"],
+        ["collect.path='a #b'"],
+        [f"generate.negative_prompt='{'low quality, blurry: ' * 20}'"],
+        ["invert.region=[0,0,1,1]", "engine.address=x:1"],
+    ],
+)
 def test_params_as_dvc_leaves_them(tmp_path, overrides):
     ours, theirs = tmp_path / "params.yaml", tmp_path / "settings.yaml"
     for file in (ours, theirs):
         shutil.copy(ROOT / "params.yaml", file)
-        apply_overrides(file, overrides)    # as `dvc exp run -S`
+        apply_overrides(file, overrides)  # as `dvc exp run -S`
     settings = load_params(theirs)
     comments = [line.split("#")[1] for line in (ROOT / "params.yaml").read_text().splitlines() if "#" in line]
     for _ in range(2):
@@ -81,26 +89,29 @@ def test_line_ends_and_the_mark_of_windows_stay(tmp_path):
     written = params.read_bytes()
     assert written.startswith(mark) and written.count(b"\r\n") == written.count(b"\n")
     same = sum(line in SHIPPED for line in written.removeprefix(mark).splitlines())
-    assert same == len(SHIPPED.splitlines()) - 5    # of prompts there were three
+    assert same == len(SHIPPED.splitlines()) - 5  # of prompts there were three
 
 
-@pytest.mark.parametrize(("profile", "setting", "words"), [
-    ("vae: {latentdim: 3}", None, r"vae\.latentdim: unknown key. Did you mean latent_dim\? Known keys here: seed,"),
-    ("vae: 3", None, r"vae: a section"),
-    ("vae:", None, r"vae: a section"),
-    ("seed: {x: 3}", None, r"seed: a section"),
-    ("vae: {lr: 1e-3x}", None, r"vae\.lr: .*'1e-3x'\. Change it there$"),
-    ("[1]", None, "not a mapping"),
-    ("a: [", None, r"not valid YAML, line \d: "),
-    ("portraits: {source: folder}", None, r"portraits: .*needs portraits\.path"),
-    ("portraits: {source: folder, path: x}", None, r"collect\.source must be w2w or folder"),
-    ("base: {source: pretrained}", None, r"base: .*needs base\.model"),
-    ("space: vae", "vae.latent_dim", "no setting. Write section.key=value"),
-    ("space: vae", "=3", "no setting. Write section.key=value"),
-    ("space: vae", "vae.latent_dim=[", r"^setting vae\.latent_dim: '\[' is not valid YAML.* Quote it$"),
-    ("space: vae", "vae.latent_dim=x", r"^setting vae\.latent_dim: vae\.latent_dim: .*got 'x'\. Change it there$"),
-    ("collect: {repeated: 1}", "vae.within_person_ridge=1.0", r"pca\.within_person_ridge must be null"),
-])
+@pytest.mark.parametrize(
+    ("profile", "setting", "words"),
+    [
+        ("vae: {latentdim: 3}", None, r"vae\.latentdim: unknown key. Did you mean latent_dim\? Known keys here: seed,"),
+        ("vae: 3", None, r"vae: a section"),
+        ("vae:", None, r"vae: a section"),
+        ("seed: {x: 3}", None, r"seed: a section"),
+        ("vae: {lr: 1e-3x}", None, r"vae\.lr: .*'1e-3x'\. Change it there$"),
+        ("[1]", None, "not a mapping"),
+        ("a: [", None, r"not valid YAML, line \d: "),
+        ("portraits: {source: folder}", None, r"portraits: .*needs portraits\.path"),
+        ("portraits: {source: folder, path: x}", None, r"collect\.source must be w2w or folder"),
+        ("base: {source: pretrained}", None, r"base: .*needs base\.model"),
+        ("space: vae", "vae.latent_dim", "no setting. Write section.key=value"),
+        ("space: vae", "=3", "no setting. Write section.key=value"),
+        ("space: vae", "vae.latent_dim=[", r"^setting vae\.latent_dim: '\[' is not valid YAML.* Quote it$"),
+        ("space: vae", "vae.latent_dim=x", r"^setting vae\.latent_dim: vae\.latent_dim: .*got 'x'\. Change it there$"),
+        ("collect: {repeated: 1}", "vae.within_person_ridge=1.0", r"pca\.within_person_ridge must be null"),
+    ],
+)
 def test_wrong_profiles_and_settings_change_nothing(tmp_path, profile, setting, words):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / "profile.yaml").write_text(profile)
@@ -112,21 +123,24 @@ def test_wrong_profiles_and_settings_change_nothing(tmp_path, profile, setting, 
 
 
 @pytest.mark.parametrize("which", ["params.yaml", "profile.yaml"])
-@pytest.mark.parametrize(("content", "words"), [
-    (SHIPPED + b"space: pca\n", r"not valid YAML, line \d+: found duplicate key \"space\""),
-    (b"vae:\n\tlr: 0.1\n", r"not valid YAML, line 2: .*'\\t'.* Indent with spaces"),
-    (b"", "empty. "),
-    (b"# no more\n", "empty. "),
-    (b"7", "not a mapping"),
-    ("space: pca\n".encode("utf-16"), r"not UTF-8 \(byte 0 is 0xff\)\. Save it as UTF-8"),
-    (b"space: p\x00ca\n", "not valid YAML: .*character"),
-    (b"seed: 2026-99-99\n", "not valid YAML: month"),
-    (b"a: " + 5000 * b"[", "not valid YAML"),
-    (b"space: !vae x\n", "not valid YAML, line 1: .*tag"),
-    (b"space: vae\n---\nspace: pca\n", "not valid YAML, line 2: .*another document"),
-    (None, "no such file"),
-    ("folder", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (SHIPPED + b"space: pca\n", r"not valid YAML, line \d+: found duplicate key \"space\""),
+        (b"vae:\n\tlr: 0.1\n", r"not valid YAML, line 2: .*'\\t'.* Indent with spaces"),
+        (b"", "empty. "),
+        (b"# no more\n", "empty. "),
+        (b"7", "not a mapping"),
+        ("space: pca\n".encode("utf-16"), r"not UTF-8 \(byte 0 is 0xff\)\. Save it as UTF-8"),
+        (b"space: p\x00ca\n", "not valid YAML: .*character"),
+        (b"seed: 2026-99-99\n", "not valid YAML: month"),
+        (b"a: " + 5000 * b"[", "not valid YAML"),
+        (b"space: !vae x\n", "not valid YAML, line 1: .*tag"),
+        (b"space: vae\n---\nspace: pca\n", "not valid YAML, line 2: .*another document"),
+        (None, "no such file"),
+        ("folder", "cannot be read"),
+    ],
+)
 def test_an_unreadable_file_is_named_and_not_the_other(tmp_path, which, content, words):
     (tmp_path / "params.yaml").write_bytes(SHIPPED)
     (tmp_path / "profile.yaml").write_text("space: pca\n")
@@ -141,13 +155,16 @@ def test_an_unreadable_file_is_named_and_not_the_other(tmp_path, which, content,
     assert str(caught.value).isprintable() and len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({b"latent_dim: 64": b"latent_dim: many"}, "vae.latent_dim: .*'many'"),
-    ({b"  layers: 1 ": b"  layer: 1 "}, "vae.layer: unknown key. Did you mean layers"),
-    ({b"vae:\n": b"vae: 3\nvae_:\n"}, "vae_: unknown key"),
-    ({b"seed: 0\n": b"7: 0\nseed: 0\n"}, "7: "),
-    ({b"seed: 0\n": b"seed: &x 0\n", b"seed: 0 ": b"seed: *x "}, "anchors"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({b"latent_dim: 64": b"latent_dim: many"}, "vae.latent_dim: .*'many'"),
+        ({b"  layers: 1 ": b"  layer: 1 "}, "vae.layer: unknown key. Did you mean layers"),
+        ({b"vae:\n": b"vae: 3\nvae_:\n"}, "vae_: unknown key"),
+        ({b"seed: 0\n": b"7: 0\nseed: 0\n"}, "7: "),
+        ({b"seed: 0\n": b"seed: &x 0\n", b"seed: 0 ": b"seed: *x "}, "anchors"),
+    ],
+)
 def test_a_fault_of_params_is_not_the_profiles(tmp_path, changes, words):
     content = SHIPPED
     for old, new in changes.items():

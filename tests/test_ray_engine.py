@@ -29,8 +29,9 @@ NODE = {"num_cpus": 1, "object_store_memory": 10**8}
 def cluster() -> Iterator:
     """Two nodes of one core each, on this machine."""
     from ray.cluster_utils import Cluster
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)    # where `_noted` is
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where `_noted` is
         cluster = Cluster(initialize_head=True, head_node_args=NODE)
         cluster.add_node(**NODE)
         yield cluster
@@ -96,9 +97,16 @@ def test_inversion(pipe, layout, draw_weights, normal, params, engine, tmp_path)
     work = partial(invert_batch, pipe, space, SearchOptions(params.invert.model_copy(update={"steps": 3})))
     found = []
     for name, where in (("here", None), ("there", engine)):
-        batches = batches_of(4, 2, tmp_path / name, lambda first, count: (
-            LatentPrior(guess[first:first + count], spread),
-            EncodedPhotos(latents[first:first + count, None], text[first:first + count, None]), "test"))
+        batches = batches_of(
+            4,
+            2,
+            tmp_path / name,
+            lambda first, count: (
+                LatentPrior(guess[first : first + count], spread),
+                EncodedPhotos(latents[first : first + count, None], text[first : first + count, None]),
+                "test",
+            ),
+        )
         finish(batches, work, "inversion", where)
         found.append(joined(batches))
     assert torch.equal(found[0]["z"], found[1]["z"])

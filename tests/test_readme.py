@@ -25,8 +25,12 @@ def test_readme_shows_the_gains_by_dimension():
     gains = sweep.pivot(index="latent_dim", columns="recognizer")
 
     def cell(latent_dim: int, gain: str) -> str:
-        return " / ".join(f"**{mean:+.3f}**" if low > 0 else f"{mean:+.3f}" for mean, low in (
-            gains.loc[latent_dim, [(gain, judge), (f"{gain}_low", judge)]] for judge in ("dlib", "arcface")))
+        return " / ".join(
+            f"**{mean:+.3f}**" if low > 0 else f"{mean:+.3f}"
+            for mean, low in (
+                gains.loc[latent_dim, [(gain, judge), (f"{gain}_low", judge)]] for judge in ("dlib", "arcface")
+            )
+        )
 
     table = "\n".join(f"| {k} | {cell(k, 'gain')} | {cell(k, 'nonlinear')} |" for k in (8, 16, 32, 64, 128, 256))
     assert table in (ROOT / "README.md").read_text(), f"paste this into README.md:\n{table}"

@@ -31,8 +31,12 @@ def gallery() -> Gallery:
     rng = np.random.default_rng(0)
     faces = 5 * np.eye(6, 8)
     real = everyone_found(faces[:, None] + 0.1 * rng.standard_normal((6, 3, 8)))
-    return Gallery.build([f"p{i}" for i in range(6)], ["validation"] * 2 + ["test"] * 4, real,
-                         everyone_found(faces[::-1] + 0.1 * rng.standard_normal((6, 8))))
+    return Gallery.build(
+        [f"p{i}" for i in range(6)],
+        ["validation"] * 2 + ["test"] * 4,
+        real,
+        everyone_found(faces[::-1] + 0.1 * rng.standard_normal((6, 8))),
+    )
 
 
 @pytest.fixture
@@ -45,8 +49,9 @@ def loras(tmp_path, toy_layout, normal) -> tuple[Weights, dict[str, torch.Tensor
         split = "zoo" if role == "zoo" else "test"
         write_shard(tmp_path / role, 0, rows, toy_layout)
         shards[role, split] = open_shards(tmp_path / role)
-        people += [{"person": name, "split": split, "role": role}
-                   for name in names.get(role, [f"p{i}" for i in range(6)])]
+        people += [
+            {"person": name, "split": split, "role": role} for name in names.get(role, [f"p{i}" for i in range(6)])
+        ]
     return Weights(shards, normal(30), torch.ones(30), toy_layout, pd.DataFrame(people)), vectors
 
 
@@ -78,9 +83,11 @@ def test_pictures_of_the_base_model_are_compared_with_as_many_photos():
     zoo.found[0] = False
     metrics = class_metrics(drawn, zoo)
     faces = zoo.vectors[1:]
-    assert metrics == {"face_found": 0.75,
-                       "embedding_frechet": scoring.frechet_distance(drawn.vectors[10:15], faces[:5]),
-                       "embedding_frechet_floor": scoring.frechet_distance(faces[5:10], faces[:5])}
+    assert metrics == {
+        "face_found": 0.75,
+        "embedding_frechet": scoring.frechet_distance(drawn.vectors[10:15], faces[:5]),
+        "embedding_frechet_floor": scoring.frechet_distance(faces[5:10], faces[:5]),
+    }
     drawn.found[1:] = False
     assert class_metrics(drawn, zoo) == {"face_found": 0.0}
 
@@ -97,10 +104,12 @@ def test_rungs_are_the_loras_of_the_mean_of_the_nearest_and_of_the_people(galler
     photo = Embeddings(gallery.real.vectors[:, 0], np.ones(6, bool))
     rungs = reference_rungs(data, photo, gallery, [f"z{i}" for i in range(6)], [0, 1, 2], rendered=True)
     assert torch.equal(rungs["mean"], data.mean[None])
-    assert torch.equal(rungs["nearest"][[0, 2, 4]], vectors["zoo"])     # p0 looks like z5, p2 like z3, p4 like z1
+    assert torch.equal(rungs["nearest"][[0, 2, 4]], vectors["zoo"])  # p0 looks like z5, p2 like z3, p4 like z1
     assert all(torch.equal(rungs[name], vectors[name]) for name in ("one-photo", "true"))
     assert reference_rungs(data, photo, gallery, [f"z{i}" for i in range(6)], [0, 1, 2], False).keys() == {
-        "mean", "nearest"}
+        "mean",
+        "nearest",
+    }
 
 
 def test_the_zoo_is_counted(loras):

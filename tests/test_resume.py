@@ -76,10 +76,18 @@ def test_a_comment_loses_nothing(tmp_path):
     shutil.copytree(ROOT / "w2wpp", tmp_path / "w2wpp", ignore=shutil.ignore_patterns("__pycache__"))
     for module in (tmp_path / "w2wpp").rglob("*.py"):
         module.write_text(f"{module.read_text('utf-8')}\n# A comment.\n", "utf-8")
-    code = ("from w2wpp.compute import resume; from w2wpp.files import errors, splits; print(resume.__file__); "
-            "print(resume.scratch_folder('work', 'loras', seed=0).name)")
-    module, name = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                                  cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}).stdout.split()
+    code = (
+        "from w2wpp.compute import resume; from w2wpp.files import errors, splits; print(resume.__file__); "
+        "print(resume.scratch_folder('work', 'loras', seed=0).name)"
+    )
+    module, name = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    ).stdout.split()
     assert Path(module) == tmp_path / "w2wpp/compute/resume.py"
     assert name == scratch_folder(tmp_path, "loras", seed=0).name
 
@@ -92,13 +100,19 @@ def test_photos_differ_by_seed_group_number_and_size(tmp_path):
 
 # Stages
 
+
 def test_recipes_of_the_base_model(params):
     base, recipes = params.base, stage_module("base").recipes
-    sections = {name: set(leaves(getattr(base, name).model_dump(), f"{name}.")) for name in
-                ("codec", "text", "unet", "denoiser")}
+    sections = {
+        name: set(leaves(getattr(base, name).model_dump(), f"{name}."))
+        for name in ("codec", "text", "unet", "denoiser")
+    }
     codec = sections["codec"] | sections["unet"] | {"people", "photos", "text.hidden"}
-    expected = {"codec": codec - {"codec.decoder_steps"}, "decoder": codec,
-                "denoiser": set().union(*sections.values(), {"people", "photos"}) - {"codec.decoder_steps"}}
+    expected = {
+        "codec": codec - {"codec.decoder_steps"},
+        "decoder": codec,
+        "denoiser": set().union(*sections.values(), {"people", "photos"}) - {"codec.decoder_steps"},
+    }
     for task, keys in expected.items():
         assert keys_that_matter(base, lambda base, task=task: recipes(base, 0, 64)[task]) == keys
         assert len({str(recipes(base, *each)[task]) for each in ((0, 64), (1, 64), (0, 32))}) == 3
@@ -110,14 +124,19 @@ def test_the_codec_depends_on_what_is_built_before_it(base_params, change):
         torch.manual_seed(0)
         return build_pipeline(base, 32, ["a", "photo"]).vae.state_dict()
 
-    other = base_params.model_copy(update={section: getattr(base_params, section).model_copy(update=values)
-                                           for section, values in change.items()})
+    other = base_params.model_copy(
+        update={section: getattr(base_params, section).model_copy(update=values) for section, values in change.items()}
+    )
     assert not torch.equal(codec(base_params)["encoder.1.weight"], codec(other)["encoder.1.weight"])
 
 
-@pytest.mark.parametrize(("source", "expected"), [
-    ("zoo", {"seed", "portraits.size", "photo_encoder.photos", "generate.dtype"}),
-    ("folder", {"collect.source", "evaluate.class_samples", "evaluate.prompt"})])
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("zoo", {"seed", "portraits.size", "photo_encoder.photos", "generate.dtype"}),
+        ("folder", {"collect.source", "evaluate.class_samples", "evaluate.prompt"}),
+    ],
+)
 def test_recipe_of_latents_of_zoo_people(params, source, expected):
     params = params.model_copy(update={"collect": params.collect.model_copy(update={"source": source})})
     recipe = stage_module("photo_encoder").recipe

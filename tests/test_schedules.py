@@ -17,7 +17,8 @@ def test_steady_rate_does_not_depend_on_the_end_before_the_fall():
     assert all(steady_rate(step, 2000, 1e-3) == steady_rate(step, 9000, 1e-3) for step in range(1600))
 
 
-@pytest.mark.parametrize(("count", "size", "expected"), [
-    (5, 2, [(0, 2), (2, 2), (4, 1)]), (4, 4, [(0, 4)]), (3, 9, [(0, 3)]), (0, 3, [])])
+@pytest.mark.parametrize(
+    ("count", "size", "expected"), [(5, 2, [(0, 2), (2, 2), (4, 1)]), (4, 4, [(0, 4)]), (3, 9, [(0, 3)]), (0, 3, [])]
+)
 def test_chunks(count, size, expected):
     assert list(chunks(count, size)) == expected

@@ -30,14 +30,39 @@ from w2wpp.spaces.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "profiles/sd15.yaml"
-TINY = ("base.revision=null", "collect.source=folder", "collect.path=loras", "collect.held_out=0.2",
-        "flatten.max_quarantined=0.5", "portraits.photo_size=64", "portraits.validation=2", "portraits.test=3",
-        "portraits.score_photos=2", "recognizer=insightface:tiny", "second_recognizer=insightface:other",
-        "faces=insightface:tiny", "vae.latent_dim=3", "linear.inputs=2", "linear.components=4", "vae.width=8",
-        "vae.epochs=2", "sample.people=2", "sample.seeds=1", "interpolate.pairs=2", "interpolate.steps=3",
-        "photo_encoder.photos=1", "invert.steps=6", "invert.lr=1.0", "generate.inference_steps=2", "generate.batch=5",
-        "evaluate.seeds=2", "evaluate.class_samples=6", "evaluate.bootstrap=100", "evaluate.clip=clip",
-        "evaluate.clip_revision=x")
+TINY = (
+    "base.revision=null",
+    "collect.source=folder",
+    "collect.path=loras",
+    "collect.held_out=0.2",
+    "flatten.max_quarantined=0.5",
+    "portraits.photo_size=64",
+    "portraits.validation=2",
+    "portraits.test=3",
+    "portraits.score_photos=2",
+    "recognizer=insightface:tiny",
+    "second_recognizer=insightface:other",
+    "faces=insightface:tiny",
+    "vae.latent_dim=3",
+    "linear.inputs=2",
+    "linear.components=4",
+    "vae.width=8",
+    "vae.epochs=2",
+    "sample.people=2",
+    "sample.seeds=1",
+    "interpolate.pairs=2",
+    "interpolate.steps=3",
+    "photo_encoder.photos=1",
+    "invert.steps=6",
+    "invert.lr=1.0",
+    "generate.inference_steps=2",
+    "generate.batch=5",
+    "evaluate.seeds=2",
+    "evaluate.class_samples=6",
+    "evaluate.bootstrap=100",
+    "evaluate.clip=clip",
+    "evaluate.clip_revision=x",
+)
 
 
 BY_SPACE = ("fit", "sample", "interpolate", "photo_encoder", "invert", "evaluate")
@@ -56,17 +81,33 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
     (folder / "photos" / ".DS_Store").touch()
     for name, numbers in (("tiny", 6), ("other", 7)):
         write_networks(folder / "models" / name, numbers)
-    write_loras(folder / "loras", read_layout(sd15_base, LoraParams(rank=1, alpha=27, targets=["to_q", "to_v"],
-                                                                    blocks=[])), 14)
+    write_loras(
+        folder / "loras", read_layout(sd15_base, LoraParams(rank=1, alpha=27, targets=["to_q", "to_v"], blocks=[])), 14
+    )
     shutil.copytree(sd15_clip, folder / "clip")
     shutil.copy(ROOT / "params.yaml", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("INSIGHTFACE_HOME", str(folder))
         apply_profile(PROFILE, "params.yaml", [*TINY, f"base.model={sd15_base}"])
-        for stage in ("settings", "base", "portraits", "collect", "flatten", "fit", "sample", "interpolate",
-                      "photo_encoder", "invert", "references", "evaluate", "second_opinion", "sweep", "compare",
-                      "report"):
+        for stage in (
+            "settings",
+            "base",
+            "portraits",
+            "collect",
+            "flatten",
+            "fit",
+            "sample",
+            "interpolate",
+            "photo_encoder",
+            "invert",
+            "references",
+            "evaluate",
+            "second_opinion",
+            "sweep",
+            "compare",
+            "report",
+        ):
             for space in METHODS if stage in BY_SPACE else [None]:
                 patch.setattr(sys, "argv", [f"{stage}.py", *(["--space", space] if space else [])])
                 runpy.run_path(str(ROOT / f"stages/{stage}.py"), run_name="__main__")
@@ -77,11 +118,29 @@ def test_every_stage_runs_and_measures(world):
     metrics = {path.stem: leaves(json.loads(path.read_text())) for path in (world / "metrics").glob("*.json")}
     assert set(metrics) == {"world", "base", "zoo", *METHODS, "second_opinion", "comparison", "inversion"}
     assert all(isinstance(value, (int, float)) for tree in metrics.values() for value in tree.values())
-    assert metrics["pca"].keys() == metrics["linear"].keys() == metrics["vae"].keys() == {
-        "latent_dim", "reconstruction.rel_mse", "sampling.face_found", "sampling.diversity", "sampling.novelty",
-        "sampling.prompt_alignment", "interpolation.evenness", "interpolation.face_found", "inversion.id_score",
-        "inversion.id_score_low", "inversion.id_score_high", "inversion.id_score_normalised", "inversion.tar_at_far1",
-        "inversion.face_found", "inversion.seconds_per_person", "inversion.prompt_alignment"}
+    assert (
+        metrics["pca"].keys()
+        == metrics["linear"].keys()
+        == metrics["vae"].keys()
+        == {
+            "latent_dim",
+            "reconstruction.rel_mse",
+            "sampling.face_found",
+            "sampling.diversity",
+            "sampling.novelty",
+            "sampling.prompt_alignment",
+            "interpolation.evenness",
+            "interpolation.face_found",
+            "inversion.id_score",
+            "inversion.id_score_low",
+            "inversion.id_score_high",
+            "inversion.id_score_normalised",
+            "inversion.tar_at_far1",
+            "inversion.face_found",
+            "inversion.seconds_per_person",
+            "inversion.prompt_alignment",
+        }
+    )
     assert metrics["zoo"].keys() == {"people", "dimension"}
     assert metrics["base"].keys() == {"codec_psnr_db", "face_found", "embedding_frechet", "embedding_frechet_floor"}
     assert metrics["world"]["verification_auc"] > 0.9 and metrics["world"]["face_found"] == 1
@@ -89,7 +148,12 @@ def test_every_stage_runs_and_measures(world):
     assert metrics["comparison"]["gain.mean"] != metrics["comparison"]["second_opinion.gain.mean"]
     assert {"nearest.id_score", "pca_inversion.id_score"} <= metrics["second_opinion"].keys()
     assert read_csv(world / "data/comparison/ladder.csv")["rung"].unique().tolist() == [
-        "linear inversion", "mean", "nearest", "pca inversion", "vae inversion"]
+        "linear inversion",
+        "mean",
+        "nearest",
+        "pca inversion",
+        "vae inversion",
+    ]
 
 
 def test_held_out_people_are_those_in_the_folder(world):
@@ -121,7 +185,7 @@ def test_inversions_are_of_each_person_and_load_elsewhere(world, sd15_base):
     pipe = load_pipeline(sd15_base)
     pipe.load_lora_weights(str(world / f"data/inversions/vae/loras/{meta['people'][0]}.safetensors"))
     assert len(pipe.get_active_adapters()) == 1
-    assert len(list((world / ".scratch/invert").glob("latents-*"))) == 1    # by all spaces
+    assert len(list((world / ".scratch/invert").glob("latents-*"))) == 1  # by all spaces
 
 
 def test_the_search_starts_at_what_pictures_of_the_zoo_tell(world):
@@ -131,7 +195,7 @@ def test_the_search_starts_at_what_pictures_of_the_zoo_tell(world):
         assert encoder.matrix.shape == (4 * 8 * 8, 3)
         assert ((encoder.spread > 0.2) & (encoder.spread <= 1)).all()
     latents = list((world / ".scratch/photo_encoder").glob("*/*.safetensors"))
-    assert len(latents) == 1                                                # by all spaces
+    assert len(latents) == 1  # by all spaces
     assert read_pack(latents[0])[0]["latents"].shape == (min(people, 6), 2, 4, 8, 8)
 
 
@@ -151,7 +215,8 @@ def test_text_encoder_and_tokenizer_are_read_whole_from_older_files(sd15_base):
     assert len(pipe.tokenizer("a photo of sks person").input_ids) == 7
     published = load_file(sd15_base / "text_encoder/model.safetensors")
     assert sum(parameter.numel() for parameter in pipe.text_encoder.parameters()) == sum(
-        tensor.numel() for key, tensor in published.items() if not key.endswith("position_ids"))
+        tensor.numel() for key, tensor in published.items() if not key.endswith("position_ids")
+    )
     for name, parameter in pipe.text_encoder.named_parameters():
         assert torch.equal(parameter, published[f"text_model.{name.removeprefix('text_model.')}"])
 
@@ -194,10 +259,20 @@ def asked(tmp_path, world, sd15_base, sd15_clip, monkeypatch):
 
     def ask(*settings: str) -> Params:
         shutil.copy(ROOT / "params.yaml", tmp_path)
-        apply_profile(PROFILE, tmp_path / "params.yaml", [
-            *TINY, f"base.model={sd15_base}", f"collect.path={world / 'loras'}", f"portraits.path={world / 'photos'}",
-            f"evaluate.clip={sd15_clip}", *settings])
+        apply_profile(
+            PROFILE,
+            tmp_path / "params.yaml",
+            [
+                *TINY,
+                f"base.model={sd15_base}",
+                f"collect.path={world / 'loras'}",
+                f"portraits.path={world / 'photos'}",
+                f"evaluate.clip={sd15_clip}",
+                *settings,
+            ],
+        )
         return load_params(tmp_path / "params.yaml")
+
     return ask
 
 
@@ -205,24 +280,33 @@ def test_nothing_is_missing(asked):
     check_sources(asked())
 
 
-@pytest.mark.parametrize(("setting", "words"), [
-    ("base.model=someone/model", r"base.model: .*HF_HUB_OFFLINE is set.*hf download someone/model --local-dir models/"),
-    ("base.model=/no/where", r"base.model: no such folder: /no/where"),
-    ("base.model=photos/..", r"base.model: no such folder"),
-    ("collect.path=/no/where", r"collect.path: no such folder"),
-    ("{collect: {source: w2w, path: null}}", r"hf download Snapchat/weights2weights"),
-    ("portraits.path=/no/where", r"/no/where: cannot be read .*sub-folder of photos for each person"),
-    ("recognizer=insightface:buffalo_l", r"buffalo_l: no ONNX file in .*models/buffalo_l.*/buffalo_l\.zip into"),
-    ("second_recognizer=insightface:buffalo_l", r"buffalo_l\.zip into"),
-    ("faces=insightface:buffalo_l", r"buffalo_l\.zip into"),
-    ("faces=insightface:net.onnx", r"faces: unknown face finder"),
-    ("evaluate.clip=openai/clip-vit-large-patch14", r"evaluate.clip: .*hf download openai/clip.* --revision x "),
-])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (
+            "base.model=someone/model",
+            r"base.model: .*HF_HUB_OFFLINE is set.*hf download someone/model --local-dir models/",
+        ),
+        ("base.model=/no/where", r"base.model: no such folder: /no/where"),
+        ("base.model=photos/..", r"base.model: no such folder"),
+        ("collect.path=/no/where", r"collect.path: no such folder"),
+        ("{collect: {source: w2w, path: null}}", r"hf download Snapchat/weights2weights"),
+        ("portraits.path=/no/where", r"/no/where: cannot be read .*sub-folder of photos for each person"),
+        ("recognizer=insightface:buffalo_l", r"buffalo_l: no ONNX file in .*models/buffalo_l.*/buffalo_l\.zip into"),
+        ("second_recognizer=insightface:buffalo_l", r"buffalo_l\.zip into"),
+        ("faces=insightface:buffalo_l", r"buffalo_l\.zip into"),
+        ("faces=insightface:net.onnx", r"faces: unknown face finder"),
+        ("evaluate.clip=openai/clip-vit-large-patch14", r"evaluate.clip: .*hf download openai/clip.* --revision x "),
+    ],
+)
 def test_what_is_missing_is_one_clear_error(asked, setting, words):
     settings = [setting]
     if setting.startswith("{"):
-        settings = [f"{section}.{key}={json.dumps(value)}" for section, keys in yaml.safe_load(setting).items()
-                    for key, value in keys.items()]
+        settings = [
+            f"{section}.{key}={json.dumps(value)}"
+            for section, keys in yaml.safe_load(setting).items()
+            for key, value in keys.items()
+        ]
     with pytest.raises(InputError) as caught:
         check_sources(asked(*settings))
     error = in_params(caught.value) if isinstance(caught.value, ArgumentError) else caught.value
@@ -255,8 +339,12 @@ def test_a_model_that_is_not_whole_names_the_file(tmp_path):
 def test_zoo_people_are_seen_through_their_loras(pipe, layout, draw_weights, params):
     zoo = SimpleNamespace(rows=lambda rows: draw_weights(layout, 5)[rows])
     data = SimpleNamespace(layout=layout, zoo=zoo, names=lambda _: ["a", "a", "b", "c", "d"])
-    portraits, rows = draw_zoo(pipe, data, params.evaluate.model_copy(update={"class_samples": 3}),
-                               params.generate.model_copy(update={"inference_steps": 1}))
+    portraits, rows = draw_zoo(
+        pipe,
+        data,
+        params.evaluate.model_copy(update={"class_samples": 3}),
+        params.generate.model_copy(update={"inference_steps": 1}),
+    )
     assert rows == [0, 3, 4] and portraits.names == ["a", "c", "d"]
     assert portraits.images.shape == (3, 1, 32, 32, 3)
     assert portraits.manifest["person"].tolist() == portraits.names

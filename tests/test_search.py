@@ -72,8 +72,13 @@ def test_a_person_does_not_depend_on_the_others(pipe, space, prior, latents, tex
     together, losses = invert(pipe, space, prior, one_each(latents, text), SearchOptions(settings))
     assert (together[0] - together[1]).abs().max() > 1e-2
     for people in ([0], [1], [2, 0]):
-        z, some = invert(pipe, space, LatentPrior(prior.mean[people], prior.spread),
-                         one_each(latents[people], text[people]), SearchOptions(settings))
+        z, some = invert(
+            pipe,
+            space,
+            LatentPrior(prior.mean[people], prior.spread),
+            one_each(latents[people], text[people]),
+            SearchOptions(settings),
+        )
         torch.testing.assert_close(z, together[people], atol=1e-4, rtol=0)
         torch.testing.assert_close(some, losses[:, people], atol=1e-5, rtol=0)
 
@@ -81,15 +86,24 @@ def test_a_person_does_not_depend_on_the_others(pipe, space, prior, latents, tex
 @torch.no_grad()
 def denoising_error(pipe, space, z, latents):
     text = encode_prompts(pipe, [IDENTITY_PROMPT]).expand(64, 1, -1, -1)
-    return denoising_loss(pipe, training_schedule(pipe), space.layout, space.decode(z),
-                          latents.expand(64, *latents.shape), text, 1.0, torch.Generator().manual_seed(77)).mean(0)
+    return denoising_loss(
+        pipe,
+        training_schedule(pipe),
+        space.layout,
+        space.decode(z),
+        latents.expand(64, *latents.shape),
+        text,
+        1.0,
+        torch.Generator().manual_seed(77),
+    ).mean(0)
 
 
 def test_inversion_finds_the_trained_lora(pipe, params, layout, latents, text, settings):
     collect = params.collect.model_copy(update={"steps": 30, "lr": 0.02, "class_images_per_step": 0})
-    trained, _ = train_loras(pipe, layout, initial_weights(layout, 0), latents[:1, None], text[:1, None], latents,
-                             collect, 0, "test")
-    space = PCASpace(1, layout)                                             # z = 1 is the trained LoRA
+    trained, _ = train_loras(
+        pipe, layout, initial_weights(layout, 0), latents[:1, None], text[:1, None], latents, collect, 0, "test"
+    )
+    space = PCASpace(1, layout)  # z = 1 is the trained LoRA
     space.mean.copy_(initial_weights(layout, 0))
     space.components.copy_(trained - space.mean)
     settings = settings.model_copy(update={"steps": 30, "lr": 0.1, "prior_weight": 0.0})
@@ -110,9 +124,10 @@ def test_a_strong_prior_keeps_z_at_zero(pipe, space, prior, latents, text, setti
 def test_steps_in_units_of_the_scales(pipe, space, prior, latents, text, settings):
     settings = settings.model_copy(update={"steps": 1, "prior_weight": 0.0})
     z, _ = invert(pipe, space, prior, one_each(latents, text), SearchOptions(settings))
-    unwhitened, _ = invert(pipe, space, prior, one_each(latents, text),
-                           SearchOptions(settings.model_copy(update={"whitened": False})))
-    torch.testing.assert_close(unwhitened * space.scales, z, atol=1e-6, rtol=1e-4)   # Adam's first step is lr each
+    unwhitened, _ = invert(
+        pipe, space, prior, one_each(latents, text), SearchOptions(settings.model_copy(update={"whitened": False}))
+    )
+    torch.testing.assert_close(unwhitened * space.scales, z, atol=1e-6, rtol=1e-4)  # Adam's first step is lr each
 
 
 def test_the_search_goes_from_the_mean_of_the_prior_as_far_as_its_spread(pipe, space, latents, text, settings, normal):
@@ -120,11 +135,17 @@ def test_the_search_goes_from_the_mean_of_the_prior_as_far_as_its_spread(pipe, s
     prior = LatentPrior(normal(3, 6), torch.tensor([0.01, 0.1, 0.2, 0.4, 0.8, 1.0]))
     z, _ = invert(pipe, space, prior, one_each(latents, text), SearchOptions(settings))
     torch.testing.assert_close((z - prior.mean).abs(), 0.1 * prior.spread.expand(3, -1), atol=1e-6, rtol=1e-3)
-    z, _ = invert(pipe, space, prior, one_each(latents, text),
-                  SearchOptions(settings.model_copy(update={"whitened": False})))
+    z, _ = invert(
+        pipe, space, prior, one_each(latents, text), SearchOptions(settings.model_copy(update={"whitened": False}))
+    )
     torch.testing.assert_close((z - prior.mean).abs(), (0.1 / space.scales).expand(3, -1), atol=1e-6, rtol=1e-3)
-    z, _ = invert(pipe, space, prior, one_each(latents, text),
-                  SearchOptions(settings.model_copy(update={"steps": 20, "prior_weight": 1e4})))
+    z, _ = invert(
+        pipe,
+        space,
+        prior,
+        one_each(latents, text),
+        SearchOptions(settings.model_copy(update={"steps": 20, "prior_weight": 1e4})),
+    )
     assert (z - prior.mean).abs().max() < 0.02
 
 
@@ -148,8 +169,17 @@ def test_only_the_mask_counts(pipe, layout, draw_weights, params, normal):
     schedule, weights = training_schedule(pipe), draw_weights(layout, 2)
 
     def loss(pixel_weights):
-        return denoising_loss(pipe, schedule, layout, weights, latents[None], text[None], 1.0,
-                              torch.Generator().manual_seed(0), pixel_weights)
+        return denoising_loss(
+            pipe,
+            schedule,
+            layout,
+            weights,
+            latents[None],
+            text[None],
+            1.0,
+            torch.Generator().manual_seed(0),
+            pixel_weights,
+        )
 
     left, right = (loss((each / each.mean())[None, None].expand(2, 1, 4, 4)) for each in (1 - half[1], half[1]))
     torch.testing.assert_close((left + right) / 2, loss(region_weights(pipe, (0.0, 0.0, 1.0, 1.0))))
@@ -158,8 +188,9 @@ def test_only_the_mask_counts(pipe, layout, draw_weights, params, normal):
 @pytest.mark.parametrize("timesteps", [1, 2])
 def test_several_photos_of_a_person(pipe, space, text, settings, normal, timesteps):
     """The first step, by hand: the mean loss over all photos, each with noise and a timestep of its own."""
-    settings = settings.model_copy(update={"steps": 1, "prior_weight": 0.0, "timesteps_per_step": timesteps,
-                                           "region": (0.0, 0.0, 1.0, 1.0)})
+    settings = settings.model_copy(
+        update={"steps": 1, "prior_weight": 0.0, "timesteps_per_step": timesteps, "region": (0.0, 0.0, 1.0, 1.0)}
+    )
     photos, start = normal(2, 3, 4, 4, 4), standard_prior(2, 6)
     words, mask = text[None, :].expand(2, -1, -1, -1), torch.ones(2, 3, 4, 4)
     mask[1, 2, :, :2] = 0
@@ -168,14 +199,24 @@ def test_several_photos_of_a_person(pipe, space, text, settings, normal, timeste
     searched = torch.zeros(2, 6, requires_grad=True)
     rows = [photos[:, photo] for _ in range(timesteps) for photo in range(3)]
     said = [words[:, photo] for _ in range(timesteps) for photo in range(3)]
-    weights = torch.stack([mask[:, photo] / mask[:, photo].mean((1, 2), keepdim=True)
-                           for _ in range(timesteps) for photo in range(3)])[:, :, None]
-    loss = denoising_loss(pipe, training_schedule(pipe), space.layout, space.decode(searched), torch.stack(rows),
-                          torch.stack(said), 1.0, step_generator(5, 0), weights)
+    weights = torch.stack(
+        [mask[:, photo] / mask[:, photo].mean((1, 2), keepdim=True) for _ in range(timesteps) for photo in range(3)]
+    )[:, :, None]
+    loss = denoising_loss(
+        pipe,
+        training_schedule(pipe),
+        space.layout,
+        space.decode(searched),
+        torch.stack(rows),
+        torch.stack(said),
+        1.0,
+        step_generator(5, 0),
+        weights,
+    )
     assert loss.shape == (3 * timesteps, 2) and (loss[0] - loss[1]).abs().max() > 1e-4
     torch.testing.assert_close(losses[0], loss.detach().mean(0))
     (gradient,) = torch.autograd.grad(loss.mean(0).sum(), [searched])
-    torch.testing.assert_close(z, -0.1 * gradient.sign(), atol=1e-4, rtol=0)     # Adam's first step
+    torch.testing.assert_close(z, -0.1 * gradient.sign(), atol=1e-4, rtol=0)  # Adam's first step
 
 
 def test_copies_of_a_photo_are_as_good_as_the_photo_with_as_many_timesteps(pipe, space, prior, latents, text, settings):

@@ -36,6 +36,7 @@ def test_a_reused_buffer_may_be_written(tmp_path, toy_layout):
         buffer = torch.empty(2, 30)
         for number in range(3):
             yield buffer.fill_(number)
+
     shards = write_shards(tmp_path / "shards", blocks(), toy_layout, 4)
     assert torch.cat(list(shards.blocks(6)))[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
 
@@ -43,14 +44,18 @@ def test_a_reused_buffer_may_be_written(tmp_path, toy_layout):
 def test_place_names_file_and_entry(folder):
     shards = open_shards(folder)
     assert [shards.place(row) for row in (0, 4, 5, 10)] == [
-        (str(folder / "000000.safetensors"), "weights[0]"), (str(folder / "000000.safetensors"), "weights[4]"),
-        (str(folder / "000001.safetensors"), "weights[0]"), (str(folder / "000002.safetensors"), "weights[0]")]
+        (str(folder / "000000.safetensors"), "weights[0]"),
+        (str(folder / "000000.safetensors"), "weights[4]"),
+        (str(folder / "000001.safetensors"), "weights[0]"),
+        (str(folder / "000002.safetensors"), "weights[0]"),
+    ]
 
 
 def test_failed_write_leaves_nothing(tmp_path, toy_layout, normal):
     def blocks():
         yield normal(7, 30)
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         write_shards(tmp_path / "shards", blocks(), toy_layout, 2)
     assert list(tmp_path.iterdir()) == []
@@ -62,25 +67,40 @@ def test_existing_folder_is_kept(folder, toy_layout, normal):
     assert len(open_shards(folder)) == 11
 
 
-@pytest.mark.parametrize("blocks", [[], [torch.zeros(0, 30)], [torch.zeros(2, 29)], [torch.zeros(30)],
-                                    [torch.zeros(2, 30), torch.zeros(2, 30).half()], [torch.zeros(2, 30).double()]])
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [],
+        [torch.zeros(0, 30)],
+        [torch.zeros(2, 29)],
+        [torch.zeros(30)],
+        [torch.zeros(2, 30), torch.zeros(2, 30).half()],
+        [torch.zeros(2, 30).double()],
+    ],
+)
 def test_unfit_blocks_are_refused(tmp_path, toy_layout, blocks):
     with pytest.raises(ValueError, match="rows"):
         write_shards(tmp_path / "shards", blocks, toy_layout, 2)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("change", "key", "reason"), [
-    (lambda tensors, meta: (tensors | {"mean": torch.zeros(30)}, meta), "weights", "holds the tensors"),
-    (lambda tensors, meta: ({"rows": tensors["weights"]}, meta), "weights", "holds the tensors"),
-    (lambda tensors, meta: ({"weights": tensors["weights"][:, :29]}, meta), "weights", r"shape \[5, 29\]"),
-    (lambda tensors, meta: ({"weights": tensors["weights"][:0]}, meta), "weights", r"shape \[0, 30\]"),
-    (lambda tensors, meta: ({"weights": tensors["weights"][0]}, meta), "weights", r"shape \[30\]"),
-    (lambda tensors, meta: ({"weights": tensors["weights"].float()}, meta), "weights", "dtype differs"),
-    (lambda tensors, meta: ({"weights": tensors["weights"].double()}, meta), "weights", "dtype F64"),
-    (lambda tensors, meta: (tensors, {"layout": WeightLayout((Adapted("x", 10, 20),), 1, 1.0).to_meta()}),
-     "weights", "layout differs"),
-])
+@pytest.mark.parametrize(
+    ("change", "key", "reason"),
+    [
+        (lambda tensors, meta: (tensors | {"mean": torch.zeros(30)}, meta), "weights", "holds the tensors"),
+        (lambda tensors, meta: ({"rows": tensors["weights"]}, meta), "weights", "holds the tensors"),
+        (lambda tensors, meta: ({"weights": tensors["weights"][:, :29]}, meta), "weights", r"shape \[5, 29\]"),
+        (lambda tensors, meta: ({"weights": tensors["weights"][:0]}, meta), "weights", r"shape \[0, 30\]"),
+        (lambda tensors, meta: ({"weights": tensors["weights"][0]}, meta), "weights", r"shape \[30\]"),
+        (lambda tensors, meta: ({"weights": tensors["weights"].float()}, meta), "weights", "dtype differs"),
+        (lambda tensors, meta: ({"weights": tensors["weights"].double()}, meta), "weights", "dtype F64"),
+        (
+            lambda tensors, meta: (tensors, {"layout": WeightLayout((Adapted("x", 10, 20),), 1, 1.0).to_meta()}),
+            "weights",
+            "layout differs",
+        ),
+    ],
+)
 def test_mixed_shards_are_refused(folder, change, key, reason):
     pack = folder / "000001.safetensors"
     write_pack(pack, *change(*read_pack(pack)))

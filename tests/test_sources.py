@@ -27,15 +27,24 @@ from w2wpp.spaces import pca
 from w2wpp.spaces.registry import METHODS, load_space
 
 ROOT = Path(__file__).parents[1]
-SD15 = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768,
-        "layers_per_block": 2, "attention_head_dim": 8}
-TINY = {"seed": 0, "lora": {"rank": 1, "alpha": 27, "targets": ["to_q", "to_v"], "blocks": []},
-        "pca": {"within_person_ridge": None}, "linear": {"inputs": 2, "components": 4, "within_person_ridge": None},
-        "flatten": {"max_quarantined": 0.5},
-        "generate": {"inference_steps": 1, "guidance": 2.0},
-        "sample": {"people": 2, "seeds": 1, "prompts": ["a photo of sks person"]},
-        "vae": {"latent_dim": 3, "within_person_ridge": None, "width": 8, "layers": 1, "epochs": 2, "batch": 8},
-        "interpolate": {"pairs": 8, "steps": 3}}
+SD15 = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "cross_attention_dim": 768,
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+}
+TINY = {
+    "seed": 0,
+    "lora": {"rank": 1, "alpha": 27, "targets": ["to_q", "to_v"], "blocks": []},
+    "pca": {"within_person_ridge": None},
+    "linear": {"inputs": 2, "components": 4, "within_person_ridge": None},
+    "flatten": {"max_quarantined": 0.5},
+    "generate": {"inference_steps": 1, "guidance": 2.0},
+    "sample": {"people": 2, "seeds": 1, "prompts": ["a photo of sks person"]},
+    "vae": {"latent_dim": 3, "within_person_ridge": None, "width": 8, "layers": 1, "epochs": 2, "batch": 8},
+    "interpolate": {"pairs": 8, "steps": 3},
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +61,7 @@ def mini(base) -> WeightLayout:
 @pytest.fixture
 def make_params(tmp_path):
     """make_params(source, path) gives tiny settings, which are also in tmp_path/params.yaml."""
+
     def make(source: str, path: Path | None, **collect) -> Params:
         content = yaml.safe_load((ROOT / "params.yaml").read_text())
         for section, values in TINY.items():
@@ -59,18 +69,29 @@ def make_params(tmp_path):
         content["collect"] |= {"source": source, "path": path and str(path), "held_out": 0.2, **collect}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
         return load_params(tmp_path / "params.yaml")
+
     return make
 
 
 @pytest.fixture
 def stage(tmp_path, base, monkeypatch):
     """stage(name, *options) runs a stage with its paths below tmp_path."""
+
     def run(name: str, *options: str, **paths: str) -> None:
         known = {"base": base} | {key: tmp_path / value for key, value in paths.items()}
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--params", str(tmp_path / "params.yaml"), *options,
-                                          *(f"--{key}={value}" for key, value in known.items()
-                                            if key != "base" or name != "flatten")])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                f"{name}.py",
+                "--params",
+                str(tmp_path / "params.yaml"),
+                *options,
+                *(f"--{key}={value}" for key, value in known.items() if key != "base" or name != "flatten"),
+            ],
+        )
         runpy.run_path(str(ROOT / f"stages/{name}.py"), run_name="__main__")
+
     return run
 
 
@@ -79,8 +100,10 @@ def publish(folder: Path, weights: torch.Tensor, people) -> None:
     torch.save(weights, folder / "all_weights.pt")
     rows = len(weights)
     table = {name: np.random.default_rng(0).choice([-1, 1], rows) for name in ATTRIBUTES}
-    torch.save(pd.DataFrame({**table, "identity": people}, index=[f"{row:06d}.jpg" for row in range(rows)]),
-               folder / "identity_df.pt")
+    torch.save(
+        pd.DataFrame({**table, "identity": people}, index=[f"{row:06d}.jpg" for row in range(rows)]),
+        folder / "identity_df.pt",
+    )
 
 
 def draw_all(stage) -> None:
@@ -130,8 +153,10 @@ def test_folder_up_to_pictures(tmp_path, mini, make_params, stage, capsys, write
     assert sorted(data.people["role"].unique()) == ["true", "zoo"]
     names = data.names("zoo") + data.names("true")
     assert sorted(names) == [f"{number:02d}" for number in range(13)]
-    read = {name.split("/")[0].removesuffix(".safetensors"): lora.vector
-            for name, lora in scan_folder(folder, mini).accepted.items()}
+    read = {
+        name.split("/")[0].removesuffix(".safetensors"): lora.vector
+        for name, lora in scan_folder(folder, mini).accepted.items()
+    }
     expected = torch.stack([read[name].half().float() for name in names])
     assert torch.equal(torch.cat([data.of("zoo"), data.of("true")]), expected)
     for space in METHODS:
@@ -166,17 +191,21 @@ def test_folder_tells_what_it_left_out(tmp_path, mini, make_params, write_loras)
     quarantine = pd.read_csv(out / "quarantine.csv")
     assert quarantine["lora"].tolist() == ["bad.safetensors", "evil.pt"]
     assert pd.read_csv(out / "duplicates.csv")[["name", "original"]].values.tolist() == [
-        ["copy.safetensors", "00.safetensors"]]
+        ["copy.safetensors", "00.safetensors"]
+    ]
     assert (pd.read_csv(out / "ignored_keys.csv")["loras"] <= 5).all()
     assert pd.read_csv(out / "people/manifest.csv").empty
 
 
-@pytest.mark.parametrize(("content", "key", "words"), [
-    ("file,who\n", "person", "column missing. Give it the columns file and person"),
-    ("file,person\n99.safetensors,anna\n", "file", "'99.safetensors', expected a LoRA of the folder"),
-    ("file,person\n00.safetensors, \n", "person", "expected a name"),
-    ("file,person\n00.safetensors,a\x07\n", "person", "expected a name"),
-])
+@pytest.mark.parametrize(
+    ("content", "key", "words"),
+    [
+        ("file,who\n", "person", "column missing. Give it the columns file and person"),
+        ("file,person\n99.safetensors,anna\n", "file", "'99.safetensors', expected a LoRA of the folder"),
+        ("file,person\n00.safetensors, \n", "person", "expected a name"),
+        ("file,person\n00.safetensors,a\x07\n", "person", "expected a name"),
+    ],
+)
 def test_people_of_a_folder_that_are_wrong(tmp_path, mini, make_params, content, key, words, write_loras):
     folder = tmp_path / "loras"
     write_loras(folder, mini, 1)
@@ -234,9 +263,12 @@ def test_w2w_whose_rejects_are_too_many_is_refused_by_flatten(tmp_path, mini, ma
     make_params("w2w", tmp_path / "w2w")
     stage("collect", out="zoo", scratch="scratch")
     assert "36 vectors of 20 people read, 4 rejected" in capsys.readouterr().err
-    listed = [["2", "all_weights.pt[4]", first, "not finite"], ["3", "all_weights.pt[7]", last, "not finite"],
-              ["4", "all_weights.pt[9]", first, "1e+06 is too large for float16"],
-              ["", "all_weights.pt[11]", "identity", "nobody's: the table has no identity for it"]]
+    listed = [
+        ["2", "all_weights.pt[4]", first, "not finite"],
+        ["3", "all_weights.pt[7]", last, "not finite"],
+        ["4", "all_weights.pt[9]", first, "1e+06 is too large for float16"],
+        ["", "all_weights.pt[11]", "identity", "nobody's: the table has no identity for it"],
+    ]
     assert read_csv(tmp_path / "zoo/quarantine.csv").values.tolist() == listed
     for allowed in (0.1, 0.09):
         content = yaml.safe_load((tmp_path / "params.yaml").read_text())
@@ -247,8 +279,10 @@ def test_w2w_whose_rejects_are_too_many_is_refused_by_flatten(tmp_path, mini, ma
             rows = read_weights(tmp_path / "weights").people["row"]
             assert sorted(rows) == [row for row in range(40) if row not in (4, 7, 9, 11)]
         else:
-            refusal = r"all_weights.pt\[4\].*: 4 of 40 LoRAs are unusable, the first \(2\): not finite\. " \
-                      rf"{tmp_path}/weights/quarantine.csv lists them.*flatten.max_quarantined, which is 0.09"
+            refusal = (
+                r"all_weights.pt\[4\].*: 4 of 40 LoRAs are unusable, the first \(2\): not finite\. "
+                rf"{tmp_path}/weights/quarantine.csv lists them.*flatten.max_quarantined, which is 0.09"
+            )
             with pytest.raises(SystemExit, match=refusal):
                 stage("flatten", zoo="zoo", out="weights")
     assert read_csv(tmp_path / "weights/quarantine.csv").values.tolist() == listed
@@ -291,8 +325,12 @@ def test_large_zoos_are_decomposed_out_of_memory(tmp_path, toy_layout, normal, m
     streamed, fewer = pca.fit_components(shards, mean, std, 4, 0)
     assert streamed.latent_dim == 4
     torch.testing.assert_close(fewer, shares[:4], rtol=1e-3, atol=0)
-    torch.testing.assert_close(streamed.decode(streamed.encode(rows)), exact.truncated(4).decode(
-        exact.truncated(4).encode(rows)), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        streamed.decode(streamed.encode(rows)),
+        exact.truncated(4).decode(exact.truncated(4).encode(rows)),
+        rtol=0,
+        atol=1e-3,
+    )
 
 
 def test_published_vector_and_flattened_lora_are_the_same(mini, normal):

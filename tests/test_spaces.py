@@ -17,7 +17,7 @@ from w2wpp.spaces.registry import load_space
 from w2wpp.spaces.vae_space import VAESpace
 from w2wpp.spaces.vae_training import VAEParams
 
-FEW, MANY = 12, 80                                                        # fewer and more people than the 30 weights
+FEW, MANY = 12, 80  # fewer and more people than the 30 weights
 
 
 def people(n: int, seed: int = 0) -> torch.Tensor:
@@ -100,7 +100,7 @@ def test_pca_agrees_with_the_singular_value_decomposition(weights, toy_layout):
     components = space.components.double().numpy()
     np.testing.assert_allclose(components.T @ components, vectors[:4].T @ vectors[:4], atol=1e-4)
     np.testing.assert_allclose(space.scales, singular[:4] / np.sqrt(len(weights) - 1), rtol=1e-4)
-    np.testing.assert_allclose(shares, singular[:4]**2 / (singular**2).sum(), rtol=1e-4)
+    np.testing.assert_allclose(shares, singular[:4] ** 2 / (singular**2).sum(), rtol=1e-4)
 
 
 def test_pca_signs_are_fixed(weights, full, toy_layout):
@@ -151,7 +151,7 @@ def test_standardised_latents_have_mean_0_and_variance_1_and_decode_as_before(sp
     coordinates = 2 * normal(600, 11) + 1
     latents, log_variance = space.posterior(coordinates)
     decoded, steps = space.decode_coordinates(latents), space.scales / space.latent_std
-    for _ in range(2):                                          # the second time there is nothing left to do
+    for _ in range(2):  # the second time there is nothing left to do
         space.standardise(coordinates.split(250))
         again, again_log_variance = space.posterior(coordinates)
         torch.testing.assert_close(again.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
@@ -177,17 +177,20 @@ def test_file_round_trip(space, tmp_path, normal):
     assert (tmp_path / "again").read_bytes() == (tmp_path / "0").read_bytes()
 
 
-@pytest.mark.parametrize(("change", "key"), [
-    (lambda tensors, meta: (tensors, meta | {"kind": "umap"}), "kind"),
-    (lambda tensors, meta: (tensors, {}), "kind"),
-    (lambda tensors, meta: (tensors, {k: v for k, v in meta.items() if k != "layout"}), "layout"),
-    (lambda tensors, meta: (tensors, meta | {"layout": meta["layout"] | {"rank": 1}}), "layout"),
-    (lambda tensors, meta: (tensors, meta | {"config": meta["config"] | {"latent_dim": 6}}), "config"),
-    (lambda tensors, meta: (tensors, meta | {"config": {}}), "config"),
-    (lambda tensors, meta: (tensors, {k: v for k, v in meta.items() if k != "config"}), "config"),
-    (lambda tensors, meta: (dict(list(tensors.items())[1:]), meta), "config"),
-    (lambda tensors, meta: (tensors | {"extra": torch.zeros(1)}, meta), "config"),
-])
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda tensors, meta: (tensors, meta | {"kind": "umap"}), "kind"),
+        (lambda tensors, meta: (tensors, {}), "kind"),
+        (lambda tensors, meta: (tensors, {k: v for k, v in meta.items() if k != "layout"}), "layout"),
+        (lambda tensors, meta: (tensors, meta | {"layout": meta["layout"] | {"rank": 1}}), "layout"),
+        (lambda tensors, meta: (tensors, meta | {"config": meta["config"] | {"latent_dim": 6}}), "config"),
+        (lambda tensors, meta: (tensors, meta | {"config": {}}), "config"),
+        (lambda tensors, meta: (tensors, {k: v for k, v in meta.items() if k != "config"}), "config"),
+        (lambda tensors, meta: (dict(list(tensors.items())[1:]), meta), "config"),
+        (lambda tensors, meta: (tensors | {"extra": torch.zeros(1)}, meta), "config"),
+    ],
+)
 def test_mismatched_file_is_refused(space, tmp_path, change, key):
     space.save(tmp_path / "space")
     write_pack(tmp_path / "space", *change(*read_pack(tmp_path / "space")))

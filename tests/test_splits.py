@@ -33,8 +33,13 @@ def test_loras_keep_their_split():
 def test_photos_keep_their_split(params, draw_people, tmp_path):
     assert drawn_order(NAMES, 0, " ") == [f"Person {number}" for number in (3, 2, 4, 5, 1, 0)]
     draw_people(tmp_path, 6, 3)
-    settings = params.portraits.model_copy(update={"path": str(tmp_path), "validation": 2, "test": 2,
-                                                   "score_photos": 2, "photo_size": 32})
+    settings = params.portraits.model_copy(
+        update={"path": str(tmp_path), "validation": 2, "test": 2, "score_photos": 2, "photo_size": 32}
+    )
     found = read_people(settings, 0, lambda photo: [])
     assert {row["person"]: row["split"] for row in found.rows} == {
-        "Person 2": "validation", "Person 3": "validation", "Person 4": "test", "Person 5": "test"}
+        "Person 2": "validation",
+        "Person 3": "validation",
+        "Person 4": "test",
+        "Person 5": "test",
+    }

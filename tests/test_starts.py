@@ -29,7 +29,7 @@ def text(pipe):
 
 def test_rows_span_what_people_differ_in(normal):
     directions = torch.linalg.qr(normal(10, 3)).Q.T
-    people = normal(40, 6, 3) @ directions + 5 * normal(1, 6, 10)     # what all share does not count
+    people = normal(40, 6, 3) @ directions + 5 * normal(1, 6, 10)  # what all share does not count
     chance = [0.3 * normal(40, 6, 10) for _ in range(2)]
     rows = spanning_rows(people + chance[0], people + chance[1], 3)
     assert rows.shape == (3, 10)
@@ -80,7 +80,8 @@ def test_a_rank_beyond_the_layers_is_refused(pipe, photos, text):
     layout = WeightLayout.of_unet(pipe.unet, 64, 1.0, ["to_q"])
     fan_in = layout.layers[0].fan_in
     assert fan_in < 64
-    halves = tuple({layer.module: torch.ones(3, layer.fan_out, layer.fan_in) for layer in layout.layers}
-                   for _ in range(2))
+    halves = tuple(
+        {layer.module: torch.ones(3, layer.fan_out, layer.fan_in) for layer in layout.layers} for _ in range(2)
+    )
     with pytest.raises(InputError, match=r"LoraParams: rank.*" + str(fan_in)):
         gradient_start(layout, halves)

@@ -20,8 +20,11 @@ from w2wpp.files.storage import (
     write_pack,
 )
 
-TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, 2], dtype=torch.uint8),
-           "c": torch.tensor([-0.0, 1e-7], dtype=torch.float16)}
+TENSORS = {
+    "b": torch.arange(6.0).reshape(2, 3),
+    "a": torch.tensor([1, 2], dtype=torch.uint8),
+    "c": torch.tensor([-0.0, 1e-7], dtype=torch.float16),
+}
 META = {"layout": {"rank": 1, "keys": ["x", "y"]}, "alpha": 0.5, "name": "ü", "kind": "pca"}
 
 
@@ -44,7 +47,7 @@ def test_pack_without_meta(tmp_path):
 def test_equal_content_gives_equal_bytes(tmp_path):
     orders = [(TENSORS, META), (dict(reversed(TENSORS.items())), dict(reversed(META.items())))] * 4
     for number, (tensors, meta) in enumerate(orders):
-        tensors = tensors | {"b": tensors["b"].T.contiguous().T}      # same numbers, another memory order
+        tensors = tensors | {"b": tensors["b"].T.contiguous().T}  # same numbers, another memory order
         write_pack(tmp_path / str(number), tensors, meta)
     assert len({(tmp_path / str(number)).read_bytes() for number in range(len(orders))}) == 1
     assert len({file_hash(tmp_path / str(number)) for number in range(len(orders))}) == 1

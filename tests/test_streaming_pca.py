@@ -17,7 +17,7 @@ from w2wpp.spaces.registry import load_space
 from w2wpp.spaces.streaming_pca import fit_streaming_pca
 
 LEADING, LATENT = 5, 12
-WIDE, TALL = (150, 400), (400, 150)                                         # fewer and more rows than numbers in them
+WIDE, TALL = (150, 400), (400, 150)  # fewer and more rows than numbers in them
 
 
 def layout_of(dimension: int) -> WeightLayout:
@@ -225,9 +225,15 @@ def test_memory_is_what_the_docstring_says(tmp_path, n, d):
         write_shards(tmp_path / name, blocks, layout_of(columns), 100_000)
     # With a fixed threshold, malloc hands every freed array back, so that the peak is of arrays in use. The matrix
     # library's own buffers are one set per thread.
-    grown = int(subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path), str(latent_dim), str(block_rows)],
-                               env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
-                               check=True, capture_output=True, text=True).stdout)
+    grown = int(
+        subprocess.run(
+            [sys.executable, "-c", MEASURE, str(tmp_path), str(latent_dim), str(block_rows)],
+            env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    )
     size = latent_dim + 8
     sketches = 4 * size * (d + min(n, d)) + 8 * size**2
     block = (4 + 2) * block_rows * d + 12 * block_rows * size

@@ -15,17 +15,34 @@ from w2wpp.report.figures import SWEEPS
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = [ROOT / "data" / name for name in ("base", "zoo", "arcface/arcface.onnx")]
-GAINS = pd.DataFrame([{"recognizer": recognizer, "variant": variant, "latent_dim": k, "seed": seed, "gain": gain,
-                       "gain_low": gain - 0.1, "gain_high": gain + 0.1}
-                      for recognizer, gain in (("dlib", 0.25), ("arcface", 0.5)) for k in (64, 8)
-                      for variant, seed in (("PCA", 0), ("VAE", 0), ("VAE", 1))])
+GAINS = pd.DataFrame(
+    [
+        {
+            "recognizer": recognizer,
+            "variant": variant,
+            "latent_dim": k,
+            "seed": seed,
+            "gain": gain,
+            "gain_low": gain - 0.1,
+            "gain_high": gain + 0.1,
+        }
+        for recognizer, gain in (("dlib", 0.25), ("arcface", 0.5))
+        for k in (64, 8)
+        for variant, seed in (("PCA", 0), ("VAE", 0), ("VAE", 1))
+    ]
+)
 
 
 @pytest.fixture
 def world(tmp_path) -> list[Path]:
     """Base model, zoo of two people, and network of a second recogniser, as far as a sweep's record looks at them."""
-    write_csv(tmp_path / "zoo/manifest.csv", [{"person": name, "role": role} for name, role in (
-        ("a", "zoo"), ("b", "zoo"), ("b", "zoo-again"), ("c", "true"))])
+    write_csv(
+        tmp_path / "zoo/manifest.csv",
+        [
+            {"person": name, "role": role}
+            for name, role in (("a", "zoo"), ("b", "zoo"), ("b", "zoo-again"), ("c", "true"))
+        ],
+    )
     (tmp_path / "base").mkdir()
     (tmp_path / "base/unet").write_bytes(b"unet")
     (tmp_path / "arcface.onnx").write_bytes(b"network")
@@ -60,22 +77,37 @@ def test_gains_by_dimension_are_those_of_the_first_training_seed(sweep, world, p
     assert found.gain_at("arcface")["gain_at"]["k8"]["mean"] == 0.5
 
 
-@pytest.mark.parametrize("changes", [
-    {"vae.latent_dim": 32}, {"pca.latent_dim": 8}, {"linear.latent_dim": 8}, {"flatten.people": 256}, {"vae.seed": 3},
-    {"invert.people_at_once": 8}, {"generate.batch": 16}, {"space": "pca"}, {"sample.people": 4}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vae.latent_dim": 32},
+        {"pca.latent_dim": 8},
+        {"linear.latent_dim": 8},
+        {"flatten.people": 256},
+        {"vae.seed": 3},
+        {"invert.people_at_once": 8},
+        {"generate.batch": 16},
+        {"space": "pca"},
+        {"sample.people": 4},
+    ],
+)
 def test_what_the_sweep_varies_or_does_not_see_is_no_difference(sweep, world, params, changes):
     found = read_sweep(sweep, with_changes(params, changes), *world)
     assert "k64" in found.gain_at("dlib")["gain_at"]
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [
-    ("recognizer", "insightface:buffalo_l", "recognizer.name ('dlib' there, 'insightface:buffalo_l' here)"),
-    ("second_recognizer", "dlib", "second_recognizer.name ('arcface' there, 'dlib' here)"),
-    ("invert.steps", 100, "invert.steps (50 there, 100 here)"),
-    ("vae.kl.weight", 0.1, "vae.kl.weight (0.01 there, 0.1 here)"),
-    ("linear.inputs", 16, "linear.inputs (32 there, 16 here)"),
-    ("pca.within_person_ridge", None, "pca.within_person_ridge (1.0 there, None here)"),
-    ("evaluate.seeds", 2, "evaluate.seeds (4 there, 2 here)")])
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("recognizer", "insightface:buffalo_l", "recognizer.name ('dlib' there, 'insightface:buffalo_l' here)"),
+        ("second_recognizer", "dlib", "second_recognizer.name ('arcface' there, 'dlib' here)"),
+        ("invert.steps", 100, "invert.steps (50 there, 100 here)"),
+        ("vae.kl.weight", 0.1, "vae.kl.weight (0.01 there, 0.1 here)"),
+        ("linear.inputs", 16, "linear.inputs (32 there, 16 here)"),
+        ("pca.within_person_ridge", None, "pca.within_person_ridge (1.0 there, None here)"),
+        ("evaluate.seeds", 2, "evaluate.seeds (4 there, 2 here)"),
+    ],
+)
 def test_a_sweep_of_other_settings_is_left_out_and_says_why(sweep, world, params, key, value, words):
     found = read_sweep(sweep, with_changes(params, {key: value}), *world)
     assert found.names == () and found.gain_at("dlib") == {}
@@ -101,9 +133,18 @@ def test_a_setting_that_is_newer_than_the_sweep_had_its_default(sweep, world, pa
     assert "invert.momentum (0.9 there, None here)" in read_sweep(sweep, params, *world).left_out
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("zoo.people", 3), ("zoo.sha256", "0"), ("base.sha256", "0"), ("seed", 1), ("portraits.test", 64),
-    ("generate.inference_steps", 20), ("sweep.dimensions", [8])])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("zoo.people", 3),
+        ("zoo.sha256", "0"),
+        ("base.sha256", "0"),
+        ("seed", 1),
+        ("portraits.test", 64),
+        ("generate.inference_steps", 20),
+        ("sweep.dimensions", [8]),
+    ],
+)
 def test_a_sweep_that_dvc_would_have_made_anew_is_refused(sweep, world, params, key, value):
     edit(sweep, key, value)
     with pytest.raises(InputError) as caught:
@@ -119,7 +160,7 @@ def test_a_damaged_sweep_is_refused(sweep, world, params):
     write_json(sweep / RECORD, {})
     with pytest.raises(InputError, match=r"settings\.json: tables: .*git checkout data/sweep"):
         read_sweep(sweep, params, *world)
-    write_json(sweep / RECORD, {"tables": []})     # as of photos from a folder
+    write_json(sweep / RECORD, {"tables": []})  # as of photos from a folder
     with pytest.raises(InputError, match=r"settings\.json: base: the sweep was made with another"):
         read_sweep(sweep, params, *world)
 
@@ -134,4 +175,6 @@ def test_the_shipped_sweep_is_of_the_shipped_settings(params):
         lines = pd.read_csv(ROOT / f"data/sweep/{name}.csv")
         assert sorted(lines[["recognizer", "variant", "latent_dim", "seed", "people"]].values.tolist()) == sorted(
             [recognizer, row.variant, row.latent_dim, row.seed, row.people]
-            for recognizer in ("dlib", "arcface") for row in rows)
+            for recognizer in ("dlib", "arcface")
+            for row in rows
+        )

@@ -31,13 +31,17 @@ def test_parts_are_left_out_one_at_a_time(params):
 def test_rows_take_the_people_that_they_learn_from(params):
     rows = [row for some in tables(params.sweep, 1000).values() for row in some]
     assert {row.name for row in rows if not fits(row, 1000)} == {
-        f"{variant}-{k}-0-{people}" for variant in ("PCA", "function-weighted-PCA", "VAE")
-        for k, people in ((1999, 1000), (64, 1024), (64, 2000))}
+        f"{variant}-{k}-0-{people}"
+        for variant in ("PCA", "function-weighted-PCA", "VAE")
+        for k, people in ((1999, 1000), (64, 1024), (64, 2000))
+    }
 
 
 def test_rows_are_found_by_name(params):
     rows = tables(params.sweep, 1000)["dimensions"]
     assert [(row.variant, row.latent_dim) for row in named(rows, ["VAE-8-0-1000", "PCA-16-0-1000"])] == [
-        ("VAE", 8), ("PCA", 16)]
+        ("VAE", 8),
+        ("PCA", 16),
+    ]
     with pytest.raises(InputError, match=r"--rows: no row 'VAE-9-0-1000'\. There are PCA-8-0-1000, "):
         named(rows, ["VAE-9-0-1000"])

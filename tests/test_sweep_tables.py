@@ -11,8 +11,12 @@ from w2wpp.evaluation.sweep_tables import compared
 def test_gains_are_over_rows_of_equal_dimension_and_people():
     people = [f"p{i}" for i in range(40)]
     draw = np.random.default_rng(0)
-    rows = [Row("pca", "PCA", 8, 100), Row("linear", "function-weighted PCA", 8, 100),
-            Row("vae", "VAE", 8, 100, seed=1), Row("vae", "VAE", 8, 50)]
+    rows = [
+        Row("pca", "PCA", 8, 100),
+        Row("linear", "function-weighted PCA", 8, 100),
+        Row("vae", "VAE", 8, 100, seed=1),
+        Row("vae", "VAE", 8, 50),
+    ]
     scores = {row: {name: pd.Series(draw.normal(size=40), people) for name in ("dlib", "arcface")} for row in rows}
     # People are told apart by name, whatever their order.
     scores[rows[0]]["dlib"] = scores[rows[0]]["dlib"].iloc[::-1]
@@ -25,7 +29,7 @@ def test_gains_are_over_rows_of_equal_dimension_and_people():
         assert line["gain"] == pytest.approx((vae - pca).mean(), abs=1e-4)
         assert line["nonlinear"] == pytest.approx((vae - linear).mean(), abs=1e-4)
         # An interval over 40 people is about two standard errors to each side.
-        error = (vae - pca).std() / 40 ** 0.5
+        error = (vae - pca).std() / 40**0.5
         assert line["gain_high"] - line["gain_low"] == pytest.approx(4 * error, rel=0.2)
         assert lines.loc[name, "PCA", 100][["gain", "gain_low", "gain_high"]].tolist() == [0, 0, 0]
         assert lines.loc[name, "VAE", 50][["gain", "nonlinear"]].isna().all()

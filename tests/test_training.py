@@ -16,12 +16,14 @@ RATE = partial(cosine_rate, steps=STEPS, lr=0.3)
 @pytest.fixture
 def network():
     """Makes the same network of 3 numbers to 2 every time."""
+
     def make() -> torch.nn.Linear:
         network = torch.nn.Linear(3, 2)
         with torch.no_grad():
             network.weight.copy_(torch.arange(6.0).reshape(2, 3) / 6)
             network.bias.fill_(0.1)
         return network
+
     return make
 
 
@@ -37,8 +39,14 @@ def equal(one, other) -> bool:
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_steps_are_those_written_out(network, clip):
     trained, expected = network(), network()
-    train("test", partial(losses, trained), torch.optim.SGD(trained.parameters(), 9.0, momentum=0.9), RATE, STEPS,
-          clip=clip)
+    train(
+        "test",
+        partial(losses, trained),
+        torch.optim.SGD(trained.parameters(), 9.0, momentum=0.9),
+        RATE,
+        STEPS,
+        clip=clip,
+    )
     velocity = [torch.zeros_like(parameter) for parameter in expected.parameters()]
     for step in range(STEPS):
         gradients = torch.autograd.grad(losses(expected, step).sum(), list(expected.parameters()))
@@ -58,8 +66,9 @@ def test_the_average_takes_the_place_of_the_weights(network):
         plain = network()
         train("test", partial(losses, plain), torch.optim.SGD(plain.parameters(), 0.1), lambda step: 0.1, steps)
         seen.append(plain.weight)
-    train("test", partial(losses, averaged), torch.optim.SGD(averaged.parameters(), 0.1), lambda step: 0.1, STEPS,
-          ema=0.5)
+    train(
+        "test", partial(losses, averaged), torch.optim.SGD(averaged.parameters(), 0.1), lambda step: 0.1, STEPS, ema=0.5
+    )
     expected = seen[0]
     for step, weight in enumerate(seen[1:]):
         decay = min(0.5, (1 + step) / (10 + step))
@@ -78,8 +87,16 @@ def test_interrupted_equals_uninterrupted(network, ema, tmp_path, monkeypatch):
             if step == stop:
                 raise KeyboardInterrupt
             return losses(trained, step)
-        train("test", losses_of, torch.optim.AdamW(trained.parameters()), RATE, STEPS, ema=ema,
-              checkpoint=Checkpoint(tmp_path / name, {"network": trained}))
+
+        train(
+            "test",
+            losses_of,
+            torch.optim.AdamW(trained.parameters()),
+            RATE,
+            STEPS,
+            ema=ema,
+            checkpoint=Checkpoint(tmp_path / name, {"network": trained}),
+        )
 
     whole, resumed = network(), network()
     run(whole, "whole")

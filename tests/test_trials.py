@@ -9,6 +9,7 @@ from w2wpp.files.errors import InputError
 @pytest.fixture
 def run(tmp_path):
     """run(setting, **changes): results by trial, and the names of those that were run for them."""
+
     def run(setting, **changes):
         ran = []
 
@@ -20,6 +21,7 @@ def run(tmp_path):
 
         trials = {name: (change, lambda name=name: trial(name)) for name, change in changes.items()}
         return run_trials(tmp_path / "trials.json", setting, trials), ran
+
     return run
 
 

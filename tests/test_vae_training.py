@@ -59,8 +59,17 @@ def basis(train, toy_layout):
 
 @pytest.fixture
 def settings(params) -> VAEParams:
-    return params.vae.model_copy(update={"latent_dim": 2, "metric": "weights", "width": 16, "layers": 1, "epochs": 3,
-                                         "batch": 16, "patience": 99})
+    return params.vae.model_copy(
+        update={
+            "latent_dim": 2,
+            "metric": "weights",
+            "width": 16,
+            "layers": 1,
+            "epochs": 3,
+            "batch": 16,
+            "patience": 99,
+        }
+    )
 
 
 @pytest.fixture
@@ -70,17 +79,26 @@ def fit(tmp_path) -> Callable[..., tuple]:
 
     def fit(train, validation, basis, settings, checkpoint=None):
         checkpoint = checkpoint or tmp_path / f"{next(numbers)}.pt"
-        return train_vae(basis_coordinates([train], validation, basis), basis, settings, checkpoint,
-                         Accelerator(cpu=True, mixed_precision="no"))
+        return train_vae(
+            basis_coordinates([train], validation, basis),
+            basis,
+            settings,
+            checkpoint,
+            Accelerator(cpu=True, mixed_precision="no"),
+        )
+
     return fit
 
 
-@pytest.mark.parametrize(("schedule", "epochs", "warmup", "expected"), [
-    ("none", 4, 0.5, [2, 2, 2, 2]),
-    ("monotonic", 10, 0.5, [0, 0.4, 0.8, 1.2, 1.6, 2, 2, 2, 2, 2]),
-    ("monotonic", 4, 1.0, [0, 0.5, 1, 1.5]),
-    ("cyclical", 10, 0.4, [0, 1, 2, 2, 2, 0, 1, 2, 2, 2]),
-])
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "warmup", "expected"),
+    [
+        ("none", 4, 0.5, [2, 2, 2, 2]),
+        ("monotonic", 10, 0.5, [0, 0.4, 0.8, 1.2, 1.6, 2, 2, 2, 2, 2]),
+        ("monotonic", 4, 1.0, [0, 0.5, 1, 1.5]),
+        ("cyclical", 10, 0.4, [0, 1, 2, 2, 2, 0, 1, 2, 2, 2]),
+    ],
+)
 def test_kl_weight(schedule, epochs, warmup, expected):
     params = KLParams(schedule=schedule, weight=2.0, warmup=warmup, cycles=2)
     assert [kl_weight(epoch, epochs, params) for epoch in range(epochs)] == pytest.approx(expected)
@@ -107,8 +125,16 @@ def test_training_is_repeatable(train, validation, basis, settings, fit):
 
 def test_history(train, validation, basis, settings, fit):
     _, history = fit(train, validation, basis, settings)
-    keys = {"epoch", "kl_weight", "train_error", "train_kl", "validation_error", "validation_kl", "collapsed_units",
-            "kept"}
+    keys = {
+        "epoch",
+        "kl_weight",
+        "train_error",
+        "train_kl",
+        "validation_error",
+        "validation_kl",
+        "collapsed_units",
+        "kept",
+    }
     assert [row["epoch"] for row in history] == [0, 1, 2]
     for row in history:
         assert row.keys() == keys
@@ -124,13 +150,13 @@ def test_training_beats_pca_of_the_same_size_on_curved_data(train, validation, b
     pca = basis.truncated(2)
 
     def error(which):
-        return (((which.decode(which.encode(validation)) - validation) / basis.std)**2).sum().item()
+        return (((which.decode(which.encode(validation)) - validation) / basis.std) ** 2).sum().item()
 
     assert error(space) < 0.8 * error(pca)
 
 
 def test_without_hidden_layers_it_is_linear(train, validation, basis, settings, normal, fit):
-    backwards = basis.truncated(30)                             # or the linear space it starts from would be kept
+    backwards = basis.truncated(30)  # or the linear space it starts from would be kept
     backwards.components, backwards.scales = basis.components.flip(0), basis.scales.flip(0)
     space, _ = fit(train, validation, backwards, settings.model_copy(update={"layers": 0, "lr": 0.03, "epochs": 12}))
     one, other = normal(6, 2), normal(6, 2)
@@ -162,7 +188,7 @@ def test_best_epoch_on_validation_is_kept(train, validation, basis, settings, we
     latents = space.encode(train)
     torch.testing.assert_close(latents.mean(0), torch.zeros(2), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std(0), torch.ones(2), atol=1e-4, rtol=0)
-    space.latent_mean.zero_()                                   # as in training
+    space.latent_mean.zero_()  # as in training
     space.latent_std.fill_(1)
     kl = StandardNormal.kl_per_unit(*space.posterior(coordinates)).sum().item()
     assert kl == pytest.approx(history[kept[0]]["validation_kl"], rel=1e-5)
@@ -236,7 +262,7 @@ def test_interrupted_equals_uninterrupted(train, validation, basis, settings, fi
     assert asked == [0, 1, 2, 3, 3, 4, 5]
     assert history_resumed == history
     assert equal(resumed, whole)
-    finished, history_finished = fit(train, validation, basis, settings, checkpoint)    # nothing is left to do
+    finished, history_finished = fit(train, validation, basis, settings, checkpoint)  # nothing is left to do
     assert asked[7:] == []
     assert history_finished == history
     assert equal(finished, whole)
@@ -263,6 +289,7 @@ def problem(train, validation, basis, tmp_path) -> Callable[..., None]:
     def leave(**settings: VAEParams) -> None:
         for name, each in settings.items():
             write_json(tmp_path / f"{name}.json", each.model_dump())
+
     return leave
 
 
@@ -276,8 +303,9 @@ def test_killed_equals_uninterrupted(train, validation, basis, settings, fit, pr
     problem(killed=settings)
     checkpoint = tmp_path / "killed.pt"
     with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen([sys.executable, LAUNCHED, tmp_path, "killed"], env=alone(), stdout=output,
-                                   stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, LAUNCHED, tmp_path, "killed"], env=alone(), stdout=output, stderr=subprocess.STDOUT
+        )
         while not checkpoint.exists() and process.poll() is None:
             time.sleep(0.01)
         process.kill()
@@ -293,14 +321,34 @@ def test_killed_equals_uninterrupted(train, validation, basis, settings, fit, pr
 
 def test_two_processes_give_the_history_of_one(train, validation, basis, settings, fit, problem, tmp_path):
     settings = settings.model_copy(update={"epochs": 8, "lr": 0.01})
-    cases = {"even": settings,                                                  # 6 batches of 16, 8 rows for each
-             "uneven": settings.model_copy(update={"batch": 19}),               # 4 of 19 and one of 20 rows
-             "linear": settings.model_copy(update={"layers": 0, "batch": 96}),
-             "patient": settings.model_copy(update={"epochs": 60, "lr": 0.1, "patience": 3})}
+    cases = {
+        "even": settings,  # 6 batches of 16, 8 rows for each
+        "uneven": settings.model_copy(update={"batch": 19}),  # 4 of 19 and one of 20 rows
+        "linear": settings.model_copy(update={"layers": 0, "batch": 96}),
+        "patient": settings.model_copy(update={"epochs": 60, "lr": 0.1, "patience": 3}),
+    }
     problem(**cases)
-    done = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-                           "--main_process_port", "0", LAUNCHED, tmp_path, *cases, "--broken", "uneven"],
-                          env=alone(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--main_process_port",
+            "0",
+            LAUNCHED,
+            tmp_path,
+            *cases,
+            "--broken",
+            "uneven",
+        ],
+        env=alone(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     for name, each in cases.items():
         _, history = fit(train, validation, basis, each)

@@ -92,8 +92,13 @@ def codec(make_pipe, base_params, tmp_path) -> dict[str, Tensor]:
 def decoder(make_pipe, base_params, tmp_path) -> dict[str, Tensor]:
     pipe, images = make_pipe(), pictures(12)
     before = reconstruct(pipe, images)
-    refine_decoder(pipe.vae, images, base_params.codec.model_copy(update={"decoder_steps": 20, "lr": 4e-3}), 0,
-                   tmp_path / "decoder.pt")
+    refine_decoder(
+        pipe.vae,
+        images,
+        base_params.codec.model_copy(update={"decoder_steps": 20, "lr": 4e-3}),
+        0,
+        tmp_path / "decoder.pt",
+    )
     return {"learnt": reconstruct(pipe, images) - before, "rates": rates(), "average": f"{DECODER_EMA}"}
 
 
@@ -108,17 +113,31 @@ def denoiser(make_pipe, base_params, tmp_path) -> dict[str, Tensor]:
         return text, pipe.unet(noise(12, 4, 4, 4, seed=1), torch.arange(12) * 80, text).sample
 
     before = answers()
-    train_denoiser(pipe, noise(12, 2, 4, 4, 4), tokens, factors.repeat_interleave(2, 0),
-                   base_params.denoiser.model_copy(update={"steps": 20}), 0, tmp_path / "denoiser.pt")
+    train_denoiser(
+        pipe,
+        noise(12, 2, 4, 4, 4),
+        tokens,
+        factors.repeat_interleave(2, 0),
+        base_params.denoiser.model_copy(update={"steps": 20}),
+        0,
+        tmp_path / "denoiser.pt",
+    )
     text, predictions = (after - first for after, first in zip(answers(), before, strict=True))
     return {"tokens": tokens.float(), "factors": factors, "text": text, "predictions": predictions, "rates": rates()}
 
 
 @pytest.fixture
 def loras(pipe, wide_layout, params, tmp_path) -> dict[str, Tensor]:
-    settings = params.collect.model_copy(update={
-        "steps": 110, "photos_per_step": 1, "start_people": 6, "start_photos": 2, "people_at_once": 4,
-        "class_images": 3})
+    settings = params.collect.model_copy(
+        update={
+            "steps": 110,
+            "photos_per_step": 1,
+            "start_people": 6,
+            "start_photos": 2,
+            "people_at_once": 4,
+            "class_images": 3,
+        }
+    )
     base = photo_batches(sample_people(0, "base", 6, 2), PEOPLE_PER_BATCH, tmp_path)
     finish(base, lambda people: {"photos": pictures(len(people), 2)})
     start = shared_start(pipe, wide_layout, 32, settings, 0, tmp_path)
@@ -126,11 +145,26 @@ def loras(pipe, wide_layout, params, tmp_path) -> dict[str, Tensor]:
     people = sample_people(0, "zoo", 3, 2)
     rows = pd.DataFrame(manifest_rows(person_names("zoo", 3), ["zoo"] * 3, people))
     results = {"start": start[None], "class images": shared}
-    everything = {"trained": "both", "steps": 8, "photos_per_step": 2, "class_images_per_step": 1, "prior_weight": 0.5,
-                  "mirrored": True}
+    everything = {
+        "trained": "both",
+        "steps": 8,
+        "photos_per_step": 2,
+        "class_images_per_step": 1,
+        "prior_weight": 0.5,
+        "mirrored": True,
+    }
     for trained, changes in (("B", {}), ("both", everything)):
-        found = train_batch(pipe, wide_layout, start, shared, settings.model_copy(update=changes),
-                            pictures(3, 2, seed=2), rows, 0, "LoRAs")
+        found = train_batch(
+            pipe,
+            wide_layout,
+            start,
+            shared,
+            settings.model_copy(update=changes),
+            pictures(3, 2, seed=2),
+            rows,
+            0,
+            "LoRAs",
+        )
         results |= {f"{trained}: weights": found["weights"] - start, f"{trained}: losses": found["losses"]}
     return results
 
@@ -139,8 +173,11 @@ def curved(count: int, layout: WeightLayout, seed: int) -> Tensor:
     """Weight vectors on a curved sheet, which no linear space of two dimensions holds."""
     z = noise(count, 2, seed=seed)
     along = torch.cat([z, 0.6 * z.square(), 0.4 * z[:, :1] * z[:, 1:]], 1)
-    return 0.1 * (along @ noise(5, layout.dimension) + noise(1, layout.dimension, seed=1)
-                  + 0.03 * noise(count, layout.dimension, seed=seed + 1))
+    return 0.1 * (
+        along @ noise(5, layout.dimension)
+        + noise(1, layout.dimension, seed=1)
+        + 0.03 * noise(count, layout.dimension, seed=seed + 1)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -149,15 +186,30 @@ def fitted(make_pipe, layout, params, tmp_path_factory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("fitted")
     make_pipe().save_pretrained(folder / "base")
     zoo, others = curved(24, layout, 2), curved(8, layout, 4)
-    vectors = {("zoo", "zoo"): zoo, ("zoo-again", "zoo"): zoo[:8] + 0.01 * noise(8, layout.dimension, seed=6),
-               ("true", "validation"): others}
-    shards = {key: write_shards(folder / "weights" / "-".join(key), [each], layout, 16)
-              for key, each in vectors.items()}
-    table = pd.DataFrame([{"person": f"{split}-{number}", "split": split, "role": role}
-                          for (role, split), each in vectors.items() for number in range(len(each))])
+    vectors = {
+        ("zoo", "zoo"): zoo,
+        ("zoo-again", "zoo"): zoo[:8] + 0.01 * noise(8, layout.dimension, seed=6),
+        ("true", "validation"): others,
+    }
+    shards = {
+        key: write_shards(folder / "weights" / "-".join(key), [each], layout, 16) for key, each in vectors.items()
+    }
+    table = pd.DataFrame(
+        [
+            {"person": f"{split}-{number}", "split": split, "role": role}
+            for (role, split), each in vectors.items()
+            for number in range(len(each))
+        ]
+    )
     data = Weights(shards, *standardise(zoo), layout, table)
-    context = FitContext(0, folder / "base", folder / "weights", folder / "spaces", folder / "scratch",
-                         params.generate.model_copy(update={"inference_steps": 3}))
+    context = FitContext(
+        0,
+        folder / "base",
+        folder / "weights",
+        folder / "spaces",
+        folder / "scratch",
+        params.generate.model_copy(update={"inference_steps": 3}),
+    )
 
     def kept(pattern: str) -> dict[str, Tensor]:
         """The packs of resume state, joined."""
@@ -172,18 +224,36 @@ def fitted(make_pipe, layout, params, tmp_path_factory) -> dict[str, dict]:
     linear = fit("linear", inputs=3, people=20, people_at_once=16, components=6)
     linear.basis.save(context.spaces / "linear" / BASIS)
     # The UNet's directions have no sign of their own.
-    results = {"predictions": {
-        "predictions": kept("predictions-*/predictions/*")["answers"],
-        "gradients": kept("predictions-*/gradients/*")["gradients"].square(),
-        "zoo": linear.basis.encode(zoo), "basis": linear.basis.decode(torch.eye(6))}, "coordinates": {}, "vae": {}}
+    results = {
+        "predictions": {
+            "predictions": kept("predictions-*/predictions/*")["answers"],
+            "gradients": kept("predictions-*/gradients/*")["gradients"].square(),
+            "zoo": linear.basis.encode(zoo),
+            "basis": linear.basis.decode(torch.eye(6)),
+        },
+        "coordinates": {},
+        "vae": {},
+    }
     for metric, ridge in (("predictions", None), ("weights", None), ("weights", 1.0)):
-        vae = fit("vae", metric=metric, within_person_ridge=ridge, latent_dim=2, width=32, epochs=60, batch=8, lr=1e-2,
-                  weight_decay=0.1)
+        vae = fit(
+            "vae",
+            metric=metric,
+            within_person_ridge=ridge,
+            latent_dim=2,
+            width=32,
+            epochs=60,
+            batch=8,
+            lr=1e-2,
+            weight_decay=0.1,
+        )
         history = pd.DataFrame(vae.records["training.json"]["history"])
-        assert vae.records["training.json"]["kept"]["epoch"] > 3      # or the space were the untrained one
+        assert vae.records["training.json"]["kept"]["epoch"] > 3  # or the space were the untrained one
         what = f"{metric}, ridge {ridge}"
-        results["vae"] |= {f"{what}: history": torch.tensor(history.astype(float).to_numpy().T),
-                           f"{what}: zoo": vae.space.encode(zoo), f"{what}: decoded": vae.space.decode(noise(4, 2))}
+        results["vae"] |= {
+            f"{what}: history": torch.tensor(history.astype(float).to_numpy().T),
+            f"{what}: zoo": vae.space.encode(zoo),
+            f"{what}: decoded": vae.space.decode(noise(4, 2)),
+        }
         coordinates = kept("coordinates-*/coordinates.safetensors")
         results["coordinates"] |= {f"{what}: {key}": each for key, each in coordinates.items()}
         for path in context.scratch.glob("coordinates-*/coordinates.safetensors"):
@@ -210,8 +280,12 @@ def vae(fitted) -> dict[str, Tensor]:
 def latents(pipe) -> dict[str, Tensor]:
     people = sample_people(0, "test", 3, 1)
     rows = pd.DataFrame(manifest_rows(person_names("test", 3), ["test"] * 3, people))
-    return {"photos": encode_images(pipe, pictures(3)), "mirrored": mirrored_latents(pipe, pictures(2, 2)),
-            "prompts": photo_prompts(pipe, rows, False), "captions": photo_prompts(pipe, rows, True)}
+    return {
+        "photos": encode_images(pipe, pictures(3)),
+        "mirrored": mirrored_latents(pipe, pictures(2, 2)),
+        "prompts": photo_prompts(pipe, rows, False),
+        "captions": photo_prompts(pipe, rows, True),
+    }
 
 
 @pytest.fixture
@@ -223,8 +297,9 @@ def inversion(pipe, layout, params) -> dict[str, Tensor]:
     photos = EncodedPhotos(noise(3, 2, 4, 4, 4, seed=9), text, noise(3, 2, 4, 4, seed=8).gt(-1).float())
     results = {}
     for whitened, steps in ((True, 60), (False, 8)):
-        settings = params.invert.model_copy(update={"steps": steps, "lr": 0.1, "whitened": whitened,
-                                                    "prior_weight": 1e-2})
+        settings = params.invert.model_copy(
+            update={"steps": steps, "lr": 0.1, "whitened": whitened, "prior_weight": 1e-2}
+        )
         found = invert_batch(pipe, space, SearchOptions(settings), prior, photos, "inversion")
         results |= {f"{key}, whitened {whitened}": found[key] for key in ("z", "losses")}
     return results
@@ -234,24 +309,41 @@ def inversion(pipe, layout, params) -> dict[str, Tensor]:
 def sweep(make_pipe, layout, params, write_networks, tmp_path, monkeypatch) -> dict[str, Tensor]:
     names, people = person_names("zoo", 8), sample_people(0, "zoo", 8, 1)
     files = write_loras(tmp_path / "zoo/loras", "zoo-zoo", layout, curved(8, layout, 2))
-    write_csv(tmp_path / "zoo/manifest.csv", pd.DataFrame({"person": names, "split": "zoo", "role": "zoo",
-                                                           "file": files}))
+    write_csv(
+        tmp_path / "zoo/manifest.csv", pd.DataFrame({"person": names, "split": "zoo", "role": "zoo", "file": files})
+    )
     write_portraits(tmp_path / "zoo/people", pictures(8, 1), manifest_rows(names, ["zoo"] * 8, people))
     make_pipe().save_pretrained(tmp_path / "base")
     for name, numbers in (("tiny", 6), ("other", 7)):
         write_networks(tmp_path / "models" / name, numbers)
     monkeypatch.setenv("INSIGHTFACE_HOME", str(tmp_path))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    settings = with_changes(params, {
-        "recognizer": "insightface:tiny", "second_recognizer": "insightface:other", "portraits.size": 32,
-        "portraits.photos": 3, "portraits.score_photos": 2, "portraits.validation": 2, "portraits.test": 3,
-        "collect.photos": 1, "pca.latent_dim": 3, "photo_encoder.photos": 1, "invert.steps": 3, "invert.lr": 0.1,
-        "generate.inference_steps": 2, "evaluate.seeds": 2})
+    settings = with_changes(
+        params,
+        {
+            "recognizer": "insightface:tiny",
+            "second_recognizer": "insightface:other",
+            "portraits.size": 32,
+            "portraits.photos": 3,
+            "portraits.score_photos": 2,
+            "portraits.validation": 2,
+            "portraits.test": 3,
+            "collect.photos": 1,
+            "pca.latent_dim": 3,
+            "photo_encoder.photos": 1,
+            "invert.steps": 3,
+            "invert.lr": 0.1,
+            "generate.inference_steps": 2,
+            "evaluate.seeds": 2,
+        },
+    )
     row = Row("pca", "PCA", 3, 6, changes=BY_VARIANCE)
     scores = Sweep(settings, tmp_path / "base", tmp_path / "zoo", tmp_path, tmp_path / "scratch").id_scores(row)
-    drawn, = (tmp_path / "scratch").glob("sweep-*/pictures.safetensors")
-    return {"pictures": squares(read_pack(drawn)[0]["inversion"][:, 0]),
-            "scores": torch.tensor([each.tolist() for each in scores.values()])}
+    (drawn,) = (tmp_path / "scratch").glob("sweep-*/pictures.safetensors")
+    return {
+        "pictures": squares(read_pack(drawn)[0]["inversion"][:, 0]),
+        "scores": torch.tensor([each.tolist() for each in scores.values()]),
+    }
 
 
 @pytest.fixture
@@ -259,15 +351,27 @@ def w2w(toy_layout, tmp_path) -> dict[str, Tensor | str]:
     weights = noise(30, toy_layout.dimension)
     weights[4, 3] = torch.inf
     torch.save(weights, tmp_path / "weights.pt")
-    people = pd.DataFrame({name: 2 * noise(30, seed=number).gt(0).long().numpy() - 1
-                           for number, name in enumerate(ATTRIBUTES)})
+    people = pd.DataFrame(
+        {name: 2 * noise(30, seed=number).gt(0).long().numpy() - 1 for number, name in enumerate(ATTRIBUTES)}
+    )
     people["identity"] = [None if row == 9 else f"{row // 2}" for row in range(30)]
     people.to_csv(tmp_path / "people.csv", index=False)
-    data = pack_w2w(W2WFiles(tmp_path / "weights.pt", tmp_path / "people.csv"), toy_layout, tmp_path / "out",
-                    tmp_path / "scratch", validation=0.2, test=0.2, max_quarantined=0.1, rows_per_shard=8)
+    data = pack_w2w(
+        W2WFiles(tmp_path / "weights.pt", tmp_path / "people.csv"),
+        toy_layout,
+        tmp_path / "out",
+        tmp_path / "scratch",
+        validation=0.2,
+        test=0.2,
+        max_quarantined=0.1,
+        rows_per_shard=8,
+    )
     vectors = torch.cat([next(shards.blocks(30)) for shards in data.shards.values()])
-    return {"vectors": vectors.float(), "people": data.people[["person", "split", "row"]].to_csv(index=False),
-            "refused": (tmp_path / "out/quarantine.csv").read_text()}
+    return {
+        "vectors": vectors.float(),
+        "people": data.people[["person", "split", "row"]].to_csv(index=False),
+        "refused": (tmp_path / "out/quarantine.csv").read_text(),
+    }
 
 
 @pytest.mark.parametrize("task", VERSIONS)

@@ -90,11 +90,17 @@ def refused(call, *args, **kwargs):
 
 # The published format
 
+
 def make_unet():
     """Stable Diffusion 1.5's, without numbers."""
     with torch.device("meta"):
-        return UNet2DConditionModel(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768,
-                                    layers_per_block=2, attention_head_dim=8)
+        return UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            cross_attention_dim=768,
+            layers_per_block=2,
+            attention_head_dim=8,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +194,7 @@ def test_csv_and_pickle_give_the_same(toy, tmp_path):
 
 # Who the rows are
 
+
 def test_attributes_are_those_of_celeba():
     assert len(ATTRIBUTES) == len(set(ATTRIBUTES)) == 40
     assert list(ATTRIBUTES) == sorted(ATTRIBUTES)
@@ -196,16 +203,19 @@ def test_attributes_are_those_of_celeba():
 TABLE = published_table([7, 8, 7])
 
 
-@pytest.mark.parametrize(("change", "key", "reason"), [
-    (lambda table: table.drop(columns="identity"), "identity", "column missing"),
-    (lambda table: table.drop(columns="Young"), "Young", "column missing"),
-    (lambda table: table.assign(Bald=[1, 0, -1]), "Bald", "0' in row 1, expected -1 or 1"),
-    (lambda table: table.assign(Bald=[1, 1, 2]), "Bald", "2' in row 2, expected -1 or 1"),
-    (lambda table: table.assign(Bald=[None, 1, -1]), "Bald", "in row 0, expected -1 or 1"),
-    (lambda table: table.assign(Bald=["x", "1", "-1"]), "Bald", "'x' in row 0, expected -1 or 1"),
-    (lambda table: table.assign(identity=["a\x1b", "b", "c"]), "identity", "unprintable"),
-    (lambda table: table.assign(identity=["a" * 400, "b", "c"]), "identity", "overlong name"),
-])
+@pytest.mark.parametrize(
+    ("change", "key", "reason"),
+    [
+        (lambda table: table.drop(columns="identity"), "identity", "column missing"),
+        (lambda table: table.drop(columns="Young"), "Young", "column missing"),
+        (lambda table: table.assign(Bald=[1, 0, -1]), "Bald", "0' in row 1, expected -1 or 1"),
+        (lambda table: table.assign(Bald=[1, 1, 2]), "Bald", "2' in row 2, expected -1 or 1"),
+        (lambda table: table.assign(Bald=[None, 1, -1]), "Bald", "in row 0, expected -1 or 1"),
+        (lambda table: table.assign(Bald=["x", "1", "-1"]), "Bald", "'x' in row 0, expected -1 or 1"),
+        (lambda table: table.assign(identity=["a\x1b", "b", "c"]), "identity", "unprintable"),
+        (lambda table: table.assign(identity=["a" * 400, "b", "c"]), "identity", "overlong name"),
+    ],
+)
 @pytest.mark.parametrize("suffix", [".csv", ".pt"])
 def test_other_tables_are_refused(tmp_path, change, key, reason, suffix):
     path = tmp_path / f"identity_df{suffix}"
@@ -238,12 +248,20 @@ def test_names_that_look_like_numbers_stay_as_they_are(tmp_path, normal):
 CSV = TABLE.to_csv(index_label="index").encode()
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    (b"", "column missing"), (b"\n", "column missing"), (CSV + b"1,2\n", "2 values for 42 columns in line 5"),
-    (CSV.replace(b"000100", b"\xff\xfe"), "not a sound CSV"), (CSV.replace(b"Bald,", b"Bangs,"), "given twice"),
-    (CSV.replace(b"000100", b"0\x000"), "NUL"), (CSV + b'"', "not a sound CSV"),
-    (CSV.replace(b"000100", b"x" * 200_000), "field larger"), (CSV + CSV, "expected -1 or 1"),
-])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "column missing"),
+        (b"\n", "column missing"),
+        (CSV + b"1,2\n", "2 values for 42 columns in line 5"),
+        (CSV.replace(b"000100", b"\xff\xfe"), "not a sound CSV"),
+        (CSV.replace(b"Bald,", b"Bangs,"), "given twice"),
+        (CSV.replace(b"000100", b"0\x000"), "NUL"),
+        (CSV + b'"', "not a sound CSV"),
+        (CSV.replace(b"000100", b"x" * 200_000), "field larger"),
+        (CSV + CSV, "expected -1 or 1"),
+    ],
+)
 def test_bad_csv(tmp_path, content, reason):
     (tmp_path / "x.csv").write_bytes(content)
     assert reason in str(refused(read_people, tmp_path / "x.csv"))
@@ -262,8 +280,8 @@ def test_damaged_csv(tmp_path, changes, kept):
     content = CSV
     for place, text in changes:
         place = int(place * len(content))
-        content = content[:place] + text + content[place + 1:]
-    (tmp_path / "x.csv").write_bytes(content[:int(kept * len(content))] if kept < 0.5 else content)
+        content = content[:place] + text + content[place + 1 :]
+    (tmp_path / "x.csv").write_bytes(content[: int(kept * len(content))] if kept < 0.5 else content)
     try:
         people = read_people(tmp_path / "x.csv")
     except InputError as error:
@@ -287,8 +305,9 @@ def test_splits(people, seed, validation, test, rng):
         count = sum(each == name for each in split.values())
         assert count == (max(1, round(share * len(split))) if share else 0) or count == len(split) or len(split) < 3
     shuffled = rng.sample(people, len(people))
-    assert assign_splits(shuffled + people, seed, validation, test)[:len(people)] == [
-        split.get(person, "") for person in shuffled]
+    assert assign_splits(shuffled + people, seed, validation, test)[: len(people)] == [
+        split.get(person, "") for person in shuffled
+    ]
 
 
 def test_splits_by_seed_and_share():
@@ -305,6 +324,7 @@ def test_splits_by_seed_and_share():
 
 # Unusable rows
 
+
 def test_unusable_rows_are_listed_and_left_out(tmp_path, normal):
     weights = normal(40, TOY.dimension)
     people = draw_people(40).astype(float)
@@ -316,11 +336,16 @@ def test_unusable_rows_are_listed_and_left_out(tmp_path, normal):
     listed = pd.read_csv(tmp_path / "out/quarantine.csv")
     keys = [key for key, _, _ in TOY.entries]
     assert list(zip(listed["row"], listed["key"], listed["reason"], strict=True)) == [
-        (3, keys[0], "not finite"), (5, "identity", "nobody's: the table has no identity for it"),
-        (9, keys[0], "not finite"), (10, keys[3], "not finite"), (20, keys[0], "not finite"),
-        (21, keys[3], "-65520 is too large for float16")]
+        (3, keys[0], "not finite"),
+        (5, "identity", "nobody's: the table has no identity for it"),
+        (9, keys[0], "not finite"),
+        (10, keys[3], "not finite"),
+        (20, keys[0], "not finite"),
+        (21, keys[3], "-65520 is too large for float16"),
+    ]
     assert data.quarantine["person"].tolist() == [
-        "" if row in (5, 21) else f"{people[row]:.0f}" for row in listed["row"]]
+        "" if row in (5, 21) else f"{people[row]:.0f}" for row in listed["row"]
+    ]
     assert data.quarantine.drop(columns="person").equals(listed.drop(columns="person"))
     assert sorted(data.people["row"]) == [row for row in range(40) if row not in set(listed["row"])]
     assert torch.equal(vectors(data), weights[data.people["row"].tolist()].half())
@@ -341,8 +366,9 @@ def test_a_zoo_needs_two_usable_rows(tmp_path, normal, kept):
         return
     error = refused(pack, files, tmp_path)
     assert (error.where, error.key) == (str(files.weights), TOY.entries[0][0])
-    assert error.reason == (f"{len(zoo) - kept} of 40 rows are unusable, too many for a zoo; "
-                            f"the first (row {zoo[kept]}): not finite")
+    assert error.reason == (
+        f"{len(zoo) - kept} of 40 rows are unusable, too many for a zoo; the first (row {zoo[kept]}): not finite"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -355,6 +381,7 @@ def test_a_unit_may_be_empty(tmp_path, normal):
 
 
 # Files that do not fit, or do harm
+
 
 class Bomb:
     def __init__(self, trap):
@@ -372,29 +399,42 @@ def cut(size):
     def save(weights, path):
         torch.save(weights, path)
         path.write_bytes(path.read_bytes()[:size])
+
     return save
 
 
-@pytest.mark.parametrize(("save", "reason"), [
-    (saved(lambda w: {"weights": w}), "holds something else than one tensor"), (saved(lambda w: [w]), "something else"),
-    (saved(lambda w: 7), "something else"), (saved(torch.nn.Parameter), "_rebuild_parameter: named in this pickle"),
-    (saved(torch.Tensor.half), "a torch.HalfStorage, expected a torch.FloatStorage"),
-    (saved(torch.Tensor.bfloat16), "a torch.BFloat16Storage"), (saved(torch.Tensor.double), "a torch.DoubleStorage"),
-    (saved(torch.Tensor.long), "a torch.LongStorage"), (saved(torch.Tensor.bool), "torch.BoolStorage: named in"),
-    (saved(torch.Tensor.to_sparse), "_rebuild_sparse_tensor: named in"), (saved(lambda w: w.numpy()), "named in"),
-    (saved(lambda w: w[:, :29].clone()), "shape [30, 29], expected [rows, 30]"),
-    (saved(lambda w: w[0].clone()), "shape [30]"),
-    (saved(lambda w: w[None]), "shape [1, 30, 30]"), (saved(lambda w: w[:0].clone()), "shape [0, 30]"),
-    (saved(lambda w: w.T), "strides [1, 30] from number 0, expected [30, 1] from 0"),
-    (saved(lambda w: w[2:]), "strides [30, 1] from number 60"),
-    (saved(lambda w: w[:2]), "900 numbers for shape [2, 30]"),
-    (saved(lambda w: w, _use_new_zipfile_serialization=False), "not a zip archive of torch.save"),
-    (lambda w, path: path.write_bytes(pickle.dumps(w)), "not a zip archive"),
-    (lambda w, path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "a Git LFS pointer"),
-    (lambda w, path: path.touch(), "an empty file"), (lambda w, path: path.mkdir(), "cannot be read"),
-    (lambda w, path: save_file({"weights": w}, path), "not a zip archive"), (cut(-1), "not a sound zip archive"),
-    (cut(2000), "not a sound zip archive"), (cut(4), "not a sound zip archive"),
-])
+@pytest.mark.parametrize(
+    ("save", "reason"),
+    [
+        (saved(lambda w: {"weights": w}), "holds something else than one tensor"),
+        (saved(lambda w: [w]), "something else"),
+        (saved(lambda w: 7), "something else"),
+        (saved(torch.nn.Parameter), "_rebuild_parameter: named in this pickle"),
+        (saved(torch.Tensor.half), "a torch.HalfStorage, expected a torch.FloatStorage"),
+        (saved(torch.Tensor.bfloat16), "a torch.BFloat16Storage"),
+        (saved(torch.Tensor.double), "a torch.DoubleStorage"),
+        (saved(torch.Tensor.long), "a torch.LongStorage"),
+        (saved(torch.Tensor.bool), "torch.BoolStorage: named in"),
+        (saved(torch.Tensor.to_sparse), "_rebuild_sparse_tensor: named in"),
+        (saved(lambda w: w.numpy()), "named in"),
+        (saved(lambda w: w[:, :29].clone()), "shape [30, 29], expected [rows, 30]"),
+        (saved(lambda w: w[0].clone()), "shape [30]"),
+        (saved(lambda w: w[None]), "shape [1, 30, 30]"),
+        (saved(lambda w: w[:0].clone()), "shape [0, 30]"),
+        (saved(lambda w: w.T), "strides [1, 30] from number 0, expected [30, 1] from 0"),
+        (saved(lambda w: w[2:]), "strides [30, 1] from number 60"),
+        (saved(lambda w: w[:2]), "900 numbers for shape [2, 30]"),
+        (saved(lambda w: w, _use_new_zipfile_serialization=False), "not a zip archive of torch.save"),
+        (lambda w, path: path.write_bytes(pickle.dumps(w)), "not a zip archive"),
+        (lambda w, path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "a Git LFS pointer"),
+        (lambda w, path: path.touch(), "an empty file"),
+        (lambda w, path: path.mkdir(), "cannot be read"),
+        (lambda w, path: save_file({"weights": w}, path), "not a zip archive"),
+        (cut(-1), "not a sound zip archive"),
+        (cut(2000), "not a sound zip archive"),
+        (cut(4), "not a sound zip archive"),
+    ],
+)
 def test_other_weights_are_refused(toy, tmp_path, save, reason):
     weights, files = toy
     files.weights.unlink()
@@ -447,8 +487,10 @@ def test_changed_numbers_are_noticed_by_their_checksum(toy, tmp_path):
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.integers(-1500, 1500) | st.integers(-7000, 7000), st.integers(0, 7)), max_size=3),
-       st.none() | st.floats(0, 1, exclude_max=True))
+@given(
+    st.lists(st.tuples(st.integers(-1500, 1500) | st.integers(-7000, 7000), st.integers(0, 7)), max_size=3),
+    st.none() | st.floats(0, 1, exclude_max=True),
+)
 def test_damaged_weights_are_refused_or_the_same(toy, tmp_path, changes, kept):
     weights, files = toy
     torch.save(weights, files.weights)
@@ -456,7 +498,7 @@ def test_damaged_weights_are_refused_or_the_same(toy, tmp_path, changes, kept):
     for place, bit in changes:
         # Headers and directory, where there is more to get wrong than in numbers, are at both ends.
         content[place % len(content)] ^= 1 << bit
-    files.weights.write_bytes(content[:int(kept * len(content))] if kept is not None else content)
+    files.weights.write_bytes(content[: int(kept * len(content))] if kept is not None else content)
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     try:
         data = pack(files, tmp_path)
@@ -471,17 +513,24 @@ def test_impossible_shapes(tmp_path, shape):
     class Claim:
         def __reduce__(self):
             return torch._utils._rebuild_tensor_v2, (torch.zeros(900).untyped_storage(), 0, shape, (30, 1), False, {})
+
     torch.save(Claim(), tmp_path / "x.pt")
     assert refused(open_matrix, tmp_path / "x.pt", 30).where == str(tmp_path / "x.pt")
 
 
-@pytest.mark.parametrize(("pickled", "reason"), [
-    # Each tuple holds the one before twice; hashing the last takes 2^60 steps.
-    (b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"K\x01s.", "a dict with keys other than text"),
-    (b"})" + b"\x85" * 200_000 + b"K\x01s.", "a dict with keys other than text"),
-    (b"c__builtin__\nbytearray\n\x8a\x06" + (2**40).to_bytes(6, "little") + b"\x85R.", "builtins.bytearray: named in"),
-    (b"ctorch\nFloatTensor\n\x8a\x06" + (2**40).to_bytes(6, "little") + b"\x85R.", "torch.FloatTensor: named in"),
-])
+@pytest.mark.parametrize(
+    ("pickled", "reason"),
+    [
+        # Each tuple holds the one before twice; hashing the last takes 2^60 steps.
+        (b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"K\x01s.", "a dict with keys other than text"),
+        (b"})" + b"\x85" * 200_000 + b"K\x01s.", "a dict with keys other than text"),
+        (
+            b"c__builtin__\nbytearray\n\x8a\x06" + (2**40).to_bytes(6, "little") + b"\x85R.",
+            "builtins.bytearray: named in",
+        ),
+        (b"ctorch\nFloatTensor\n\x8a\x06" + (2**40).to_bytes(6, "little") + b"\x85R.", "torch.FloatTensor: named in"),
+    ],
+)
 def test_bombs_are_refused_unexploded(tmp_path, pickled, reason):
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("x/data.pkl", b"\x80\x02" + pickled)
@@ -499,7 +548,7 @@ def test_an_inflating_archive_is_not_inflated(tmp_path):
 def test_a_directory_that_promises_much_allocates_nothing(toy, monkeypatch):
     content = toy[1].weights.read_bytes()
     size = content.rindex(b"PK\x06\x06") + 40
-    toy[1].weights.write_bytes(content[:size] + (2**40).to_bytes(8, "little") + content[size + 8:])
+    toy[1].weights.write_bytes(content[:size] + (2**40).to_bytes(8, "little") + content[size + 8 :])
     assert "not a sound zip archive" in refused(open_matrix, toy[1].weights, 30).reason
     toy[1].weights.write_bytes(content)
     monkeypatch.setattr(torch_files, "MAX_DIRECTORY_BYTES", 100)
@@ -517,6 +566,7 @@ def test_a_file_that_shrinks(tmp_path, normal):
 
 
 # Interruptions
+
 
 @pytest.fixture
 def whole(toy, tmp_path):
@@ -550,8 +600,9 @@ def test_resumed_equals_uninterrupted(toy, tmp_path, whole, monkeypatch, unit, m
     assert contents(tmp_path / "out") == whole
 
 
-@pytest.mark.parametrize("damage", [
-    Path.unlink, Path.touch, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")])
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, Path.touch, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")]
+)
 def test_a_shard_that_is_not_what_was_written_is_made_again(toy, tmp_path, whole, monkeypatch, damage):
     with monkeypatch.context() as patch:
         patch.setattr(w2w_data, "_write_manifest", lambda *args: [].pop())
@@ -645,14 +696,16 @@ def test_memory(tmp_path, sd15):
     (tmp_path / "layout.json").write_text(json.dumps(sd15.to_meta()))
     # Memory that malloc keeps is not needed.
     environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], env=environment, check=True,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], env=environment, check=True, capture_output=True, text=True
+    )
     size, grown = (tmp_path / "all_weights.pt").stat().st_size, 1024 * int(done.stdout)
     shard = 2 * 32 * sd15.dimension
     assert grown < 4 * shard + 2**24 < 0.5 * size
 
 
 # What was made
+
 
 def test_reading_back(toy, tmp_path):
     made = pack(toy[1], tmp_path)
@@ -697,6 +750,7 @@ def test_reading_what_does_not_belong_together(toy, tmp_path, normal):
 
 
 # Where the files are
+
 
 def test_files_in_a_folder(tmp_path):
     below = tmp_path / SUBFOLDER
@@ -762,14 +816,16 @@ def test_downloads_are_of_the_pinned_revision(hub_cache, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert find_files() == W2WFiles(tmp_path / "all_weights.pt", tmp_path / "identity_df.pt")
-    assert asked == [(REPOSITORY, f"{SUBFOLDER}/{name}", REVISION, offline)
-                     for name in ("identity_df.pt", "all_weights.pt")]
+    assert asked == [
+        (REPOSITORY, f"{SUBFOLDER}/{name}", REVISION, offline) for name in ("identity_df.pt", "all_weights.pt")
+    ]
 
 
 @pytest.mark.parametrize("error", [OSError("no\nroute"), ConnectionError(), ValueError("x"), RuntimeError("x" * 1000)])
 def test_failing_downloads_are_one_line(hub_cache, monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
+
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     caught = refused(find_files)

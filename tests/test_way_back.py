@@ -56,22 +56,29 @@ class Clone:
         self.environment = os.environ | {"MACHINE": machine, "RUNS": str(runs)}
 
     def run(self, command: str, ok: bool = True) -> str:
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, shell=True, capture_output=True,
-                              text=True)
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, shell=True, capture_output=True, text=True
+        )
         assert (done.returncode == 0) == ok, done.stdout + done.stderr
         return done.stdout
 
     def files(self) -> dict[str, bytes]:
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(self.folder.rglob("*"))
-                if path.is_file() and not {".git", ".dvc"} & set(path.relative_to(self.folder).parts)}
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and not {".git", ".dvc"} & set(path.relative_to(self.folder).parts)
+        }
 
     def stages_run(self) -> int:
         return len(self.runs.read_text().splitlines())
 
 
 def commands() -> list[str]:
-    block = next(block for block in re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-                 if "dvc exp run" in block)
+    block = next(
+        block
+        for block in re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "dvc exp run" in block
+    )
     return [line.split(" #")[0].strip() for line in block.splitlines()]
 
 
@@ -102,7 +109,7 @@ def test_the_readmes_experiments_lead_back(clone):
     assert back
     for command in commands()[1:]:
         if "metrics show" in command:
-            continue                    # of stages that are not here
+            continue  # of stages that are not here
         computed = clone.stages_run()
         said[command] = clone.run(command)
         if command in back:
@@ -121,10 +128,10 @@ def test_the_readmes_experiments_lead_back(clone):
 
 def test_the_way_back_brings_back_what_a_lock_of_another_machine_deletes(clone):
     before, (back, *_) = clone.files(), [command for command in commands() if "apply" in command]
-    clone.run("git checkout . && dvc checkout", ok=False)       # what the README warns of
+    clone.run("git checkout . && dvc checkout", ok=False)  # what the README warns of
     assert {"data/space", "data/inversions"}.isdisjoint(clone.files())
     clone.run(back)
     assert clone.files() == before
-    shutil.rmtree(clone.folder / "data")                        # as a stage that is stopped leaves it
+    shutil.rmtree(clone.folder / "data")  # as a stage that is stopped leaves it
     clone.run(back)
     assert clone.files() == before

@@ -21,6 +21,7 @@ def loras(normal):
 
     def lora():
         return person + 2 * normal(PEOPLE, 4) @ directions[3:7] + 0.05 * normal(PEOPLE, 30)
+
     return lora(), lora() + 0.3, directions
 
 
@@ -75,7 +76,7 @@ def test_discriminants_solve_fishers_problem(normal):
     within = torch.cov((differences * scales).T, correction=0) / 2 + 0.2 * scales.square().mean() * torch.eye(8)
     expected, vectors = eigh(scales.square().diag().double(), within.double())
     torch.testing.assert_close(strengths.square().double(), torch.from_numpy(expected[::-1].copy()), rtol=1e-4, atol=0)
-    found = (rows / scales).double()                            # of coordinates that are not white
+    found = (rows / scales).double()  # of coordinates that are not white
     for row, vector in zip(found, torch.from_numpy(vectors[:, ::-1].T.copy()), strict=True):
         assert abs(torch.cosine_similarity(row, vector, 0)) == pytest.approx(1, abs=1e-4)
     torch.testing.assert_close(rows @ rows.T, torch.eye(8), atol=1e-5, rtol=0)

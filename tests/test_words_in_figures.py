@@ -23,10 +23,29 @@ from w2wpp.run.params import Params
 from w2wpp.spaces.registry import BASELINE, METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = ["$$", "$x^2$", r"$\frac{1}{0}$", "5 $ or 6 $", r"a_b^c\n", "_", "{} %s {0}", "<b>&amp;", "\N{GRINNING FACE}",
-         "\N{MAN}\N{ZERO WIDTH JOINER}\N{WOMAN}", "שלום עולם", "مرحبا", "漢字 かな", "Jose\N{COMBINING ACUTE ACCENT}",
-         "two\nlines\r\n\tand more", "\x00\x1b[31m", "\N{RIGHT-TO-LEFT OVERRIDE}right to left", "\ud800", "x" * 70_000,
-         "word " * 20_000, " "]
+WORDS = [
+    "$$",
+    "$x^2$",
+    r"$\frac{1}{0}$",
+    "5 $ or 6 $",
+    r"a_b^c\n",
+    "_",
+    "{} %s {0}",
+    "<b>&amp;",
+    "\N{GRINNING FACE}",
+    "\N{MAN}\N{ZERO WIDTH JOINER}\N{WOMAN}",
+    "שלום עולם",
+    "مرحبا",
+    "漢字 かな",
+    "Jose\N{COMBINING ACUTE ACCENT}",
+    "two\nlines\r\n\tand more",
+    "\x00\x1b[31m",
+    "\N{RIGHT-TO-LEFT OVERRIDE}right to left",
+    "\ud800",
+    "x" * 70_000,
+    "word " * 20_000,
+    " ",
+]
 
 
 def pictures(*lead: int) -> np.ndarray:
@@ -46,15 +65,18 @@ def drawn(figure: Figure, caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def sheet(rows: list[str], columns: list[str]) -> Figure:
-    return figures.picture_sheet([figures.Column(words, pictures(len(rows), 1), rows) for words in columns],
-                                 [f"{words}\ngain +0.12" for words in rows])
+    return figures.picture_sheet(
+        [figures.Column(words, pictures(len(rows), 1), rows) for words in columns],
+        [f"{words}\ngain +0.12" for words in rows],
+    )
 
 
 def scatter() -> Figure:
     rng, many = np.random.default_rng(0), len(WORDS)
     factors = {words: rng.uniform(size=many) for words in WORDS[::4]} | {"hair": np.array(WORDS, object)}
-    return figures.latent_space({"pca": rng.normal(size=(many, 2)), "vae": rng.normal(size=(many, 2))},
-                                np.arange(many) > 3, factors)
+    return figures.latent_space(
+        {"pca": rng.normal(size=(many, 2)), "vae": rng.normal(size=(many, 2))}, np.arange(many) > 3, factors
+    )
 
 
 def ladder() -> Figure:
@@ -62,28 +84,59 @@ def ladder() -> Figure:
 
 
 def gains(by: str, variants: list[str], recognizer: str = "dlib") -> Figure:
-    rows = [{"recognizer": recognizer, "variant": variant, "latent_dim": size, "people": size, "seed": 0, "gain": 0.02,
-             "gain_low": 0.01, "gain_high": 0.04} for variant in variants for size in (16, 64)]
+    rows = [
+        {
+            "recognizer": recognizer,
+            "variant": variant,
+            "latent_dim": size,
+            "people": size,
+            "seed": 0,
+            "gain": 0.02,
+            "gain_low": 0.01,
+            "gain_high": 0.04,
+        }
+        for variant in variants
+        for size in (16, 64)
+    ]
     return figures.gains(pd.DataFrame(rows), by)
 
 
 def curves() -> Figure:
     two = [0.5, 0.6]
-    return figures.kl_curves(pd.DataFrame({
-        "epoch": [0, 1], "kept": [0, 1], "train_error": two, "validation_error": two, "train_kl": two,
-        "validation_kl": two, "kl_weight": two, "collapsed_units": two}))
+    return figures.kl_curves(
+        pd.DataFrame(
+            {
+                "epoch": [0, 1],
+                "kept": [0, 1],
+                "train_error": two,
+                "validation_error": two,
+                "train_kl": two,
+                "validation_kl": two,
+                "kl_weight": two,
+                "collapsed_units": two,
+            }
+        )
+    )
 
 
-EXAMPLES = {"picture_sheet": [lambda: sheet(WORDS, ["x"]), lambda: sheet(["x"], WORDS)], "latent_space": [scatter],
-            "ladder": [ladder], "kl_curves": [curves], "gains": [lambda: gains("variant", WORDS)],
-            "contact_sheet": [lambda: figures.contact_sheet(pictures(3), 2)],
-            "explained_variance": [lambda: figures.explained_variance(np.array([0.5, 0.3, 0.2]), 2, 0.7)],
-            "inversion_loss": [lambda: figures.inversion_loss({"pca": np.ones((2, 8))})]}
+EXAMPLES = {
+    "picture_sheet": [lambda: sheet(WORDS, ["x"]), lambda: sheet(["x"], WORDS)],
+    "latent_space": [scatter],
+    "ladder": [ladder],
+    "kl_curves": [curves],
+    "gains": [lambda: gains("variant", WORDS)],
+    "contact_sheet": [lambda: figures.contact_sheet(pictures(3), 2)],
+    "explained_variance": [lambda: figures.explained_variance(np.array([0.5, 0.3, 0.2]), 2, 0.7)],
+    "inversion_loss": [lambda: figures.inversion_loss({"pca": np.ones((2, 8))})],
+}
 
 
 def test_every_figure_has_an_example():
-    made = {name for name, function in inspect.getmembers(figures, inspect.isfunction)
-            if not name.startswith("_") and inspect.signature(function).return_annotation is Figure}
+    made = {
+        name
+        for name, function in inspect.getmembers(figures, inspect.isfunction)
+        if not name.startswith("_") and inspect.signature(function).return_annotation is Figure
+    }
     assert made == EXAMPLES.keys()
 
 
@@ -103,16 +156,22 @@ def test_words_are_text_on_the_sheets_of_the_report(tmp_path, caplog):
     names = [f"{number} {words}" for number, words in enumerate(WORDS)][-6:]
     many, manifest = len(names), pd.DataFrame({"person": names, "split": "test", "photo": 0})
     held_out = Portraits(torch.from_numpy(pictures(many, 4)), names, ["test"] * many, manifest)
-    rungs = ["true", "one-photo", *(f"{space} {how}" for space in sheets.SPACES
-                                    for how in ("inversion", "reconstruction"))]
+    rungs = [
+        "true",
+        "one-photo",
+        *(f"{space} {how}" for space in sheets.SPACES for how in ("inversion", "reconstruction")),
+    ]
     scores = pd.DataFrame({rung: np.arange(many) / many for rung in rungs} | {"split": "test"}, index=names)
     made = {rung: pictures(many, 4) for rung in rungs} | {"class": pictures(4)}
     shown = sheets.Sheets(held_out, 2, made, scores, 0.0)
     for space in sheets.SPACES:
         tensor = torch.from_numpy(pictures(2, len(WORDS), 1))
         write_pack(tmp_path / "samples" / space / "pictures.safetensors", {"pictures": tensor}, {"prompts": WORDS})
-        write_pack(tmp_path / "blends" / space / "pictures.safetensors", {"pictures": tensor[:, :3, 0]},
-                   {"people": [names[:2], names[-2:]]})
+        write_pack(
+            tmp_path / "blends" / space / "pictures.safetensors",
+            {"pictures": tensor[:, :3, 0]},
+            {"people": [names[:2], names[-2:]]},
+        )
     with_names = sheets.inversion_figures(shown)
     with_names["reconstruction"] = sheets.true_lora_figures(shown)["reconstruction"]
     for figure in with_names.values():
@@ -151,21 +210,51 @@ def test_settings_are_text_on_the_page(params: Params):
     content["base"] |= {"source": "pretrained", "model": words, "revision": f"revision {words}"}
     content["portraits"]["source"], content["recognizer"] = "folder", f"insightface:{words}"
     content["generate"]["negative_prompt"] = f"not {words}"
-    settings = Params.model_construct(**{
-        key: type(getattr(params, key)).model_construct(**value) if isinstance(value, dict) else value
-        for key, value in content.items()})
-    metrics = {name: read_json(ROOT / f"metrics/{name}.json")
-               for name in ("world", "base", "zoo", "second_opinion", "probe", BASELINE)}
+    settings = Params.model_construct(
+        **{
+            key: type(getattr(params, key)).model_construct(**value) if isinstance(value, dict) else value
+            for key, value in content.items()
+        }
+    )
+    metrics = {
+        name: read_json(ROOT / f"metrics/{name}.json")
+        for name in ("world", "base", "zoo", "second_opinion", "probe", BASELINE)
+    }
     metrics |= dict.fromkeys(METHODS, metrics[BASELINE]) | {"comparison": {"people": 12}}
-    training = {"settings": {"kl": {"schedule": words, "weight": 0.1}, "metric": "weights", "latent_dim": 4},
-                "kept": {"epoch": 1, "collapsed_units": 0, "validation_kl": 1.0}}
-    pngs = dict.fromkeys(["people", "base", "interpolation", "inversion", "kl_curves", "explained_variance",
-                          "inversion_loss", "ladder", *(f"{what}_{space}" for what in ("sampling", "inversion")
-                                                        for space in METHODS)], b"")
-    html = render_html(pngs, rendered=False, verdict=words, sentence=words, measures=[], metrics=metrics,
-                       params=settings, facts=[{"name": words, "value": words}], training=training,
-                       methods=METHODS, baseline=BASELINE, same_dimensions=True, kept_variance=0.5,
-                       shown={"inversion": 1, "test": 1})
+    training = {
+        "settings": {"kl": {"schedule": words, "weight": 0.1}, "metric": "weights", "latent_dim": 4},
+        "kept": {"epoch": 1, "collapsed_units": 0, "validation_kl": 1.0},
+    }
+    pngs = dict.fromkeys(
+        [
+            "people",
+            "base",
+            "interpolation",
+            "inversion",
+            "kl_curves",
+            "explained_variance",
+            "inversion_loss",
+            "ladder",
+            *(f"{what}_{space}" for what in ("sampling", "inversion") for space in METHODS),
+        ],
+        b"",
+    )
+    html = render_html(
+        pngs,
+        rendered=False,
+        verdict=words,
+        sentence=words,
+        measures=[],
+        metrics=metrics,
+        params=settings,
+        facts=[{"name": words, "value": words}],
+        training=training,
+        methods=METHODS,
+        baseline=BASELINE,
+        same_dimensions=True,
+        kept_variance=0.5,
+        shown={"inversion": 1, "test": 1},
+    )
     page = Page(html)
     assert page.text.count(words) >= 9
     assert "script" not in page.elements

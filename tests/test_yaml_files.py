@@ -13,13 +13,30 @@ from ruamel.yaml.error import YAMLError
 from w2wpp.run.yaml_files import changed_leaves, parse_yaml, with_values
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=200) | st.sampled_from(
-    ["", "null", "~", "~/loras", "a: b", "a, b", "# no", " lead", "two\nlines\n", "$$", "[]", "1e-3", "on", "é 😀 שלום",
-     "word " * 40])
+    [
+        "",
+        "null",
+        "~",
+        "~/loras",
+        "a: b",
+        "a, b",
+        "# no",
+        " lead",
+        "two\nlines\n",
+        "$$",
+        "[]",
+        "1e-3",
+        "on",
+        "é 😀 שלום",
+        "word " * 40,
+    ]
+)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS
 VALUES = SCALARS | st.lists(SCALARS, max_size=4)
 INNER = st.dictionaries(st.sampled_from("ijk"), VALUES, min_size=1)
-TREES = st.dictionaries(st.sampled_from("abcd"), st.dictionaries(st.sampled_from("efgh"), VALUES | INNER, min_size=1),
-                        min_size=1)
+TREES = st.dictionaries(
+    st.sampled_from("abcd"), st.dictionaries(st.sampled_from("efgh"), VALUES | INNER, min_size=1), min_size=1
+)
 REMARK = "  # it stays: [], {x"
 
 
@@ -44,7 +61,7 @@ def remarked(text: str) -> str:
 
 @given(TREES, st.randoms(use_true_random=False), st.lists(VALUES, min_size=40, max_size=40), st.booleans())
 def test_only_the_named_values_change(tree, chance, values, blocks):
-    text = remarked(dumps_yaml(tree) if blocks else in_flow(tree))      # blocks: as DVC writes
+    text = remarked(dumps_yaml(tree) if blocks else in_flow(tree))  # blocks: as DVC writes
     assert parse_yaml(text, "") == tree
     expected = deepcopy(tree)
     for section in expected.values():
@@ -57,5 +74,5 @@ def test_only_the_named_values_change(tree, chance, values, blocks):
     expected["further"] = {"section": {"value": values.pop()}}
     changed = with_values(text, changed_leaves(tree, expected))
     assert YAML(typ="safe", pure=True).load(changed) == expected
-    if blocks:      # in flow, a comment may stand within a list that is replaced
+    if blocks:  # in flow, a comment may stand within a list that is replaced
         assert changed.count(REMARK.strip()) == text.count(REMARK.strip())

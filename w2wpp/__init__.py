@@ -45,12 +45,29 @@ if TYPE_CHECKING:
 # Read when transformers is first imported, which otherwise reports absent optional packages that nothing here needs.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-__all__ = ["GenerateParams", "InputError", "Inversion", "InvertParams", "Lora", "Person", "PhotoOptions", "blend",
-           "decode", "encode", "invert", "load_base", "load_lora", "load_space", "sample"]
+__all__ = [
+    "GenerateParams",
+    "InputError",
+    "Inversion",
+    "InvertParams",
+    "Lora",
+    "Person",
+    "PhotoOptions",
+    "blend",
+    "decode",
+    "encode",
+    "invert",
+    "load_base",
+    "load_lora",
+    "load_space",
+    "sample",
+]
 
 
-_ELSEWHERE = {"InputError": "w2wpp.files.errors",
-              **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "invert"), "w2wpp.from_photo")}
+_ELSEWHERE = {
+    "InputError": "w2wpp.files.errors",
+    **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "invert"), "w2wpp.from_photo"),
+}
 
 
 def __getattr__(name: str) -> object:

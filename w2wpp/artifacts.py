@@ -34,8 +34,12 @@ def base_folder(where: str | Path = BASE) -> Path:
     if folder == BASE:
         raise ArgumentError(None, "base", f"no base model in {BASE}", "Run `make repro`, or give the folder of another")
     if folder.is_dir():
-        raise ArgumentError(None, "base", f"no {_INDEX} in {printable(where)}, so this is no base model",
-                            "Give the folder of a StableDiffusionPipeline")
+        raise ArgumentError(
+            None,
+            "base",
+            f"no {_INDEX} in {printable(where)}, so this is no base model",
+            "Give the folder of a StableDiffusionPipeline",
+        )
     return find_model(str(where), None, FILES, None, "base")
 
 
@@ -75,13 +79,13 @@ def _named(where: str | Path, folder: Path, file: str | None, key: str) -> Path:
     if not is_name(where):
         path = Path(where).expanduser()
         if not path.is_file():
-            raise ArgumentError(None, key, f"no such file: {printable(where)}",
-                                f"Give a file{_known(folder, file)}")
+            raise ArgumentError(None, key, f"no such file: {printable(where)}", f"Give a file{_known(folder, file)}")
         return path
     path = folder / where / file if file else folder / f"{where}.safetensors"
     if not path.is_file():
-        raise ArgumentError(None, key, f"no {path} in the current directory",
-                            f"Run `make repro`, or give a file{_known(folder, file)}")
+        raise ArgumentError(
+            None, key, f"no {path} in the current directory", f"Run `make repro`, or give a file{_known(folder, file)}"
+        )
     return path
 
 

@@ -19,21 +19,30 @@ if TYPE_CHECKING:
     from w2wpp.person import Lora, Person
     from w2wpp.settings import Settings
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
-                  context_settings={"help_option_names": ["-h", "--help"]},
-                  help="People as LoRAs: invert a photo, sample, blend, draw. Works on the shipped world, in data/ of "
-                       "the current directory, or on a base model and a space of your choice.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="People as LoRAs: invert a photo, sample, blend, draw. Works on the shipped world, in data/ of "
+    "the current directory, or on a base model and a space of your choice.",
+)
 
 Format = Literal["diffusers", "peft", "kohya"]
 Dtype = Literal["fp32", "fp16"]
-STEPS = 7   # pictures on the sheet of a blend
-FAR = 3     # of what people of the prior lie from the mean; inversions of held-out people lie at 2
+STEPS = 7  # pictures on the sheet of a blend
+FAR = 3  # of what people of the prior lie from the mean; inversions of held-out people lie at 2
 
 SpaceOption = Annotated[str, typer.Option("--space", help="A space: its name (pca, linear, vae) or its file.")]
 BaseOption = Annotated[str, typer.Option("--base", help="The base model: a folder, or a name on the Hugging Face Hub.")]
-ParamsOption = Annotated[Path | None, typer.Option(
-    "--params", help="YAML with settings of search and drawing, such as profiles/sd15.yaml; if not given, params.yaml, "
-                     "where there is one.")]
+ParamsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--params",
+        help="YAML with settings of search and drawing, such as profiles/sd15.yaml; if not given, params.yaml, "
+        "where there is one.",
+    ),
+]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The LoRA to write; of peft, a folder.")]
 SheetOption = Annotated[Path | None, typer.Option("--sheet", help="The PNG to write; if not given, beside the LoRA.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Whose LoRA files to write.")]
@@ -48,19 +57,37 @@ PROMPT, BASE, SPACE = "a photo of sks person", "data/base", "vae"
 
 @app.command()
 def invert(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", show_default=False,
-                                                 help="A photo, or several of one person: JPEG, PNG or WebP.")],
-    out: OutOption = None, space: SpaceOption = SPACE, base: BaseOption = BASE,
-    encoder: Annotated[str, typer.Option(help="Photo encoder that guesses where the search starts: its file; none: "
-                                              "at the mean; auto: the one fitted for the space.")] = "auto",
-    prompt: Annotated[str | None, typer.Option(help="What the photo shows, such as `a photo of sks person, smiling`.")
-                      ] = None,
-    framing: Annotated[Literal["auto", "rendered", "ffhq", "none"], typer.Option(
-        help="How training photos are framed; none: the photo is framed so already.")] = "auto",
+    photos: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PHOTO", show_default=False, help="A photo, or several of one person: JPEG, PNG or WebP."
+        ),
+    ],
+    out: OutOption = None,
+    space: SpaceOption = SPACE,
+    base: BaseOption = BASE,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="Photo encoder that guesses where the search starts: its file; none: "
+            "at the mean; auto: the one fitted for the space."
+        ),
+    ] = "auto",
+    prompt: Annotated[
+        str | None, typer.Option(help="What the photo shows, such as `a photo of sks person, smiling`.")
+    ] = None,
+    framing: Annotated[
+        Literal["auto", "rendered", "ffhq", "none"],
+        typer.Option(help="How training photos are framed; none: the photo is framed so already."),
+    ] = "auto",
     faces: Annotated[str | None, typer.Option(help="Face finder: dlib or insightface:<pack name>.")] = None,
     largest: Annotated[bool, typer.Option("--largest", help="Of several faces of one size, take the largest.")] = False,
-    sheet: SheetOption = None, seeds: SeedsOption = 4, seed: SeedOption = 0, format: FormatOption = "diffusers",
-    dtype: DtypeOption = "fp32", params: ParamsOption = None,
+    sheet: SheetOption = None,
+    seeds: SeedsOption = 4,
+    seed: SeedOption = 0,
+    format: FormatOption = "diffusers",
+    dtype: DtypeOption = "fp32",
+    params: ParamsOption = None,
 ) -> None:
     """Find the person of a photo in a space: a LoRA and a sheet of pictures."""
     settings = _settings(params)
@@ -70,17 +97,23 @@ def invert(
 
     out = out or Path(photos[0].name).with_suffix("" if format == "peft" else ".safetensors")
     sheet = _sheet(sheet, out, photos)
-    from_photo.check_photos(photos)     # before the base model is read, which takes seconds
+    from_photo.check_photos(photos)  # before the base model is read, which takes seconds
     search = settings.search.model_copy(update={"prompt": prompt} if prompt else {})
     pipe = person.load_base(base, settings.drawing.dtype)
     options = from_photo.PhotoOptions(None if framing == "auto" else framing, faces or settings.faces, largest)
-    found = from_photo.invert(photos, space, pipe, None if encoder == "none" else encoder, search, options, seed,
-                              _label("search"))
+    found = from_photo.invert(
+        photos, space, pipe, None if encoder == "none" else encoder, search, options, seed, _label("search")
+    )
     guess, result = person.draw([found.guess, found], search.prompt, seeds, pipe, settings.drawing)
     found.save(out, format, dtype)
-    _write_sheet(sheet, [("photo, as aligned", [Image.fromarray(each.pixels) for each in found.record.photos]),
-                         ("guess", [Image.fromarray(each) for each in guess.numpy()]),
-                         ("result", [Image.fromarray(each) for each in result.numpy()])])
+    _write_sheet(
+        sheet,
+        [
+            ("photo, as aligned", [Image.fromarray(each.pixels) for each in found.record.photos]),
+            ("guess", [Image.fromarray(each) for each in guess.numpy()]),
+            ("result", [Image.fromarray(each) for each in result.numpy()]),
+        ],
+    )
     for line in _story(found, photos, search.steps, space, base):
         print(line)
     print(f"wrote   {out} ({format}, {dtype}) and {sheet}")
@@ -94,19 +127,28 @@ def _story(found: "Inversion", photos: list[Path], steps: int, space: str, base:
     placed = "" if first.faces is None else ", framed like training photos already" if first.whole else ", aligned"
     guessed = "the mean of the space" if not how.guess.any() else "the photo encoder's guess"
     far = " (far from everybody: a photo unlike those of training)" if how.z.norm() > FAR * len(how.z) ** 0.5 else ""
-    return [f"photo   {photos[0]}{several}, {first.size[0]} x {first.size[1]} pixels: {seen}{placed}",
-            f"space   {space}, {found.space.latent_dim} dimensions, of {base}",
-            f"start   {guessed}; the search moved it by {(how.z - how.guess).norm():.1f}, to {how.z.norm():.1f} from "
-            f"the mean{far}",
-            f"search  {steps} steps in {how.seconds:.1f} s; denoising loss {how.losses[0]:.3f} at the start, "
-            f"{how.losses[1]:.3f} in the end"]
+    return [
+        f"photo   {photos[0]}{several}, {first.size[0]} x {first.size[1]} pixels: {seen}{placed}",
+        f"space   {space}, {found.space.latent_dim} dimensions, of {base}",
+        f"start   {guessed}; the search moved it by {(how.z - how.guess).norm():.1f}, to {how.z.norm():.1f} from "
+        f"the mean{far}",
+        f"search  {steps} steps in {how.seconds:.1f} s; denoising loss {how.losses[0]:.3f} at the start, "
+        f"{how.losses[1]:.3f} in the end",
+    ]
 
 
 @app.command()
 def sample(
-    out: OutOption = None, people: Annotated[int, typer.Option("--people", "-n", min=1, help="People.")] = 1,
-    space: SpaceOption = SPACE, base: BaseOption = BASE, prompt: PromptOption = PROMPT, sheet: SheetOption = None,
-    seeds: SeedsOption = 4, seed: SeedOption = 0, format: FormatOption = "diffusers", dtype: DtypeOption = "fp32",
+    out: OutOption = None,
+    people: Annotated[int, typer.Option("--people", "-n", min=1, help="People.")] = 1,
+    space: SpaceOption = SPACE,
+    base: BaseOption = BASE,
+    prompt: PromptOption = PROMPT,
+    sheet: SheetOption = None,
+    seeds: SeedsOption = 4,
+    seed: SeedOption = 0,
+    format: FormatOption = "diffusers",
+    dtype: DtypeOption = "fp32",
     params: ParamsOption = None,
 ) -> None:
     """Sample people who never existed: their LoRAs and a sheet."""
@@ -125,10 +167,17 @@ def sample(
 
 @app.command()
 def blend(
-    first: LoraArgument, second: LoraArgument, out: OutOption = None,
+    first: LoraArgument,
+    second: LoraArgument,
+    out: OutOption = None,
     share: Annotated[float, typer.Option(help="Of the second person: 0 to 1, or beyond.")] = 0.5,
-    space: SpaceOption = SPACE, base: BaseOption = BASE, prompt: PromptOption = PROMPT, sheet: SheetOption = None,
-    format: FormatOption = "diffusers", dtype: DtypeOption = "fp32", params: ParamsOption = None,
+    space: SpaceOption = SPACE,
+    base: BaseOption = BASE,
+    prompt: PromptOption = PROMPT,
+    sheet: SheetOption = None,
+    format: FormatOption = "diffusers",
+    dtype: DtypeOption = "fp32",
+    params: ParamsOption = None,
 ) -> None:
     """Blend two people: a LoRA, and a sheet of the way from one to the other."""
     settings = _settings(params)
@@ -149,10 +198,14 @@ def blend(
 def draw(
     lora: LoraArgument,
     prompt: Annotated[str, typer.Argument(help="`sks person` in it is the person.")] = PROMPT,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The PNG to write; if not given, named as the LoRA.")
-                   ] = None,
-    seeds: SeedsOption = 4, seed: Annotated[int, typer.Option(min=0, help="The first picture's seed.")] = 0,
-    base: BaseOption = BASE, space: SpaceOption = SPACE, params: ParamsOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The PNG to write; if not given, named as the LoRA.")
+    ] = None,
+    seeds: SeedsOption = 4,
+    seed: Annotated[int, typer.Option(min=0, help="The first picture's seed.")] = 0,
+    base: BaseOption = BASE,
+    space: SpaceOption = SPACE,
+    params: ParamsOption = None,
 ) -> None:
     """Draw pictures of a LoRA's person."""
     settings = _settings(params)
@@ -167,7 +220,8 @@ def draw(
 @app.command()
 def info(
     file: Annotated[Path, typer.Argument(help="A LoRA, or a space.", show_default=False)],
-    space: SpaceOption = SPACE, base: BaseOption = BASE,
+    space: SpaceOption = SPACE,
+    base: BaseOption = BASE,
 ) -> None:
     """Say what is in a LoRA or a space, and what it fits."""
     _prepare()
@@ -179,9 +233,11 @@ def info(
 
 @app.command()
 def export(
-    lora: LoraArgument, out: Annotated[Path, typer.Option("--out", "-o", show_default=False,
-                                                          help="The file to write; of peft, a folder.")],
-    format: FormatOption = "diffusers", dtype: DtypeOption = "fp16", space: SpaceOption = SPACE,
+    lora: LoraArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", show_default=False, help="The file to write; of peft, a folder.")],
+    format: FormatOption = "diffusers",
+    dtype: DtypeOption = "fp16",
+    space: SpaceOption = SPACE,
 ) -> None:
     """Write a LoRA for diffusers, peft, or tools that read kohya's."""
     _prepare()
@@ -237,8 +293,9 @@ def _sheet(sheet: Path | None, out: Path, photos: Sequence[Path] = ()) -> Path:
     return sheet
 
 
-def _draw(sheet: Path, people: "list[tuple[str, Person]]", prompt: str, seeds: int, base: str, settings: "Settings"
-          ) -> None:
+def _draw(
+    sheet: Path, people: "list[tuple[str, Person]]", prompt: str, seeds: int, base: str, settings: "Settings"
+) -> None:
     """Write a sheet of people, each under a title."""
     from PIL import Image
 
@@ -246,8 +303,13 @@ def _draw(sheet: Path, people: "list[tuple[str, Person]]", prompt: str, seeds: i
 
     pipe = person.load_base(base, settings.drawing.dtype)
     drawn = person.draw([each for _, each in people], prompt, seeds, pipe, settings.drawing, _label("pictures"))
-    _write_sheet(sheet, [(title, [Image.fromarray(picture) for picture in pictures])
-                         for (title, _), pictures in zip(people, drawn.numpy(), strict=True)])
+    _write_sheet(
+        sheet,
+        [
+            (title, [Image.fromarray(picture) for picture in pictures])
+            for (title, _), pictures in zip(people, drawn.numpy(), strict=True)
+        ],
+    )
 
 
 def _write_sheet(path: Path, columns: "list[tuple[str, list[Image.Image]]]") -> None:

@@ -65,22 +65,44 @@ class PatchCodec(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, latent_channels: int = 16, widths: tuple[int, int] = (96, 160),
-                 block_out_channels: tuple[int, ...] = (1, 1, 1, 1), scaling_factor: float = 1.0,
-                 shift_factor: float = 0.0):
+    def __init__(
+        self,
+        latent_channels: int = 16,
+        widths: tuple[int, int] = (96, 160),
+        block_out_channels: tuple[int, ...] = (1, 1, 1, 1),
+        scaling_factor: float = 1.0,
+        shift_factor: float = 0.0,
+    ):
         super().__init__()
         fine, coarse = widths
         self.linear_encoder = nn.Conv2d(3, latent_channels, PATCH, stride=PATCH)
         self.linear_decoder = nn.ConvTranspose2d(latent_channels, 3, PATCH, stride=PATCH)
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(4), nn.Conv2d(48, fine, 3, padding=1), ResidualBlock(fine), ResidualBlock(fine),
-            nn.Conv2d(fine, coarse, 3, stride=2, padding=1), ResidualBlock(coarse), ResidualBlock(coarse),
-            nn.GroupNorm(8, coarse), nn.SiLU(), _zeroed(nn.Conv2d(coarse, latent_channels, 3, padding=1)))
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, fine, 3, padding=1),
+            ResidualBlock(fine),
+            ResidualBlock(fine),
+            nn.Conv2d(fine, coarse, 3, stride=2, padding=1),
+            ResidualBlock(coarse),
+            ResidualBlock(coarse),
+            nn.GroupNorm(8, coarse),
+            nn.SiLU(),
+            _zeroed(nn.Conv2d(coarse, latent_channels, 3, padding=1)),
+        )
         self.decoder = nn.Sequential(
-            nn.Conv2d(latent_channels, coarse, 3, padding=1), ResidualBlock(coarse), ResidualBlock(coarse),
-            nn.Conv2d(coarse, fine * 4, 1), nn.PixelShuffle(2), ResidualBlock(fine), ResidualBlock(fine),
-            ResidualBlock(fine), nn.GroupNorm(8, fine), nn.SiLU(), _zeroed(nn.Conv2d(fine, 48, 3, padding=1)),
-            nn.PixelShuffle(4))
+            nn.Conv2d(latent_channels, coarse, 3, padding=1),
+            ResidualBlock(coarse),
+            ResidualBlock(coarse),
+            nn.Conv2d(coarse, fine * 4, 1),
+            nn.PixelShuffle(2),
+            ResidualBlock(fine),
+            ResidualBlock(fine),
+            ResidualBlock(fine),
+            nn.GroupNorm(8, fine),
+            nn.SiLU(),
+            _zeroed(nn.Conv2d(fine, 48, 3, padding=1)),
+            nn.PixelShuffle(4),
+        )
 
     @torch.no_grad()
     def fit_linear(self, images: Tensor) -> None:
@@ -125,16 +147,19 @@ class PatchCodec(ModelMixin, ConfigMixin):
 
 def gradient_loss(output: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of the horizontal and vertical image gradients of two batches [b, 3, h, w]."""
-    return (F.l1_loss(output.diff(dim=-1), target.diff(dim=-1))
-            + F.l1_loss(output.diff(dim=-2), target.diff(dim=-2)))
+    return F.l1_loss(output.diff(dim=-1), target.diff(dim=-1)) + F.l1_loss(output.diff(dim=-2), target.diff(dim=-2))
 
 
 def codec_loss(codec: PatchCodec, images: Tensor, latent_noise: float, generator: torch.Generator) -> Tensor:
     """L1 + MSE + gradient loss of decoding noisy latents; the noise makes nearby latents decode alike."""
     latents = codec.encode(images).latents
     output = codec.decode(latents + latent_noise * torch.randn(latents.shape, generator=generator).to(latents)).sample
-    return (F.l1_loss(output, images) + 2 * F.mse_loss(output, images) + 0.7 * gradient_loss(output, images)
-            + 1e-4 * latents.square().mean())
+    return (
+        F.l1_loss(output, images)
+        + 2 * F.mse_loss(output, images)
+        + 0.7 * gradient_loss(output, images)
+        + 1e-4 * latents.square().mean()
+    )
 
 
 def psnr_db(output: Tensor, target: Tensor) -> float:

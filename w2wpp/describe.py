@@ -53,8 +53,11 @@ def _size(file: Path) -> str:
 def _of_space(space: WeightSpace, base: str) -> dict[str, str]:
     one_A = shared_rows(space) is not None
     config = ", ".join(f"{key} {value}" for key, value in space.config().items() if key != "latent_dim")
-    return {"space": f"{space.kind}, {space.latent_dim} dimensions" + (f" ({config})" if config else ""),
-            "LoRAs": _in_words(space.layout) + (", one A for all" if one_A else ""), "base": _fit(space.layout, base)}
+    return {
+        "space": f"{space.kind}, {space.latent_dim} dimensions" + (f" ({config})" if config else ""),
+        "LoRAs": _in_words(space.layout) + (", one A for all" if one_A else ""),
+        "base": _fit(space.layout, base),
+    }
 
 
 def _of_lora(file: Path, space: str, base: str) -> dict[str, str]:
@@ -79,17 +82,24 @@ def _kept(person: Person, name: str) -> str:
     points = decode(torch.stack([torch.zeros_like(person.z), person.z]), person.space)
     whole, lost = (product_distance(person.weights, point, person.layout) for point in points)
     share = max(0.0, 1 - (lost / whole) ** 2) if whole else 1.0
-    return (f"fits {name}; {person.z.norm():.1f} from its mean, where people lie at "
-            f"{person.space.latent_dim ** 0.5:.1f} or so; the space keeps {share:.0%} of what tells it from the mean")
+    return (
+        f"fits {name}; {person.z.norm():.1f} from its mean, where people lie at "
+        f"{person.space.latent_dim**0.5:.1f} or so; the space keeps {share:.0%} of what tells it from the mean"
+    )
 
 
 def _in_words(layout: WeightLayout) -> str:
-    targets = Counter(layer.module.rpartition("transformer_blocks.")[2].split(".", 1)[-1]
-                      if "transformer_blocks." in layer.module else layer.module.rpartition(".")[2]
-                      for layer in layout.layers)
+    targets = Counter(
+        layer.module.rpartition("transformer_blocks.")[2].split(".", 1)[-1]
+        if "transformer_blocks." in layer.module
+        else layer.module.rpartition(".")[2]
+        for layer in layout.layers
+    )
     blocks = dict.fromkeys(layer.module.split(".attentions")[0] for layer in layout.layers)
-    return (f"rank {layout.rank}, alpha {layout.alpha:g}, {layout.dimension} numbers in {len(layout.layers)} layers: "
-            f"{', '.join(targets)} of {', '.join(blocks)}")
+    return (
+        f"rank {layout.rank}, alpha {layout.alpha:g}, {layout.dimension} numbers in {len(layout.layers)} layers: "
+        f"{', '.join(targets)} of {', '.join(blocks)}"
+    )
 
 
 def _fit(layout: WeightLayout, base: str) -> str:

@@ -52,9 +52,16 @@ class PhotoOptions:
     largest: bool = False
 
 
-def invert(photos: "Photo | Sequence[Photo]", space: Space = "vae", base: Base = artifacts.BASE,
-           encoder: PhotoEncoder | str | Path | None = "auto", settings: InvertParams | None = None,
-           options: PhotoOptions | None = None, seed: int = 0, label: str | None = None) -> Inversion:
+def invert(
+    photos: "Photo | Sequence[Photo]",
+    space: Space = "vae",
+    base: Base = artifacts.BASE,
+    encoder: PhotoEncoder | str | Path | None = "auto",
+    settings: InvertParams | None = None,
+    options: PhotoOptions | None = None,
+    seed: int = 0,
+    label: str | None = None,
+) -> Inversion:
     """The person of one photo, or of several: the point of the space whose LoRA explains them best.
 
     The face is found and framed as the base model's training photos are; the photo encoder guesses where it lies in the
@@ -92,16 +99,21 @@ def invert(photos: "Photo | Sequence[Photo]", space: Space = "vae", base: Base =
         encoder = PhotoEncoder.load(artifacts.encoder_file(encoder))
     size = pipe.unet.config.sample_size
     if encoder and encoder.matrix.shape != (pipe.unet.config.in_channels * size * size, space.latent_dim):
-        raise ArgumentError(None, "encoder", "of another space or base model", "Give the one that was fitted for them, "
-                            "or none, and the search starts at the mean")
+        raise ArgumentError(
+            None,
+            "encoder",
+            "of another space or base model",
+            "Give the one that was fitted for them, or none, and the search starts at the mean",
+        )
     framing = options.framing or framing_of(pipe)
     if framing not in FRAMINGS:
         raise ArgumentError(None, "framing", f"unknown framing {framing!r}", f"Use {', '.join(FRAMINGS)}")
     find = None
     if framing != "none" or settings.mask == "face":
         find = load_face_finder(options.faces, FRAMINGS[framing] or FFHQ)
-    aligned = [align_photo(each, size * pipe.vae_scale_factor, FRAMINGS[framing], find, options.largest)
-               for each in photos]
+    aligned = [
+        align_photo(each, size * pipe.vae_scale_factor, FRAMINGS[framing], find, options.largest) for each in photos
+    ]
     record = invert_photos(pipe, _on(space, pipe), encoder, aligned, SearchOptions(settings, seed, label), find)
     return Inversion(decode(record.z, space), space.layout, record.z, space, record)
 
@@ -115,8 +127,9 @@ def check_photos(photos: "Photo | Sequence[Photo]") -> "list[Photo]":
     try:
         from w2wpp.inversion.own_photo import open_photo
     except ImportError as error:
-        raise InputError("faces", None, f"{error.name} is not installed, and finds them",
-                         "Run `pip install 'w2wpp[faces]'`") from error
+        raise InputError(
+            "faces", None, f"{error.name} is not installed, and finds them", "Run `pip install 'w2wpp[faces]'`"
+        ) from error
     several = list(photos) if isinstance(photos, (list, tuple)) else [cast("Photo", photos)]
     if not several:
         raise ArgumentError(None, "photo", "none given", "Give one photo or several of one person")

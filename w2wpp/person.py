@@ -29,7 +29,7 @@ from w2wpp.spaces.base import WeightSpace
 
 Base: TypeAlias = StableDiffusionPipeline | str | Path
 Space: TypeAlias = WeightSpace | str | Path
-_SAME_A = 1e-4   # of the largest number of A
+_SAME_A = 1e-4  # of the largest number of A
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +57,13 @@ class Lora:
         """
         export_lora(path, self.weights, self.layout, format, dtype)
 
-    def draw(self, prompt: str = IDENTITY_PROMPT, seeds: int | Sequence[int] = 1, base: Base = artifacts.BASE,
-             settings: GenerateParams | None = None) -> list[Image.Image]:
+    def draw(
+        self,
+        prompt: str = IDENTITY_PROMPT,
+        seeds: int | Sequence[int] = 1,
+        base: Base = artifacts.BASE,
+        settings: GenerateParams | None = None,
+    ) -> list[Image.Image]:
         """Pictures of the person, one per seed, as large as the base model draws.
 
         Args:
@@ -157,8 +162,12 @@ def load_lora(path: str | Path, space: Space | None = None) -> Lora:
     exported = read_exported(path)
     if space is None:
         if exported is None:
-            raise ArgumentError(None, "space", f"needed to read {printable(path)}, which w2w++ did not write for "
-                                "diffusers", "Give the space whose layers it adapts")
+            raise ArgumentError(
+                None,
+                "space",
+                f"needed to read {printable(path)}, which w2w++ did not write for diffusers",
+                "Give the space whose layers it adapts",
+            )
         return Lora(*exported)
     space = the_space(space)
     if exported and exported[1].hash == space.layout.hash:
@@ -243,8 +252,14 @@ def decode(z: Tensor, space: Space = "vae") -> Tensor:
     return weights.cpu().reshape(*z.shape[:-1], -1)
 
 
-def draw(people: Sequence[Lora], prompt: str = IDENTITY_PROMPT, seeds: int | Sequence[int] = 1,
-         base: Base = artifacts.BASE, settings: GenerateParams | None = None, label: str | None = None) -> Tensor:
+def draw(
+    people: Sequence[Lora],
+    prompt: str = IDENTITY_PROMPT,
+    seeds: int | Sequence[int] = 1,
+    base: Base = artifacts.BASE,
+    settings: GenerateParams | None = None,
+    label: str | None = None,
+) -> Tensor:
     """Pictures of several people, as `Person.draw`, drawn together: uint8 [n, seeds, h, w, 3].
 
     Raises:
@@ -262,8 +277,9 @@ def draw(people: Sequence[Lora], prompt: str = IDENTITY_PROMPT, seeds: int | Seq
     check_fit(layout, pipe.unet)
     if asks_for_more(prompt):
         settings = settings.prompted
-    return generate(pipe, layout, torch.stack([person.weights for person in people]), [prompt], numbers, settings,
-                    label)[:, 0]
+    return generate(
+        pipe, layout, torch.stack([person.weights for person in people]), [prompt], numbers, settings, label
+    )[:, 0]
 
 
 def check_fit(layout: WeightLayout, unet: nn.Module) -> None:
@@ -278,8 +294,12 @@ def check_fit(layout: WeightLayout, unet: nn.Module) -> None:
         size = (getattr(module, "in_features", None), getattr(module, "out_features", None))
         if size != (layer.fan_in, layer.fan_out):
             has = "no such layer" if module is None else f"{size[0]} x {size[1]} there"
-            raise ArgumentError(None, "base", f"{layer.module} is adapted as {layer.fan_in} x {layer.fan_out}, but the "
-                                f"UNet has {has}", "Give the base model that the LoRAs were trained on")
+            raise ArgumentError(
+                None,
+                "base",
+                f"{layer.module} is adapted as {layer.fan_in} x {layer.fan_out}, but the UNet has {has}",
+                "Give the base model that the LoRAs were trained on",
+            )
 
 
 def shared_rows(space: WeightSpace) -> Tensor | None:

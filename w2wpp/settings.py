@@ -51,8 +51,9 @@ def read_settings(path: Path | None = None) -> Settings:
     faces = content.get("faces", Settings.faces)
     if not isinstance(faces, str):
         raise InputError(where, "faces", f"{faces!r}, expected text", "Use dlib or insightface:<pack name>")
-    return Settings(_section(InvertParams, content, "invert", where),
-                    _section(GenerateParams, content, "generate", where), faces)
+    return Settings(
+        _section(InvertParams, content, "invert", where), _section(GenerateParams, content, "generate", where), faces
+    )
 
 
 def _section(kind: type[T], content: dict, key: str, where: str) -> T:
@@ -60,5 +61,9 @@ def _section(kind: type[T], content: dict, key: str, where: str) -> T:
         return kind.model_validate(content.get(key, {}))
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(where, ".".join(map(str, (key, *first["loc"]))), f"{first['msg']}, got {first['input']!r}",
-                         "Change it in this file") from error
+        raise InputError(
+            where,
+            ".".join(map(str, (key, *first["loc"]))),
+            f"{first['msg']}, got {first['input']!r}",
+            "Change it in this file",
+        ) from error

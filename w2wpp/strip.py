@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from w2wpp.files.storage import write_atomically
 
-TILE = 160        # pixels of a picture on a sheet; larger ones keep theirs, up to LARGEST
+TILE = 160  # pixels of a picture on a sheet; larger ones keep theirs, up to LARGEST
 LARGEST = 512
 _GAP, _MARGIN, _HEAD, _FONT = 4, 20, 26, 14
 

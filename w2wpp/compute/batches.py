@@ -47,8 +47,9 @@ class Shard(NamedTuple):
             InputError: `text` is not i/n with 1 <= i <= n.
         """
         number, _, of = text.partition("/")
-        if not (number.isascii() and number.isdecimal() and of.isascii() and of.isdecimal()
-                and 1 <= int(number) <= int(of)):
+        if not (
+            number.isascii() and number.isdecimal() and of.isascii() and of.isdecimal() and 1 <= int(number) <= int(of)
+        ):
             raise InputError("command line", "--shard", f"{text!r} is not i/n with i in 1 .. n", "Say --shard 3/64")
         return cls(int(number), int(of))
 
@@ -59,13 +60,15 @@ class Shard(NamedTuple):
 
     def share(self, batches: list[Batch]) -> list[Batch]:
         """Every `of`-th batch, so that all shards get their share of each kind of work."""
-        return batches[self.number - 1::self.of]
+        return batches[self.number - 1 :: self.of]
 
     def remaining(self, batches: list[Batch]) -> str:
         """What a stage says at the end of a shard, of all the shards' batches."""
         mine, finished = len(self.share(batches)), sum(is_finished(batch) for batch in batches)
-        return (f"shard {self.number}/{self.of}: {mine} batches finished, of all {len(batches)} batches {finished}. "
-                "Run without --shard to merge them, which also computes what is missing.")
+        return (
+            f"shard {self.number}/{self.of}: {mine} batches finished, of all {len(batches)} batches {finished}. "
+            "Run without --shard to merge them, which also computes what is missing."
+        )
 
 
 def batches_of(count: int, size: int, scratch: Path, inputs: Callable[[int, int], tuple]) -> list[Batch]:
@@ -74,8 +77,10 @@ def batches_of(count: int, size: int, scratch: Path, inputs: Callable[[int, int]
     Args:
         inputs: what the work on `length` rows from `first` on is called with, by (first, length).
     """
-    return [Batch(scratch / f"{first:06d}-{length}.safetensors", partial(inputs, first, length))
-            for first, length in chunks(count, size)]
+    return [
+        Batch(scratch / f"{first:06d}-{length}.safetensors", partial(inputs, first, length))
+        for first, length in chunks(count, size)
+    ]
 
 
 def is_finished(batch: Batch) -> bool:
@@ -109,8 +114,9 @@ def joined(batches: list[Batch]) -> dict[str, Tensor]:
     return {key: torch.cat([tensors[key] for tensors in done]) for key in done[0]}
 
 
-def finish(batches: list[Batch], work: Work, what: str = "", engine: EngineParams | None = None,
-           cores: int | None = None) -> None:
+def finish(
+    batches: list[Batch], work: Work, what: str = "", engine: EngineParams | None = None, cores: int | None = None
+) -> None:
     """Compute what is missing of `batches`.
 
     Args:
@@ -130,19 +136,27 @@ def finish(batches: list[Batch], work: Work, what: str = "", engine: EngineParam
     cluster = engine if engine is not None and engine.kind == "ray" else None
     if cluster is not None:
         from w2wpp.compute.ray_engine import compute_on_ray
+
         done = compute_on_ray(missing, work, cluster, one_core=cores is not None)
     else:
         done = _compute_here(missing, work, cores or 1)
     # Work that is done here, batch after batch, has bars of its own.
-    with progress(None, what, total=len(batches), initial=len(batches) - len(missing), unit="batch",
-                  disable=cluster is None and cores is None) as bar:
+    with progress(
+        None,
+        what,
+        total=len(batches),
+        initial=len(batches) - len(missing),
+        unit="batch",
+        disable=cluster is None and cores is None,
+    ) as bar:
         for batch, tensors in done:
             _keep(batch, tensors)
             bar.update()
 
 
-def in_resumable_batches(count: int, size: int, scratch: Path, work: Callable[[int, int], dict[str, Tensor]]
-                         ) -> dict[str, Tensor]:
+def in_resumable_batches(
+    count: int, size: int, scratch: Path, work: Callable[[int, int], dict[str, Tensor]]
+) -> dict[str, Tensor]:
     """Tensors that `work(first, length)` gives for consecutive runs of at most `size`, joined along their first axis.
 
     Each finished batch becomes a file in `scratch`, where the next call finds it.

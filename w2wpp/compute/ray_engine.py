@@ -19,8 +19,9 @@ from w2wpp.compute.runtime import ENVIRONMENT, device, prepare
 from w2wpp.files.errors import ArgumentError
 
 
-def compute_on_ray(batches: list[Batch], work: Work, engine: EngineParams, one_core: bool
-                   ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+def compute_on_ray(
+    batches: list[Batch], work: Work, engine: EngineParams, one_core: bool
+) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
     """Each batch with its results, in the order in which they come; what a lost machine had is computed elsewhere.
 
     Args:
@@ -46,8 +47,12 @@ def compute_on_ray(batches: list[Batch], work: Work, engine: EngineParams, one_c
             except ray.exceptions.RayTaskError as error:
                 raise error.cause or error from error
             except ray.exceptions.RayError as error:
-                raise ArgumentError(EngineParams, "retries", f"{engine.retries}, and still a batch was lost "
-                                 f"({str(error).splitlines()[0]})", "Run again: finished batches are kept") from error
+                raise ArgumentError(
+                    EngineParams,
+                    "retries",
+                    f"{engine.retries}, and still a batch was lost ({str(error).splitlines()[0]})",
+                    "Run again: finished batches are kept",
+                ) from error
 
 
 def connected(engine: EngineParams) -> ModuleType:
@@ -59,20 +64,23 @@ def connected(engine: EngineParams) -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise ArgumentError(EngineParams, "kind", "ray, but Ray is not installed",
-                         "`pip install 'w2wpp[ray]'`, or set it to local") from error
+        raise ArgumentError(
+            EngineParams, "kind", "ray, but Ray is not installed", "`pip install 'w2wpp[ray]'`, or set it to local"
+        ) from error
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # The library travels along, so that all machines run the code of this one.
         runtime = {"py_modules": [str(Path(w2wpp.__file__).parent)], "env_vars": ENVIRONMENT}
         try:
             _check_that_something_listens(engine.address)
-            ray.init(engine.address or "local", runtime_env=runtime, log_to_driver=False,
-                     logging_level=logging.ERROR)
+            ray.init(engine.address or "local", runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ImportError, RuntimeError, ValueError) as error:
-            raise ArgumentError(EngineParams, "address", f"no Ray cluster that can be used "
-                             f"({' '.join(str(error).split())[:300]})",
-                             "Start one with `ray start --head`, or set it to null") from error
+            raise ArgumentError(
+                EngineParams,
+                "address",
+                f"no Ray cluster that can be used ({' '.join(str(error).split())[:300]})",
+                "Start one with `ray start --head`, or set it to null",
+            ) from error
     return ray
 
 
@@ -86,11 +94,17 @@ def _check_that_something_listens(address: str | None) -> None:
 def _check_that_one_machine_has(needs: dict[str, float], nodes: list[dict]) -> None:
     """Ray itself would wait for such a machine for ever."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    if not any(node["Alive"] and all(node["Resources"].get(names[key], 0) >= number for key, number in needs.items())
-               for node in nodes):
+    if not any(
+        node["Alive"] and all(node["Resources"].get(names[key], 0) >= number for key, number in needs.items())
+        for node in nodes
+    ):
         asked = " and ".join(f"{number} {names[key]}" for key, number in needs.items())
-        raise ArgumentError(EngineParams, "kind", f"no machine of the Ray cluster has {asked}, which a batch takes",
-                         "Add one, or set OMP_NUM_THREADS for batches on fewer cores")
+        raise ArgumentError(
+            EngineParams,
+            "kind",
+            f"no machine of the Ray cluster has {asked}, which a batch takes",
+            "Add one, or set OMP_NUM_THREADS for batches on fewer cores",
+        )
 
 
 def _compute(work: bytes, inputs: bytes, threads: int) -> dict[str, Tensor]:

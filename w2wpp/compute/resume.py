@@ -11,18 +11,18 @@ from pathlib import Path
 # The version of each computation that resumes. Raise it with every change that alters results: the old state is then
 # left alone and the work starts anew, as does all that builds on it.
 VERSIONS = {
-    "photos": 1,         # renders of invented people
+    "photos": 1,  # renders of invented people
     "codec": 1,
     "decoder": 1,
     "denoiser": 1,
-    "loras": 1,          # DreamBooth training, with its start and its class images
-    "predictions": 1,    # of zoo people's LoRAs, and their gradients
-    "coordinates": 1,    # of the zoo in the VAE's basis
+    "loras": 1,  # DreamBooth training, with its start and its class images
+    "predictions": 1,  # of zoo people's LoRAs, and their gradients
+    "coordinates": 1,  # of the zoo in the VAE's basis
     "vae": 1,
-    "latents": 1,        # of photos
+    "latents": 1,  # of photos
     "inversion": 1,
-    "sweep": 1,          # rows of the sweep beyond the tasks above: how pictures are drawn and scored
-    "w2w": 1,            # the published weight vectors as shards
+    "sweep": 1,  # rows of the sweep beyond the tasks above: how pictures are drawn and scored
+    "w2w": 1,  # the published weight vectors as shards
 }
 
 # What a computation takes from others without a hash of it in its recipe.

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from w2wpp.compute.runtime import progress
 from w2wpp.files.storage import write_atomically
 
-CHECKPOINT_EVERY = 250    # steps
-SHOWN_OVER = 50           # steps whose mean loss the progress bar shows
+CHECKPOINT_EVERY = 250  # steps
+SHOWN_OVER = 50  # steps whose mean loss the progress bar shows
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,17 @@ class Checkpoint:
     modules: dict[str, nn.Module]
 
 
-def train(what: str | None, losses_of: Callable[[int], Tensor], optimizer: Optimizer, rate: Callable[[int], float],
-          steps: int, *, clip: float | None = None, ema: float = 0.0, checkpoint: Checkpoint | None = None) -> None:
+def train(
+    what: str | None,
+    losses_of: Callable[[int], Tensor],
+    optimizer: Optimizer,
+    rate: Callable[[int], float],
+    steps: int,
+    *,
+    clip: float | None = None,
+    ema: float = 0.0,
+    checkpoint: Checkpoint | None = None,
+) -> None:
     """Take the steps 0 .. steps - 1 of an optimizer, in place.
 
     Args:

@@ -77,8 +77,15 @@ def region_weights(pipe: StableDiffusionPipeline, region: tuple[float, float, fl
     return (weights / weights.mean()).to(pipe.unet.device)
 
 
-def prediction_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, latents: Tensor, text: Tensor,
-                    timestep_shift: float, generator: torch.Generator, pixel_weights: Tensor | float = 1.0) -> Tensor:
+def prediction_loss(
+    pipe: StableDiffusionPipeline,
+    schedule: DDPMScheduler,
+    latents: Tensor,
+    text: Tensor,
+    timestep_shift: float,
+    generator: torch.Generator,
+    pixel_weights: Tensor | float = 1.0,
+) -> Tensor:
     """Mean squared error of the UNet's prediction, per sample [m, n].
 
     Noise and timesteps are drawn once per row of m and shared by its n people, so that a person's loss does not depend
@@ -101,17 +108,32 @@ def prediction_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, late
     return ((output.float() - target).square().unflatten(0, (rows, people)) * pixel_weights).mean((2, 3, 4))
 
 
-def denoising_loss(pipe: StableDiffusionPipeline, schedule: DDPMScheduler, layout: WeightLayout, weights: Tensor,
-                   latents: Tensor, text: Tensor, timestep_shift: float, generator: torch.Generator,
-                   pixel_weights: Tensor | float = 1.0) -> Tensor:
+def denoising_loss(
+    pipe: StableDiffusionPipeline,
+    schedule: DDPMScheduler,
+    layout: WeightLayout,
+    weights: Tensor,
+    latents: Tensor,
+    text: Tensor,
+    timestep_shift: float,
+    generator: torch.Generator,
+    pixel_weights: Tensor | float = 1.0,
+) -> Tensor:
     """`prediction_loss` of UNets adapted by the weight vectors [n, d] of n people."""
     with adapted(pipe.unet, layout, weights):
         return prediction_loss(pipe, schedule, latents, text, timestep_shift, generator, pixel_weights)
 
 
 @torch.no_grad()
-def generate(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, prompts: list[str],
-             seeds: int | Sequence[int], params: GenerateParams, what: str | None) -> Tensor:
+def generate(
+    pipe: StableDiffusionPipeline,
+    layout: WeightLayout,
+    weights: Tensor,
+    prompts: list[str],
+    seeds: int | Sequence[int],
+    params: GenerateParams,
+    what: str | None,
+) -> Tensor:
     """Pictures of many models, through the pipeline's own `__call__`.
 
     Args:
@@ -137,12 +159,15 @@ def generate(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tenso
             drawn = []
             for some in requests.split(params.batch):
                 rows = some.repeat_interleave(count, 0)
-                with adapted(pipe.unet, layout, weights[first:first + count].float().to(device)):
-                    latents = pipe(prompt_embeds=text[rows[:, 0]],
-                                   negative_prompt_embeds=negative.expand(len(rows), -1, -1),
-                                   latents=start[rows[:, 1]].to(device, dtype),
-                                   num_inference_steps=params.inference_steps, guidance_scale=params.guidance,
-                                   output_type="latent").images
+                with adapted(pipe.unet, layout, weights[first : first + count].float().to(device)):
+                    latents = pipe(
+                        prompt_embeds=text[rows[:, 0]],
+                        negative_prompt_embeds=negative.expand(len(rows), -1, -1),
+                        latents=start[rows[:, 1]].to(device, dtype),
+                        num_inference_steps=params.inference_steps,
+                        guidance_scale=params.guidance,
+                        output_type="latent",
+                    ).images
                 pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
                 drawn.append(to_images(pixels.float()).cpu())
                 bar.update(len(rows))

@@ -50,8 +50,9 @@ CAPTIONED = ["photo_expression", "photo_shirt", "photo_background"]
 
 
 @torch.no_grad()
-def photo_prompts(pipe: StableDiffusionPipeline, manifest: pd.DataFrame, captions: bool,
-                  prompt: str = IDENTITY_PROMPT) -> Tensor:
+def photo_prompts(
+    pipe: StableDiffusionPipeline, manifest: pd.DataFrame, captions: bool, prompt: str = IDENTITY_PROMPT
+) -> Tensor:
     """Text embeddings [n, length, hidden] of the prompts that go with n photos of people.
 
     Args:
@@ -64,17 +65,25 @@ def photo_prompts(pipe: StableDiffusionPipeline, manifest: pd.DataFrame, caption
     """
     missing = [column for column in CAPTIONED if column not in manifest]
     if captions and missing:
-        raise InputError("manifest.csv", missing[0], "column missing, but captions need it",
-                         "Add it, or train and invert without captions")
-    prompts = ([described(prompt, *row) for row in manifest[CAPTIONED].itertuples(index=False)] if captions
-               else [prompt] * len(manifest))
+        raise InputError(
+            "manifest.csv",
+            missing[0],
+            "column missing, but captions need it",
+            "Add it, or train and invert without captions",
+        )
+    prompts = (
+        [described(prompt, *row) for row in manifest[CAPTIONED].itertuples(index=False)]
+        if captions
+        else [prompt] * len(manifest)
+    )
     different = sorted(set(prompts))
     return encode_prompts(pipe, different)[torch.tensor([different.index(each) for each in prompts])]
 
 
 @torch.no_grad()
-def prompted_latents(pipe: StableDiffusionPipeline, photos: Tensor, manifest: pd.DataFrame, params: DreamBoothParams
-                     ) -> tuple[Tensor, Tensor]:
+def prompted_latents(
+    pipe: StableDiffusionPipeline, photos: Tensor, manifest: pd.DataFrame, params: DreamBoothParams
+) -> tuple[Tensor, Tensor]:
     """Latents [n, photos, c, h, w] of photos uint8 [n, photos, h, w, 3], and the embeddings of their prompts.
 
     Mirror images, if asked for, are further photos.
@@ -85,16 +94,26 @@ def prompted_latents(pipe: StableDiffusionPipeline, photos: Tensor, manifest: pd
     return encode_images(pipe, photos.flatten(0, 1)).unflatten(0, photos.shape[:2]), text
 
 
-def class_images(pipe: StableDiffusionPipeline, layout: WeightLayout, params: DreamBoothParams, how: GenerateParams
-                 ) -> Tensor:
+def class_images(
+    pipe: StableDiffusionPipeline, layout: WeightLayout, params: DreamBoothParams, how: GenerateParams
+) -> Tensor:
     """Latents [class_images, c, h, w] of the base model's own pictures of the class prompt."""
     unadapted = torch.zeros(1, layout.dimension)
     pictures = generate(pipe, layout, unadapted, [CLASS_PROMPT], params.class_images, how, "class images")
     return encode_images(pipe, pictures[0, 0])
 
 
-def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tensor, latents: Tensor, text: Tensor,
-                class_latents: Tensor, params: DreamBoothParams, seed: int, what: str) -> tuple[Tensor, Tensor]:
+def train_loras(
+    pipe: StableDiffusionPipeline,
+    layout: WeightLayout,
+    start: Tensor,
+    latents: Tensor,
+    text: Tensor,
+    class_latents: Tensor,
+    params: DreamBoothParams,
+    seed: int,
+    what: str,
+) -> tuple[Tensor, Tensor]:
     """Train one LoRA per person on that person's photos, with prior preservation on shared class images.
 
     All people see the same noise, timesteps and photo numbers, so a person's LoRA does not depend on who is trained
@@ -117,21 +136,23 @@ def train_loras(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tens
         in_B = layout.in_B.to(weights.device)
         weights.register_hook(lambda gradient: gradient * in_B)
     optimizer = torch.optim.Adam([weights], params.lr, betas=(0.9, 0.99), eps=params.adam_epsilon)
-    row_weight = torch.tensor([1 / params.photos_per_step] * params.photos_per_step
-                              + [params.prior_weight / max(1, params.class_images_per_step)]
-                              * params.class_images_per_step)[:, None]
+    row_weight = torch.tensor(
+        [1 / params.photos_per_step] * params.photos_per_step
+        + [params.prior_weight / max(1, params.class_images_per_step)] * params.class_images_per_step
+    )[:, None]
     last_losses = []
 
     def losses_of(step: int) -> Tensor:
         generator = step_generator(seed, step)
         photos = torch.randint(latents.shape[1], (params.photos_per_step,), generator=generator)
         shared = torch.randint(len(class_latents), (params.class_images_per_step,), generator=generator)
-        rows = torch.cat([latents[:, photos].transpose(0, 1),
-                          class_latents[shared, None].expand(-1, people, -1, -1, -1)])
+        rows = torch.cat(
+            [latents[:, photos].transpose(0, 1), class_latents[shared, None].expand(-1, people, -1, -1, -1)]
+        )
         prompts = torch.cat([text[:, photos].transpose(0, 1), class_text])
         losses = denoising_loss(pipe, schedule, layout, weights, rows, prompts, params.timestep_shift, generator)
         if step >= params.steps - max(1, params.steps // 5):
-            last_losses.append(losses[:params.photos_per_step].detach().mean(0))
+            last_losses.append(losses[: params.photos_per_step].detach().mean(0))
         return (losses * row_weight.to(losses)).sum(0)
 
     train(what, losses_of, optimizer, partial(cosine_rate, steps=params.steps, lr=params.lr, warmup=10), params.steps)

@@ -17,8 +17,9 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def find_model(model: str, revision: str | None, files: tuple[str, ...], owner: type | None = None,
-               key: str = "model") -> Path:
+def find_model(
+    model: str, revision: str | None, files: tuple[str, ...], owner: type | None = None, key: str = "model"
+) -> Path:
     """The folder of a model.
 
     Args:
@@ -31,22 +32,35 @@ def find_model(model: str, revision: str | None, files: tuple[str, ...], owner: 
         InputError: the model is not there and cannot be had, or lacks a file; it says what to put where.
     """
     name = printable(model)
-    remedy = (f"Where there is a network, run `hf download {name}{f' --revision {revision}' if revision else ''} "
-              f"--local-dir models/{name.split('/')[-1]}` and set {key} to that folder; or set HF_HUB_OFFLINE=0 to "
-              "have it downloaded")
+    remedy = (
+        f"Where there is a network, run `hf download {name}{f' --revision {revision}' if revision else ''} "
+        f"--local-dir models/{name.split('/')[-1]}` and set {key} to that folder; or set HF_HUB_OFFLINE=0 to "
+        "have it downloaded"
+    )
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if not _NAME.fullmatch(model):
-            raise ArgumentError(owner, key, f"no such folder: {name}", "Give the folder of the model, or its name "
-                             "on the Hugging Face Hub")
+            raise ArgumentError(
+                owner,
+                key,
+                f"no such folder: {name}",
+                "Give the folder of the model, or its name on the Hugging Face Hub",
+            )
         try:
-            folder = Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=list(files),
-                                                            local_files_only=offline()))
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    model, revision=revision, allow_patterns=list(files), local_files_only=offline()
+                )
+            )
         # What a broken connection raises depends on the HTTP library, which changes with the version of the client.
         except Exception as error:
             cause = "HF_HUB_OFFLINE is set" if offline() else printable(" ".join(str(error).split()) or repr(error))
-            raise ArgumentError(owner, key, f"{name} is no folder here, not in the Hub's cache, and cannot be "
-                             f"downloaded ({cause})", remedy) from error
+            raise ArgumentError(
+                owner,
+                key,
+                f"{name} is no folder here, not in the Hub's cache, and cannot be downloaded ({cause})",
+                remedy,
+            ) from error
     for pattern in files:
         if not any(folder.glob(pattern)):
             raise InputError(str(folder), pattern, "no such file, so this is not all of the model", remedy)

@@ -21,12 +21,13 @@ diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-PIXELS_AT_ONCE = 2**20          # of pictures that are encoded
+PIXELS_AT_ONCE = 2**20  # of pictures that are encoded
 _EMBEDDED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def load_pipeline(folder: str | Path, device: torch.device | str = "cpu", dtype: str = "float32"
-                  ) -> StableDiffusionPipeline:
+def load_pipeline(
+    folder: str | Path, device: torch.device | str = "cpu", dtype: str = "float32"
+) -> StableDiffusionPipeline:
     """Load a `StableDiffusionPipeline` directory, frozen, in evaluation mode, without progress bars.
 
     Args:
@@ -39,16 +40,30 @@ def load_pipeline(folder: str | Path, device: torch.device | str = "cpu", dtype:
     half = dtype == "bfloat16" and torch.device(device).type == "cuda"
     where, folder = Path(folder), model_folder(folder)
     if not (folder / "model_index.json").is_file():
-        raise InputError(str(folder), "model_index.json", "missing, so this is no StableDiffusionPipeline directory",
-                         "Run `dvc repro base`, or `git checkout` the shipped one")
+        raise InputError(
+            str(folder),
+            "model_index.json",
+            "missing, so this is no StableDiffusionPipeline directory",
+            "Run `dvc repro base`, or `git checkout` the shipped one",
+        )
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=torch.bfloat16 if half else torch.float32, safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False, local_files_only=True)
+            folder,
+            dtype=torch.bfloat16 if half else torch.float32,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            local_files_only=True,
+        )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise InputError(str(folder), None, f"diffusers cannot load it ({' '.join(str(error).split())[:300]})",
-                         "`git checkout` the shipped one, or delete it and run `dvc repro base`" if folder == where else
-                         "Fetch it again, then run `dvc repro -f base`") from error
+        raise InputError(
+            str(folder),
+            None,
+            f"diffusers cannot load it ({' '.join(str(error).split())[:300]})",
+            "`git checkout` the shipped one, or delete it and run `dvc repro base`"
+            if folder == where
+            else "Fetch it again, then run `dvc repro -f base`",
+        ) from error
     pipe.set_progress_bar_config(disable=True)
     for module in (pipe.vae, pipe.text_encoder, pipe.unet):
         module.requires_grad_(False).eval()
@@ -65,9 +80,12 @@ def check_photo_size(pipe: StableDiffusionPipeline, images: Tensor) -> None:
     """
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     if images.shape[-3:-1] != (side, side):
-        raise InputError("data/portraits", None, f"photos of {images.shape[-2]} x {images.shape[-3]} pixels, but the "
-                         f"base model draws {side} x {side}", "Set portraits.photo_size (portraits.size of rendered "
-                         f"ones) to {side}")
+        raise InputError(
+            "data/portraits",
+            None,
+            f"photos of {images.shape[-2]} x {images.shape[-3]} pixels, but the base model draws {side} x {side}",
+            f"Set portraits.photo_size (portraits.size of rendered ones) to {side}",
+        )
 
 
 def encode_prompts(pipe: StableDiffusionPipeline, prompts: list[str]) -> Tensor:
@@ -80,8 +98,13 @@ def encode_prompts(pipe: StableDiffusionPipeline, prompts: list[str]) -> Tensor:
     known = _EMBEDDED.setdefault(encoder, {}) if frozen else {}
     key = (*prompts, encoder.device, encoder.dtype)
     if key not in known:
-        tokens = pipe.tokenizer(prompts, padding="max_length", truncation=True,
-                                max_length=pipe.tokenizer.model_max_length, return_tensors="pt").input_ids
+        tokens = pipe.tokenizer(
+            prompts,
+            padding="max_length",
+            truncation=True,
+            max_length=pipe.tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
         known[key] = encoder(tokens.to(encoder.device)).last_hidden_state
     return known[key]
 

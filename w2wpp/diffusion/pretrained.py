@@ -9,10 +9,19 @@ from w2wpp.diffusion.hub import find_model
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import file_hash, read_json, write_json
 
-REFERENCE = "pretrained.json"   # in place of a model, says where it lies
+REFERENCE = "pretrained.json"  # in place of a model, says where it lies
 # What a StableDiffusionPipeline is made of; safety checker and single-file checkpoints are not used.
-FILES = ("model_index.json", "scheduler/*.json", "text_encoder/*.json", "text_encoder/*.safetensors", "tokenizer/*",
-         "unet/config.json", "unet/*.safetensors", "vae/config.json", "vae/*.safetensors")
+FILES = (
+    "model_index.json",
+    "scheduler/*.json",
+    "text_encoder/*.json",
+    "text_encoder/*.safetensors",
+    "tokenizer/*",
+    "unet/config.json",
+    "unet/*.safetensors",
+    "vae/config.json",
+    "vae/*.safetensors",
+)
 _AGAIN = "Put it back, or run `dvc repro -f base` to take what is there now"
 
 
@@ -29,10 +38,18 @@ def refer_to_model(model: str, revision: str | None, out: Path) -> Path:
     """
     folder = find_model(model, revision, FILES).absolute()
     files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
-    write_json(out / REFERENCE, {
-        "folder": str(folder), "model": model, "revision": revision,
-        "files": {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
-                  for path in files}})
+    write_json(
+        out / REFERENCE,
+        {
+            "folder": str(folder),
+            "model": model,
+            "revision": revision,
+            "files": {
+                path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+                for path in files
+            },
+        },
+    )
     return folder
 
 
@@ -47,8 +64,9 @@ def follow_reference(path: Path) -> Path:
         folder, files = Path(reference["folder"]), reference["files"]
         sizes = {folder / name: content["bytes"] for name, content in files.items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(str(path), None, f"no reference to a base model ({error!r})",
-                         "Run `dvc repro -f base`") from error
+        raise InputError(
+            str(path), None, f"no reference to a base model ({error!r})", "Run `dvc repro -f base`"
+        ) from error
     for file, size in sizes.items():
         if not file.is_file():
             raise InputError(str(file), None, f"no such file, but {path} refers to it", _AGAIN)
@@ -81,5 +99,9 @@ def empty_unet(folder: str | Path) -> UNet2DConditionModel:
         with torch.device("meta"):
             return UNet2DConditionModel.from_config(config)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        raise InputError(str(path), None, f"not the configuration of a UNet ({' '.join(str(error).split())[:200]})",
-                         "Put the base model of the LoRAs there, in the format of diffusers") from error
+        raise InputError(
+            str(path),
+            None,
+            f"not the configuration of a UNet ({' '.join(str(error).split())[:200]})",
+            "Put the base model of the LoRAs there, in the format of diffusers",
+        ) from error

@@ -21,17 +21,29 @@ DRAWS_PER_PHOTO = 2
 def _changeable(unet: UNet2DConditionModel, layout: WeightLayout, count: int) -> Iterator[dict[str, Tensor]]:
     """A zero change [count, fan_out, fan_in] of each adapted layer's weight per sample, whose gradient can be asked."""
     modules = dict(unet.named_modules())
-    changes = {layer.module: torch.zeros(count, layer.fan_out, layer.fan_in, device=unet.device, requires_grad=True)
-               for layer in layout.layers}
+    changes = {
+        layer.module: torch.zeros(count, layer.fan_out, layer.fan_in, device=unet.device, requires_grad=True)
+        for layer in layout.layers
+    }
     with ExitStack() as hooks:
         for name, change in changes.items():
-            hooks.enter_context(modules[name].register_forward_hook(
-                lambda _, inputs, output, change=change: output + inputs[0] @ change.mT))
+            hooks.enter_context(
+                modules[name].register_forward_hook(
+                    lambda _, inputs, output, change=change: output + inputs[0] @ change.mT
+                )
+            )
         yield changes
 
 
-def person_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, latents: Tensor, text: Tensor, shift: float,
-                     seed: int, people_at_once: int) -> tuple[dict[str, Tensor], ...]:
+def person_gradients(
+    pipe: StableDiffusionPipeline,
+    layout: WeightLayout,
+    latents: Tensor,
+    text: Tensor,
+    shift: float,
+    seed: int,
+    people_at_once: int,
+) -> tuple[dict[str, Tensor], ...]:
     """Each person's gradient of the diffusion loss by the adapted layers' weights W, twice, from different photos.
 
     Args:
@@ -44,8 +56,10 @@ def person_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, latent
         timesteps of a draw are the same for all people.
     """
     schedule = training_schedule(pipe)
-    halves = tuple({layer.module: torch.zeros(len(latents), layer.fan_out, layer.fan_in) for layer in layout.layers}
-                   for _ in range(2))
+    halves = tuple(
+        {layer.module: torch.zeros(len(latents), layer.fan_out, layer.fan_in) for layer in layout.layers}
+        for _ in range(2)
+    )
     draws = DRAWS_PER_PHOTO * latents.shape[1]
     with progress(None, "gradients", total=draws * len(latents), unit="photo") as bar:
         for draw in range(draws):
@@ -53,8 +67,14 @@ def person_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, latent
             for first, count in chunks(len(latents), people_at_once):
                 some = slice(first, first + count)
                 with _changeable(pipe.unet, layout, count) as changes:
-                    losses = prediction_loss(pipe, schedule, latents[None, some, photo], text[None, some, photo], shift,
-                                             step_generator(seed, draw))
+                    losses = prediction_loss(
+                        pipe,
+                        schedule,
+                        latents[None, some, photo],
+                        text[None, some, photo],
+                        shift,
+                        step_generator(seed, draw),
+                    )
                     gradients = torch.autograd.grad(losses.sum(), list(changes.values()))
                 for name, gradient in zip(changes, gradients, strict=True):
                     halves[photo % 2][name][some] += gradient.cpu()
@@ -85,9 +105,13 @@ def gradient_start(layout: WeightLayout, halves: tuple[dict[str, Tensor], ...]) 
     """
     narrowest = min(layer.fan_in for layer in layout.layers)
     if layout.rank > narrowest:
-        raise ArgumentError(LoraParams, "rank", f"{layout.rank}, but a layer has {narrowest} inputs",
-                         f"Choose 1 .. {narrowest}, or other targets")
+        raise ArgumentError(
+            LoraParams,
+            "rank",
+            f"{layout.rank}, but a layer has {narrowest} inputs",
+            f"Choose 1 .. {narrowest}, or other targets",
+        )
     weights = torch.zeros(1, layout.dimension)
     for name, (down, _) in layout.split(weights).items():
-        down.copy_(spanning_rows(halves[0][name], halves[1][name], layout.rank) / 3 ** 0.5)
+        down.copy_(spanning_rows(halves[0][name], halves[1][name], layout.rank) / 3**0.5)
     return weights[0]

@@ -45,8 +45,9 @@ class EvaluateParams(Section):
     """Revision of the CLIP model on the Hub."""
 
 
-def draw_zoo(pipe: StableDiffusionPipeline, data: Weights, params: EvaluateParams, drawing: GenerateParams
-             ) -> tuple[Portraits, list[int]]:
+def draw_zoo(
+    pipe: StableDiffusionPipeline, data: Weights, params: EvaluateParams, drawing: GenerateParams
+) -> tuple[Portraits, list[int]]:
     """A picture of each of `params.class_samples` zoo people, drawn by their LoRAs, for zoos without photos of them.
 
     People are evenly spread over the zoo; of those with several LoRAs, the first one draws.
@@ -114,26 +115,46 @@ class Gallery:
         """ID score [n] of pictures [n, g] of each person; NaN for a person who cannot be scored."""
         scores = np.full(len(self.people), np.nan)
         can = self.real.found.any(1)
-        scores[can] = scoring.id_scores(generated.vectors[can], generated.found[can], self.real.vectors[can],
-                                        self.real.found[can], self.mean, self.floor)
+        scores[can] = scoring.id_scores(
+            generated.vectors[can],
+            generated.found[can],
+            self.real.vectors[can],
+            self.real.found[can],
+            self.mean,
+            self.floor,
+        )
         return scores
 
     def summary(self, generated: Embeddings, bootstrap: int, split: str = "test") -> dict[str, float]:
         """ID score with its 95 % interval over people, normalised score, TAR at FAR 1 %, share of faces found."""
         rows = self.rows(split)
         mean, low, high = scoring.bootstrap_mean(self.id_scores(generated)[rows], n=bootstrap)
-        tar = scoring.tar_at_far(generated.vectors[rows], generated.found[rows], self.real.vectors[rows],
-                                 self.real.found[rows], self.mean)
-        return {"id_score": mean, "id_score_low": low, "id_score_high": high,
-                "id_score_normalised": float(scoring.normalised(mean, self.floor, self.ceiling)), "tar_at_far1": tar,
-                "face_found": float(generated.found[rows].mean())}
+        tar = scoring.tar_at_far(
+            generated.vectors[rows], generated.found[rows], self.real.vectors[rows], self.real.found[rows], self.mean
+        )
+        return {
+            "id_score": mean,
+            "id_score_low": low,
+            "id_score_high": high,
+            "id_score_normalised": float(scoring.normalised(mean, self.floor, self.ceiling)),
+            "tar_at_far1": tar,
+            "face_found": float(generated.found[rows].mean()),
+        }
 
     def save(self, path: Path) -> None:
         """Write to one safetensors file."""
-        tensors = {"real": self.real.vectors, "real_found": self.real.found, "mean": self.mean,
-                   "zoo": self.zoo.vectors, "zoo_found": self.zoo.found}
-        write_pack(path, {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()},
-                   {"people": self.people, "splits": self.splits, "floor": self.floor, "ceiling": self.ceiling})
+        tensors = {
+            "real": self.real.vectors,
+            "real_found": self.real.found,
+            "mean": self.mean,
+            "zoo": self.zoo.vectors,
+            "zoo_found": self.zoo.found,
+        }
+        write_pack(
+            path,
+            {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()},
+            {"people": self.people, "splits": self.splits, "floor": self.floor, "ceiling": self.ceiling},
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Gallery":
@@ -144,8 +165,15 @@ class Gallery:
         """
         tensors, meta = read_pack(path, ("real", "real_found", "mean", "zoo", "zoo_found"))
         arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
-        return cls(meta["people"], meta["splits"], Embeddings(arrays["real"], arrays["real_found"]), arrays["mean"],
-                   Embeddings(arrays["zoo"], arrays["zoo_found"]), meta["floor"], meta["ceiling"])
+        return cls(
+            meta["people"],
+            meta["splits"],
+            Embeddings(arrays["real"], arrays["real_found"]),
+            arrays["mean"],
+            Embeddings(arrays["zoo"], arrays["zoo_found"]),
+            meta["floor"],
+            meta["ceiling"],
+        )
 
 
 def build_gallery(held_out: Portraits, real: Embeddings, zoo: Embeddings, recognizer: str) -> Gallery:
@@ -160,13 +188,18 @@ def build_gallery(held_out: Portraits, real: Embeddings, zoo: Embeddings, recogn
         if gallery.rows("test").sum() < 2:
             raise ValueError("fewer than two test people have a photo with a face")
     except ValueError as error:
-        raise InputError("data/portraits", None, f"{recognizer} cannot score these people ({error})",
-                         "Give photos that show one face each, or another recogniser") from error
+        raise InputError(
+            "data/portraits",
+            None,
+            f"{recognizer} cannot score these people ({error})",
+            "Give photos that show one face each, or another recogniser",
+        ) from error
     return gallery
 
 
-def score_pictures(pictures: dict[str, torch.Tensor], gallery: Gallery, recognizer: Recognizer, bootstrap: int
-                   ) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
+def score_pictures(
+    pictures: dict[str, torch.Tensor], gallery: Gallery, recognizer: Recognizer, bootstrap: int
+) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
     """Score pictures of the gallery's people.
 
     Args:
@@ -179,14 +212,23 @@ def score_pictures(pictures: dict[str, torch.Tensor], gallery: Gallery, recogniz
     for rung, drawn in pictures.items():
         seen = embed_all(recognizer, drawn)
         summaries[rung] = gallery.summary(seen, bootstrap)
-        scores.append(pd.DataFrame({"person": gallery.people, "split": gallery.splits, "rung": rung,
-                                    "id_score": gallery.id_scores(seen)}))
+        scores.append(
+            pd.DataFrame(
+                {"person": gallery.people, "split": gallery.splits, "rung": rung, "id_score": gallery.id_scores(seen)}
+            )
+        )
     return summaries, pd.concat(scores)
 
 
-def score_rungs(pipe: StableDiffusionPipeline, layout: WeightLayout, rungs: dict[str, torch.Tensor], gallery: Gallery,
-                recognizer: Recognizer, params: EvaluateParams, drawing: GenerateParams
-                ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]], pd.DataFrame]:
+def score_rungs(
+    pipe: StableDiffusionPipeline,
+    layout: WeightLayout,
+    rungs: dict[str, torch.Tensor],
+    gallery: Gallery,
+    recognizer: Recognizer,
+    params: EvaluateParams,
+    drawing: GenerateParams,
+) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]], pd.DataFrame]:
     """Draw the models of each rung, one per held-out person, and score the pictures.
 
     Args:
@@ -195,6 +237,10 @@ def score_rungs(pipe: StableDiffusionPipeline, layout: WeightLayout, rungs: dict
     Returns:
         Pictures uint8 [n, seeds, h, w, 3] per rung, and what `score_pictures` says of them.
     """
-    pictures = {rung: generate(pipe, layout, weights, [params.prompt], params.seeds, drawing, f"{rung} LoRAs")[:, 0]
-                .expand(len(gallery.people), -1, -1, -1, -1) for rung, weights in rungs.items()}
+    pictures = {
+        rung: generate(pipe, layout, weights, [params.prompt], params.seeds, drawing, f"{rung} LoRAs")[:, 0].expand(
+            len(gallery.people), -1, -1, -1, -1
+        )
+        for rung, weights in rungs.items()
+    }
     return pictures, *score_pictures(pictures, gallery, recognizer, params.bootstrap)

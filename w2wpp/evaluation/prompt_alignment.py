@@ -30,8 +30,12 @@ class PromptAlignment:
             self._model = CLIPModel.from_pretrained(folder, local_files_only=True).to(device).eval()
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            raise InputError(str(folder), None, f"no CLIP model ({' '.join(str(error).split())[:300]})",
-                             "Give the folder of a CLIP model, or set prompt_alignment to none") from error
+            raise InputError(
+                str(folder),
+                None,
+                f"no CLIP model ({' '.join(str(error).split())[:300]})",
+                "Give the folder of a CLIP model, or set prompt_alignment to none",
+            ) from error
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor, prompts: list[str]) -> float:
@@ -42,13 +46,18 @@ class PromptAlignment:
         words = [" ".join(word for word in prompt.split() if word != IDENTITY_TOKEN) for prompt in prompts]
         tokens = self._tokenizer(words, padding=True, truncation=True, return_tensors="pt").to(self._model.device)
         side = self._model.config.vision_config.image_size
-        mean, std = (torch.tensor(each, device=self._model.device)[:, None, None]
-                     for each in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+        mean, std = (
+            torch.tensor(each, device=self._model.device)[:, None, None] for each in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        )
         cosines = []
         for number, drawn in enumerate(pictures):
             for some in drawn.split(BATCH):
-                pixels = F.interpolate(to_pixels(some.to(self._model.device)), (side, side), mode="bicubic",
-                                       antialias=True).clamp(-1, 1).add(1).div(2)
+                pixels = (
+                    F.interpolate(to_pixels(some.to(self._model.device)), (side, side), mode="bicubic", antialias=True)
+                    .clamp(-1, 1)
+                    .add(1)
+                    .div(2)
+                )
                 seen = self._model(pixel_values=(pixels - mean) / std, **tokens)
                 cosines.append(seen.image_embeds @ seen.text_embeds[number])
         return torch.cat(cosines).mean().item()

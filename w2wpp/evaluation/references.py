@@ -12,7 +12,7 @@ from w2wpp.faces.recognizers import Embeddings
 from w2wpp.files.errors import InputError
 from w2wpp.lora.weights import Weights, variance_shares
 
-CODEC_PHOTOS = 500    # of held-out people, that the codec is tried on
+CODEC_PHOTOS = 500  # of held-out people, that the codec is tried on
 
 
 def check_people(data: Weights, names: list[str], rendered: bool, where: str) -> None:
@@ -27,21 +27,32 @@ def check_people(data: Weights, names: list[str], rendered: bool, where: str) ->
         InputError: they are.
     """
     if rendered and not data.names("true") == data.names("one-photo") == names:
-        raise InputError(where, "person", "not the people of the portraits, in their order",
-                         "See data/weights/quarantine.csv for refused LoRAs, then run `dvc repro -f collect`")
+        raise InputError(
+            where,
+            "person",
+            "not the people of the portraits, in their order",
+            "See data/weights/quarantine.csv for refused LoRAs, then run `dvc repro -f collect`",
+        )
     known = sorted(set(names) & set(data.names("zoo")))
     if known:
-        raise InputError(where, "person", f"{known[0]!r} is in the zoo and among the {len(names)} held-out people, of "
-                         "whom the zoo must not know", "Rename the one in portraits.path, or take the LoRA away if it "
-                         "is the same person's")
+        raise InputError(
+            where,
+            "person",
+            f"{known[0]!r} is in the zoo and among the {len(names)} held-out people, of whom the zoo must not know",
+            "Rename the one in portraits.path, or take the LoRA away if it is the same person's",
+        )
 
 
 def world_metrics(real: Embeddings, gallery: Gallery) -> dict[str, float]:
     """How well the recogniser tells the held-out people apart by their photos [n, photos], and how varied they are."""
     test, faces = gallery.rows("test"), gallery.zoo.vectors[gallery.zoo.found]
-    return {"face_found": float(real.found.mean()), "id_floor": gallery.floor, "id_ceiling": gallery.ceiling,
-            "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean),
-            **scoring.diversity_and_novelty(real.vectors[test], real.found[test], faces, gallery.mean)}
+    return {
+        "face_found": float(real.found.mean()),
+        "id_floor": gallery.floor,
+        "id_ceiling": gallery.ceiling,
+        "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean),
+        **scoring.diversity_and_novelty(real.vectors[test], real.found[test], faces, gallery.mean),
+    }
 
 
 def codec_metrics(pipe: StableDiffusionPipeline, images: Tensor) -> dict[str, float]:
@@ -62,7 +73,7 @@ def class_metrics(drawn: Embeddings, zoo: Embeddings) -> dict[str, float]:
     equal = min(len(fakes), len(faces) // 2)  # the distance depends on the sizes of the sets
     if equal >= 2:
         metrics["embedding_frechet"] = scoring.frechet_distance(fakes[:equal], faces[:equal])
-        metrics["embedding_frechet_floor"] = scoring.frechet_distance(faces[equal:2 * equal], faces[:equal])
+        metrics["embedding_frechet_floor"] = scoring.frechet_distance(faces[equal : 2 * equal], faces[:equal])
     return metrics
 
 
@@ -78,8 +89,9 @@ def nearest_zoo_person(photo: Embeddings, zoo: Embeddings, mean: np.ndarray) -> 
     return np.where(photo.found, np.where(zoo.found, similarity, -np.inf).argmax(1), 0)
 
 
-def reference_rungs(data: Weights, photo: Embeddings, gallery: Gallery, zoo_names: list[str], rows: list[int],
-                    rendered: bool) -> dict[str, Tensor]:
+def reference_rungs(
+    data: Weights, photo: Embeddings, gallery: Gallery, zoo_names: list[str], rows: list[int], rendered: bool
+) -> dict[str, Tensor]:
     """Weight vectors by rung: the mean LoRA [1, d], and of each held-out person [n, d] the others.
 
     Args:

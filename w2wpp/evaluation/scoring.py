@@ -225,8 +225,9 @@ def mean_pairwise_distance(vectors: np.ndarray, reference_mean: np.ndarray) -> f
     return float(np.clip(1 - mean_cosine, 0, 2))
 
 
-def diversity_and_novelty(vectors: np.ndarray, found: np.ndarray, zoo: np.ndarray, reference_mean: np.ndarray
-                          ) -> dict[str, float]:
+def diversity_and_novelty(
+    vectors: np.ndarray, found: np.ndarray, zoo: np.ndarray, reference_mean: np.ndarray
+) -> dict[str, float]:
     """How much people differ from each other, and how much each from the zoo person who is most like them.
 
     Args:
@@ -242,8 +243,10 @@ def diversity_and_novelty(vectors: np.ndarray, found: np.ndarray, zoo: np.ndarra
     if len(people) < 2:
         return {"diversity": 0.0, "novelty": 0.0}
     nearest = (center(np.stack(people), reference_mean) @ center(zoo, reference_mean).T).max(1)
-    return {"diversity": mean_pairwise_distance(np.stack(people), reference_mean),
-            "novelty": float(np.clip(1 - nearest, 0, 2).mean())}
+    return {
+        "diversity": mean_pairwise_distance(np.stack(people), reference_mean),
+        "novelty": float(np.clip(1 - nearest, 0, 2).mean()),
+    }
 
 
 def evenness(path_embeddings: np.ndarray, found: np.ndarray) -> float:

@@ -23,8 +23,17 @@ RECORD = "settings.json"
 # Computations whose results are in the tables. Base model and zoo are known by their hashes.
 TASKS = ("photos", "latents", "predictions", "coordinates", "vae", "inversion", "sweep")
 SETTINGS: dict[str, Any] = {
-    "seed": True, "faces": True, "portraits": True, "pca": True, "linear": True, "vae": True, "photo_encoder": True,
-    "invert": True, "generate": True, "evaluate": {"prompt", "seeds"}}
+    "seed": True,
+    "faces": True,
+    "portraits": True,
+    "pca": True,
+    "linear": True,
+    "vae": True,
+    "photo_encoder": True,
+    "invert": True,
+    "generate": True,
+    "evaluate": {"prompt", "seeds"},
+}
 # No result depends on these but for rounding.
 SPEED: dict[str, Any] = {"linear": {"people_at_once"}, "invert": {"people_at_once"}, "generate": {"batch"}}
 # What rows differ in.
@@ -71,11 +80,19 @@ def record(params: Section, base: Path, zoo: Path, arcface: Path, tables: list[s
     """
     everything = params.model_dump(mode="json")
     settings = params.model_dump(
-        mode="json", include=SETTINGS | {"evaluate": {"prompt", "seeds", "bootstrap"}},
-        exclude={name: SPEED.get(name, set()) | VARIED.get(name, set()) for name in SPEED | VARIED})
-    return {"tables": sorted(tables), "sweep": everything["sweep"], "versions": versions(),
-            "base": {"sha256": folder_hash(base)}, "zoo": {"people": zoo_people(zoo), "sha256": folder_hash(zoo)},
-            **{key: identity(everything[key], arcface) for key in ("recognizer", "second_recognizer")}, **settings}
+        mode="json",
+        include=SETTINGS | {"evaluate": {"prompt", "seeds", "bootstrap"}},
+        exclude={name: SPEED.get(name, set()) | VARIED.get(name, set()) for name in SPEED | VARIED},
+    )
+    return {
+        "tables": sorted(tables),
+        "sweep": everything["sweep"],
+        "versions": versions(),
+        "base": {"sha256": folder_hash(base)},
+        "zoo": {"people": zoo_people(zoo), "sha256": folder_hash(zoo)},
+        **{key: identity(everything[key], arcface) for key in ("recognizer", "second_recognizer")},
+        **settings,
+    }
 
 
 def differences(recorded: Mapping, present: Mapping, key: str = "") -> dict[str, str]:
@@ -133,8 +150,12 @@ class SweepTables:
         rows = lines[(lines["recognizer"] == recognizer) & (lines["variant"] == VAE) & (lines["seed"] == self.seed)]
         if rows.empty:
             raise InputError(str(path), "recognizer", f"no rows of {recognizer!r}, which {RECORD} names", RESTORE)
-        return {"gain_at": {f"k{row.latent_dim}": {"mean": row.gain, "low": row.gain_low, "high": row.gain_high}
-                            for row in rows.sort_values("latent_dim").itertuples()}}
+        return {
+            "gain_at": {
+                f"k{row.latent_dim}": {"mean": row.gain, "low": row.gain_low, "high": row.gain_high}
+                for row in rows.sort_values("latent_dim").itertuples()
+            }
+        }
 
 
 def read_sweep(folder: Path, params: Section, base: Path, zoo: Path, arcface: Path) -> SweepTables:

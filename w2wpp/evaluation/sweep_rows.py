@@ -16,9 +16,18 @@ FROM_THE_MEAN = {"photo_encoder.photos": 0}
 NO_SEARCH = {"invert.steps": 1, "invert.lr": 1e-9}
 HALF_THE_STEPS = {"invert.steps": 25}
 BY_VARIANCE = {f"{space}.within_person_ridge": None for space in ("pca", "linear", "vae")}
-W2W_SEARCH = FROM_THE_MEAN | BY_VARIANCE | {
-    "invert.whitened": False, "invert.lr": 0.1, "invert.adam_epsilon": 1e-8, "invert.steps": 400,
-    "invert.prior_weight": 0.0, "invert.region": [0.0, 0.0, 1.0, 1.0]}
+W2W_SEARCH = (
+    FROM_THE_MEAN
+    | BY_VARIANCE
+    | {
+        "invert.whitened": False,
+        "invert.lr": 0.1,
+        "invert.adam_epsilon": 1e-8,
+        "invert.steps": 400,
+        "invert.prior_weight": 0.0,
+        "invert.region": [0.0, 0.0, 1.0, 1.0],
+    }
+)
 
 
 class SweepParams(Section):
@@ -65,46 +74,63 @@ class Row:
 
     def settings(self, params: AnySection) -> AnySection:
         """All settings of the pipeline, as this row has them; errors as of `with_changes`."""
-        return with_changes(params, {**{f"{space}.latent_dim": self.latent_dim for space in METHODS},
-                                     "vae.seed": self.seed, "flatten.people": self.people, **self.changes})
+        return with_changes(
+            params,
+            {
+                **{f"{space}.latent_dim": self.latent_dim for space in METHODS},
+                "vae.seed": self.seed,
+                "flatten.people": self.people,
+                **self.changes,
+            },
+        )
 
 
 def spaces(latent_dim: int, people: int, seed: int = 0) -> list[Row]:
     """PCA, function-weighted PCA and the VAE."""
     # PCA as it did best on people left out of the zoo: of many dimensions by variance alone.
-    return [Row("pca", PCA, latent_dim, people, seed, BY_VARIANCE if latent_dim >= VARIANCE_FROM else {}),
-            Row("linear", LINEAR, latent_dim, people, seed), Row("vae", VAE, latent_dim, people, seed)]
+    return [
+        Row("pca", PCA, latent_dim, people, seed, BY_VARIANCE if latent_dim >= VARIANCE_FROM else {}),
+        Row("linear", LINEAR, latent_dim, people, seed),
+        Row("vae", VAE, latent_dim, people, seed),
+    ]
 
 
 def parts(latent_dim: int, people: int, seed: int = 0) -> list[Row]:
     """What each part adds, from the recipe of weights2weights to the VAE."""
+
     def row(space: str, variant: str, changes: Mapping[str, object]) -> Row:
         return Row(space, variant, latent_dim, people, seed, changes)
 
-    return [*spaces(latent_dim, people, seed),
-            row("pca", f"{PCA}, by variance alone", BY_VARIANCE),
-            row("linear", f"{LINEAR}, by variance alone", BY_VARIANCE),
-            row("vae", f"{VAE}, by variance alone", BY_VARIANCE),
-            row("vae", f"linear {VAE}", {"vae.layers": 0}),
-            row("vae", f"{VAE} without KL", {"vae.kl.weight": 0.0}),
-            row("vae", f"{VAE} of weights", {"vae.metric": "weights"}),
-            row("vae", f"{VAE} in half the steps", HALF_THE_STEPS),
-            row("pca", f"{PCA} in half the steps", HALF_THE_STEPS),
-            row("vae", f"{VAE}, no search", NO_SEARCH),
-            row("pca", f"{PCA}, no search", NO_SEARCH),
-            row("vae", f"{VAE}, searched from the mean", FROM_THE_MEAN),
-            row("pca", f"{PCA}, searched from the mean", FROM_THE_MEAN),
-            row("pca", f"{PCA}, searched as in w2w", W2W_SEARCH)]
+    return [
+        *spaces(latent_dim, people, seed),
+        row("pca", f"{PCA}, by variance alone", BY_VARIANCE),
+        row("linear", f"{LINEAR}, by variance alone", BY_VARIANCE),
+        row("vae", f"{VAE}, by variance alone", BY_VARIANCE),
+        row("vae", f"linear {VAE}", {"vae.layers": 0}),
+        row("vae", f"{VAE} without KL", {"vae.kl.weight": 0.0}),
+        row("vae", f"{VAE} of weights", {"vae.metric": "weights"}),
+        row("vae", f"{VAE} in half the steps", HALF_THE_STEPS),
+        row("pca", f"{PCA} in half the steps", HALF_THE_STEPS),
+        row("vae", f"{VAE}, no search", NO_SEARCH),
+        row("pca", f"{PCA}, no search", NO_SEARCH),
+        row("vae", f"{VAE}, searched from the mean", FROM_THE_MEAN),
+        row("pca", f"{PCA}, searched from the mean", FROM_THE_MEAN),
+        row("pca", f"{PCA}, searched as in w2w", W2W_SEARCH),
+    ]
 
 
 def tables(params: SweepParams, people: int) -> dict[str, list[Row]]:
     """Rows by table, "dimensions", "people" and "rungs", also those that a zoo of `people` cannot fill (see `fits`)."""
     first, *further = params.seeds
     at_seeds = [k for k in params.dimensions if k in params.seeds_at]
-    return {"dimensions": [*(row for k in params.dimensions for row in spaces(k, people, first)),
-                           *(Row("vae", VAE, k, people, seed) for k in at_seeds for seed in further)],
-            "people": [row for count in params.people for row in spaces(params.latent_dim, count, first)],
-            "rungs": parts(params.latent_dim, people, first) if params.parts else []}
+    return {
+        "dimensions": [
+            *(row for k in params.dimensions for row in spaces(k, people, first)),
+            *(Row("vae", VAE, k, people, seed) for k in at_seeds for seed in further),
+        ],
+        "people": [row for count in params.people for row in spaces(params.latent_dim, count, first)],
+        "rungs": parts(params.latent_dim, people, first) if params.parts else [],
+    }
 
 
 def fits(row: Row, people: int) -> bool:

@@ -8,7 +8,7 @@ from w2wpp.evaluation import scoring
 from w2wpp.evaluation.sweep_rows import LINEAR, PCA, Row
 
 KEYS = ["variant", "latent_dim", "seed", "people"]
-OVER = {"gain": PCA, "nonlinear": LINEAR}    # gains, and the variant that each is over
+OVER = {"gain": PCA, "nonlinear": LINEAR}  # gains, and the variant that each is over
 
 
 def compared(scores: Mapping[Row, Mapping[str, pd.Series]], bootstrap: int) -> pd.DataFrame:

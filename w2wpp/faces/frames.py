@@ -54,12 +54,21 @@ FFHQ = Framing(SQUARE, CENTRE)
 # Photos of the rendered world are framed by the heads themselves. How to tell their square from where dlib finds
 # landmarks was measured on zoo people by benchmarks/rendered_framing.py: the nose tells who looks aside, and how far.
 # Of photos of other people the farthest lay off by 0.12.
-RENDERED = Framing(116.6, 55.9 + 59.6j, slack=0.14, by_dlib=(
-    (1.002 + 0.305j, 2.560 - 1.882j), (-0.426 - 0.124j, -1.683 + 2.484j), (1.040 - 0.229j, -2.095 - 1.983j),
-    (-0.536 + 0.043j, 1.189 + 2.756j), (-0.080 + 0.005j, 0.029 - 1.375j)))
+RENDERED = Framing(
+    116.6,
+    55.9 + 59.6j,
+    slack=0.14,
+    by_dlib=(
+        (1.002 + 0.305j, 2.560 - 1.882j),
+        (-0.426 - 0.124j, -1.683 + 2.484j),
+        (1.040 - 0.229j, -2.095 - 1.983j),
+        (-0.536 + 0.043j, 1.189 + 2.756j),
+        (-0.080 + 0.005j, 0.029 - 1.375j),
+    ),
+)
 # From hairline to chin and from ear to ear.
 OVAL, OVAL_CENTRE = (46.0, 58.0), 56 + 60j
-SAMPLES = 8   # per latent pixel and axis
+SAMPLES = 8  # per latent pixel and axis
 
 
 def load_face_finder(spec: str, framing: Framing = FFHQ) -> Callable[[np.ndarray], list[Frame]]:
@@ -88,6 +97,7 @@ def load_landmarks(spec: str) -> tuple[Landmarks, np.ndarray]:
     if spec.startswith("insightface:") and not spec.endswith((":", ".onnx")):
         detector, _ = load_pack(spec.removeprefix("insightface:"))
         from insightface.utils.face_align import arcface_dst
+
         return partial(_landmarks, partial(_pack_points, detector)), arcface_dst.astype(float) @ (1, 1j)
     raise ArgumentError(None, "faces", f"unknown face finder {spec!r}", "Use dlib or insightface:<pack name>")
 
@@ -137,15 +147,17 @@ def align(image: Image.Image, frame: Frame | None, size: int, framing: Framing =
     if frame is None:
         return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
     a, b = frame
-    shrink = max(1.0, abs(a) * framing.square / size)   # before turning, which would skip pixels of large photos
+    shrink = max(1.0, abs(a) * framing.square / size)  # before turning, which would skip pixels of large photos
     if shrink > 1:
         width, height = (max(1, round(length / shrink)) for length in image.size)
         a, b = a * width / image.width, b * width / image.width
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     step, corners = a * framing.square / size, framing.corners((a, b))
     origin = corners[0]
-    beyond = max(0.0, *(max(-corner.real, -corner.imag, corner.real - image.width, corner.imag - image.height)
-                        for corner in corners))
+    beyond = max(
+        0.0,
+        *(max(-corner.real, -corner.imag, corner.real - image.width, corner.imag - image.height) for corner in corners),
+    )
     border = min(2 * size, int(np.ceil(beyond)))
     padded = Image.fromarray(np.pad(np.asarray(image), ((border, border), (border, border), (0, 0)), mode="edge"))
     origin += border * (1 + 1j)
@@ -168,8 +180,12 @@ def face_masks(images: Tensor, find: Callable[[np.ndarray], list[Frame]], cells:
         images: uint8 [n, side, side, 3].
         find: see `load_face_finder`.
     """
-    return torch.stack([_oval(frames[0], images.shape[2], cells) if frames else torch.ones(cells, cells)
-                        for frames in (find(image.numpy()) for image in images)])
+    return torch.stack(
+        [
+            _oval(frames[0], images.shape[2], cells) if frames else torch.ones(cells, cells)
+            for frames in (find(image.numpy()) for image in images)
+        ]
+    )
 
 
 def _oval(frame: Frame, side: int, cells: int) -> Tensor:

@@ -24,7 +24,7 @@ BYSTANDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information",
 # Names become names of files, of at most 255 bytes with what is added to them, and text in figures and tables.
 MAX_NAME, MAX_NAME_BYTES = 64, 192
 _INSIDE = " _-.,'·()&+"
-_JOINERS = "\u2019\u200c\u200d"   # the curved apostrophe; two that shape letters of Persian and Indic names
+_JOINERS = "\u2019\u200c\u200d"  # the curved apostrophe; two that shape letters of Persian and Indic names
 _ACCESS = "Check its permissions"
 # A print is a photo in PRINT x PRINT greys, in units of their deviation from their mean. JPEG and WebP of quality 50 to
 # 95 move no grey of a photo of 160 pixels or more by more than 0.21; rendered photos of one person are 0.56 apart.
@@ -87,8 +87,13 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
         rejected += [{"person": name, **each} for each in person.rejected]
         others += [{"person": name, "file": file} for file in person.others]
         if len(person.rows) < count:
-            rejected.append({"person": name, "file": "", "reason": f"{len(person.rows)} photos can be read, expected "
-                             f"at least {count}"})
+            rejected.append(
+                {
+                    "person": name,
+                    "file": "",
+                    "reason": f"{len(person.rows)} photos can be read, expected at least {count}",
+                }
+            )
             continue
         images[name], rows[name] = np.stack(person.images), person.rows
         known |= {f"{file} of {name}": each for file, each in person.prints.items()}
@@ -98,8 +103,14 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
     order = sorted(images, key=lambda name: (splits[name] == "test", name))
     return FolderPhotos(
         torch.from_numpy(np.stack([images[name] for name in order])),
-        [{"person": name, "split": splits[name], "photo": number, **row}
-         for name in order for number, row in enumerate(rows[name])], rejected, others)
+        [
+            {"person": name, "split": splits[name], "photo": number, **row}
+            for name in order
+            for number, row in enumerate(rows[name])
+        ],
+        rejected,
+        others,
+    )
 
 
 def check_people(params: PortraitsParams) -> None:
@@ -146,35 +157,53 @@ def people_in(folder: Path) -> tuple[dict[str, Path], list[Path]]:
         elif not child.is_dir(follow_symlinks=False):
             beside.append(path)
         elif not _is_plain(name):
-            raise InputError(printable(path), None, "no plain name of a person", "Begin it with a letter or digit, and "
-                             f"use letters, digits, spaces and {' '.join(_INSIDE[1:])} alone, {MAX_NAME} or, in UTF-8, "
-                             f"{MAX_NAME_BYTES} bytes at most")
+            raise InputError(
+                printable(path),
+                None,
+                "no plain name of a person",
+                "Begin it with a letter or digit, and "
+                f"use letters, digits, spaces and {' '.join(_INSIDE[1:])} alone, {MAX_NAME} or, in UTF-8, "
+                f"{MAX_NAME_BYTES} bytes at most",
+            )
         elif name in people:
-            raise InputError(printable(folder), None, f"{people[name].name!a} and {path.name!a} are one name, spelt "
-                             "with other characters", "Rename one of the folders, or join them")
+            raise InputError(
+                printable(folder),
+                None,
+                f"{people[name].name!a} and {path.name!a} are one name, spelt with other characters",
+                "Rename one of the folders, or join them",
+            )
         else:
             people[name] = path
     return people, beside
 
 
 def _folder(params: PortraitsParams) -> Path:
-    if params.path is None:     # which no settings are that ask for photos from a folder
+    if params.path is None:  # which no settings are that ask for photos from a folder
         raise ValueError("portraits.path is not set")
     return Path(params.path)
 
 
 def _is_plain(name: str) -> bool:
-    spelt = all(each.isalnum() or unicodedata.category(each).startswith("M") or each in _INSIDE + _JOINERS
-                for each in name)
-    return (spelt and name[0].isalnum() and not name.endswith(" ") and len(name) <= MAX_NAME
-            and len(name.encode()) <= MAX_NAME_BYTES)
+    spelt = all(
+        each.isalnum() or unicodedata.category(each).startswith("M") or each in _INSIDE + _JOINERS for each in name
+    )
+    return (
+        spelt
+        and name[0].isalnum()
+        and not name.endswith(" ")
+        and len(name) <= MAX_NAME
+        and len(name.encode()) <= MAX_NAME_BYTES
+    )
 
 
-def _too_few(params: PortraitsParams, found: int, people: dict[str, Path], beside: list[Path], rejected: list[dict]
-             ) -> InputError:
+def _too_few(
+    params: PortraitsParams, found: int, people: dict[str, Path], beside: list[Path], rejected: list[dict]
+) -> InputError:
     folder = _folder(params)
-    reason = (f"{found} people with {1 + params.score_photos} photos each, expected {params.validation} validation and "
-              f"{params.test} test people")
+    reason = (
+        f"{found} people with {1 + params.score_photos} photos each, expected {params.validation} validation and "
+        f"{params.test} test people"
+    )
     remedy = "Add people, or lower portraits.validation, portraits.test or portraits.score_photos"
     if rejected:
         reason += f"; the first of {len(rejected)} rejected, {rejected[0]['person']}: {rejected[0]['reason']}"
@@ -185,8 +214,10 @@ def _too_few(params: PortraitsParams, found: int, people: dict[str, Path], besid
     if deeper is not None:
         reason += f"; photos in sub-folders of a person, as of {deeper}, are not looked for"
     if loose or deeper is not None or not people:
-        remedy = (f"Put the photos of each person into a sub-folder named after them, {_such_as(folder)}; or "
-                  f"{remedy[0].lower()}{remedy[1:]}")
+        remedy = (
+            f"Put the photos of each person into a sub-folder named after them, {_such_as(folder)}; or "
+            f"{remedy[0].lower()}{remedy[1:]}"
+        )
     return InputError(printable(folder), None, reason, remedy)
 
 
@@ -195,8 +226,9 @@ def _such_as(folder: Path) -> str:
 
 
 def _has_folders(folder: Path) -> bool:
-    return any(child.is_dir(follow_symlinks=False) and not child.name.startswith(".")
-               for child in children(folder, _ACCESS))
+    return any(
+        child.is_dir(follow_symlinks=False) and not child.name.startswith(".") for child in children(folder, _ACCESS)
+    )
 
 
 def _shown(path: Path) -> str:
@@ -215,8 +247,9 @@ def _files(folder: Path) -> Iterator[tuple[Path, bool]]:
             yield path, claims_to_be_picture(path)
 
 
-def _read_person(folder: Path, count: int, size: int, find: Callable[[np.ndarray], list[Frame]],
-                 known: dict[str, np.ndarray]) -> _Person:
+def _read_person(
+    folder: Path, count: int, size: int, find: Callable[[np.ndarray], list[Frame]], known: dict[str, np.ndarray]
+) -> _Person:
     """The first `count` photos of a person, or as many as there are; `known` has the prints of other people's."""
     person = _Person([], [], {}, [], [])
     for path, claims in _files(folder):

@@ -19,32 +19,90 @@ MAX_BYTES, MAX_PIXELS = 64 * 2**20, 64 * 10**6
 MIN_SIDE, MAX_SIDE, MAX_RATIO = 64, 16_384, 4
 # Of a progressive JPEG, which has 10 or so; each costs the time of a whole picture, in as little as 50 bytes.
 MAX_SCANS = 50
-MAX_PARTS = 100_000   # segments of a JPEG or chunks of a PNG: Pillow spends microseconds and a list entry on each
-HEAD = 512            # bytes that tell what a file is
+MAX_PARTS = 100_000  # segments of a JPEG or chunks of a PNG: Pillow spends microseconds and a list entry on each
+HEAD = 512  # bytes that tell what a file is
 
 # What a file begins with. Pictures that are not read come first, then what else is found among photos.
-_KINDS = tuple((re.compile(begin, re.DOTALL | re.IGNORECASE), kind) for begin, kind in (
-    (rb"\xff\xd8\xff", "JPEG"), (rb"\x89PNG\r\n\x1a\n", "PNG"), (rb"RIFF.{4}WEBP", "WEBP"),
-    (rb"GIF8[79]a", "a GIF"), (rb"II\*\0|MM\0\*|II\x2b\0|MM\0\x2b", "a TIFF or a camera's raw file"),
-    (rb".{4}ftyp(?:hei|hev|mif1|msf1)", "a HEIC"), (rb".{4}ftypavi[fs]", "an AVIF"), (rb"8BPS", "a Photoshop file"),
-    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000"), (rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL"),
-    (rb"BM.{12}[\x0c\x28\x38\x40\x6c\x7c]\0\0\0", "a BMP"),
-    (rb".{4}ftyp|\x1a\x45\xdf\xa3|RIFF.{4}AVI ", "a video"),
-    (rb"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-    (rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html)", "a web page, not the file itself"),
-    (rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|svg)", "an SVG or XML"), (rb"%PDF", "a PDF"),
-    (rb"PK\x03\x04", "a ZIP archive"), (rb"\0\x05\x16\x07", "an AppleDouble file of macOS, not the file itself")))
-_NAMED_LIKE_ONE = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".gif", ".bmp",
-                   ".dib", ".tif", ".tiff", ".heic", ".heif", ".hif", ".avif", ".jp2", ".jxl", ".psd", ".dng", ".cr2",
-                   ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
-_PICTURES = (*FORMATS, "a GIF", "a TIFF or a camera's raw file", "a HEIC", "an AVIF", "a Photoshop file", "a JPEG 2000",
-             "a JPEG XL", "a BMP")
-_REMEDIES = {"a Git LFS pointer, not the file itself": "Run `git lfs pull`",
-             "a web page, not the file itself": "Fetch the photo itself"}
+_KINDS = tuple(
+    (re.compile(begin, re.DOTALL | re.IGNORECASE), kind)
+    for begin, kind in (
+        (rb"\xff\xd8\xff", "JPEG"),
+        (rb"\x89PNG\r\n\x1a\n", "PNG"),
+        (rb"RIFF.{4}WEBP", "WEBP"),
+        (rb"GIF8[79]a", "a GIF"),
+        (rb"II\*\0|MM\0\*|II\x2b\0|MM\0\x2b", "a TIFF or a camera's raw file"),
+        (rb".{4}ftyp(?:hei|hev|mif1|msf1)", "a HEIC"),
+        (rb".{4}ftypavi[fs]", "an AVIF"),
+        (rb"8BPS", "a Photoshop file"),
+        (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000"),
+        (rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL"),
+        (rb"BM.{12}[\x0c\x28\x38\x40\x6c\x7c]\0\0\0", "a BMP"),
+        (rb".{4}ftyp|\x1a\x45\xdf\xa3|RIFF.{4}AVI ", "a video"),
+        (rb"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+        (rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html)", "a web page, not the file itself"),
+        (rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|svg)", "an SVG or XML"),
+        (rb"%PDF", "a PDF"),
+        (rb"PK\x03\x04", "a ZIP archive"),
+        (rb"\0\x05\x16\x07", "an AppleDouble file of macOS, not the file itself"),
+    )
+)
+_NAMED_LIKE_ONE = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".jif",
+    ".pjpeg",
+    ".pjp",
+    ".png",
+    ".apng",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".hif",
+    ".avif",
+    ".jp2",
+    ".jxl",
+    ".psd",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".raf",
+    ".orf",
+    ".rw2",
+)
+_PICTURES = (
+    *FORMATS,
+    "a GIF",
+    "a TIFF or a camera's raw file",
+    "a HEIC",
+    "an AVIF",
+    "a Photoshop file",
+    "a JPEG 2000",
+    "a JPEG XL",
+    "a BMP",
+)
+_REMEDIES = {
+    "a Git LFS pointer, not the file itself": "Run `git lfs pull`",
+    "a web page, not the file itself": "Fetch the photo itself",
+}
 # How Pillow undoes the eight orientations of Exif.
-_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-          8: Image.Transpose.ROTATE_90}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # In compressed data, a byte 255 that begins no marker is followed by 0 or by the number of a restart.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _START_OF_SCAN, _END, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
@@ -99,7 +157,7 @@ def read_picture(path: Path) -> Image.Image:
         with warnings.catch_warnings(action="ignore"):
             photo = Image.open(BytesIO(content), formats=FORMATS)
             _check_size(photo.size, where)
-            photo.load()    # before its metadata are, for which Pillow may load it and keep half of a damaged picture
+            photo.load()  # before its metadata are, for which Pillow may load it and keep half of a damaged picture
             turn, picture = _orientation(photo), _to_rgb(photo, content)
         return picture if turn is None else picture.transpose(turn)
     except InputError:
@@ -118,15 +176,24 @@ def _known(head: bytes, where: str) -> str:
 
 
 def _check_size(size: tuple[int, int], where: str) -> None:
-    if (min(size) < MIN_SIDE or max(size) > MAX_SIDE or max(size) > MAX_RATIO * min(size)
-            or size[0] * size[1] > MAX_PIXELS):
-        raise InputError(where, None, f"{size[0]} x {size[1]} pixels, expected {MIN_SIDE} to {MAX_SIDE} each way, at "
-                         f"most {MAX_RATIO} times as many one way as the other, and {MAX_PIXELS // 10**6} million at "
-                         "most", "Cut or resize it")
+    if (
+        min(size) < MIN_SIDE
+        or max(size) > MAX_SIDE
+        or max(size) > MAX_RATIO * min(size)
+        or size[0] * size[1] > MAX_PIXELS
+    ):
+        raise InputError(
+            where,
+            None,
+            f"{size[0]} x {size[1]} pixels, expected {MIN_SIDE} to {MAX_SIDE} each way, at "
+            f"most {MAX_RATIO} times as many one way as the other, and {MAX_PIXELS // 10**6} million at "
+            "most",
+            "Cut or resize it",
+        )
 
 
 def _check_parts(content: bytes, kind: str, where: str) -> None:
-    if kind not in ("JPEG", "PNG"):     # a WebP's are walked through by its library, in no time
+    if kind not in ("JPEG", "PNG"):  # a WebP's are walked through by its library, in no time
         return
     parts: list[int | bytes] = list(islice(_segments(content) if kind == "JPEG" else _chunks(content), MAX_PARTS + 1))
     if len(parts) > MAX_PARTS or parts.count(_START_OF_SCAN) > MAX_SCANS:
@@ -142,15 +209,15 @@ def _segments(jpeg: bytes) -> Iterator[int]:
         if marker == _END:
             return
         if marker not in _WITHOUT_LENGTH:
-            at += int.from_bytes(jpeg[at:at + 2])
+            at += int.from_bytes(jpeg[at : at + 2])
 
 
 def _chunks(png: bytes) -> Iterator[bytes]:
     """The types of the chunks of a PNG, damaged or not."""
     at = 8
     while at < len(png):
-        yield png[at + 4:at + 8]
-        at += 12 + int.from_bytes(png[at:at + 4])
+        yield png[at + 4 : at + 8]
+        at += 12 + int.from_bytes(png[at : at + 4])
 
 
 def _orientation(photo: Image.Image) -> Image.Transpose | None:
@@ -162,15 +229,16 @@ def _orientation(photo: Image.Image) -> Image.Transpose | None:
 
 
 def _to_rgb(photo: Image.Image, content: bytes) -> Image.Image:
-    clear = photo.info.get("transparency")   # what is transparent: a grey, a colour, or an alpha per entry of a palette
+    clear = photo.info.get("transparency")  # what is transparent: a grey, a colour, or an alpha per entry of a palette
     if photo.mode.startswith("I;16"):
         values = np.asarray(photo)
         grey = (np.minimum(values, 65_407) + 128) // 257
         return Image.fromarray(np.where(values == clear, 255, grey).astype(np.uint8)).convert("RGB")
     if photo.format == "PNG" and photo.mode in ("L", "RGB") and clear is not None:
         # Pillow brings the pixels to 8 bits, but not the colour that it then compares them to.
-        photo.info["transparency"] = tuple(map(_to_8_bits, clear, [content[24]] * 3)) if photo.mode == "RGB" else \
-            _to_8_bits(clear, content[24])
+        photo.info["transparency"] = (
+            tuple(map(_to_8_bits, clear, [content[24]] * 3)) if photo.mode == "RGB" else _to_8_bits(clear, content[24])
+        )
     if not photo.has_transparency_data:
         return photo.convert("RGB")
     white = Image.new("RGBA", photo.size, "white")
@@ -179,7 +247,7 @@ def _to_rgb(photo: Image.Image, content: bytes) -> Image.Image:
 
 
 def _to_8_bits(value: int, depth: int) -> int:
-    return value >> 8 if depth == 16 else value * 255 // (2 ** depth - 1) & 255
+    return value >> 8 if depth == 16 else value * 255 // (2**depth - 1) & 255
 
 
 def _words(error: Exception) -> str:

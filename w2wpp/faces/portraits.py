@@ -69,10 +69,17 @@ def read_portraits(folder: str | Path) -> Portraits:
     images = tensors.get("photos")
     people = manifest.drop_duplicates("person")
     if images is None or images.ndim != 5 or images.dtype != torch.uint8:
-        raise InputError(str(folder / "photos.safetensors"), "photos",
-                         "expected a uint8 tensor [people, photos, height, width, 3]", "Run `dvc repro -f portraits`")
+        raise InputError(
+            str(folder / "photos.safetensors"),
+            "photos",
+            "expected a uint8 tensor [people, photos, height, width, 3]",
+            "Run `dvc repro -f portraits`",
+        )
     if len(people) != images.shape[0] or len(manifest) != images.shape[0] * images.shape[1]:
-        raise InputError(str(folder / "manifest.csv"), "person",
-                         f"{len(manifest)} rows of {len(people)} people for photos of shape {list(images.shape)}",
-                         "Run `dvc repro -f portraits`")
+        raise InputError(
+            str(folder / "manifest.csv"),
+            "person",
+            f"{len(manifest)} rows of {len(people)} people for photos of shape {list(images.shape)}",
+            "Run `dvc repro -f portraits`",
+        )
     return Portraits(images, people["person"].tolist(), people["split"].tolist(), manifest)

@@ -121,9 +121,7 @@ class InsightFaceRecognizer(_ChipRecognizer):
         self.name, self.dim = spec, self._network(np.zeros((1, ARCFACE_SIZE, ARCFACE_SIZE, 3), np.uint8)).shape[1]
 
 
-def load_recognizer(
-    spec: str, workers: int | None = None, progress: str | None = None
-) -> Recognizer:
+def load_recognizer(spec: str, workers: int | None = None, progress: str | None = None) -> Recognizer:
     """The recogniser that ``spec`` names: ``dlib`` or ``insightface:<pack name or path.onnx>``.
 
     Raises:
@@ -223,8 +221,12 @@ class DlibResNet:
         return (x.mean((2, 3)) @ self._projection).numpy()
 
     @staticmethod
-    def _residual(x: torch.Tensor, first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor],
-                  halve: bool) -> torch.Tensor:
+    def _residual(
+        x: torch.Tensor,
+        first: tuple[torch.Tensor, torch.Tensor],
+        second: tuple[torch.Tensor, torch.Tensor],
+        halve: bool,
+    ) -> torch.Tensor:
         y = F.conv2d(x, *first, stride=2 if halve else 1, padding=0 if halve else 1)
         y = F.conv2d(F.relu(y), *second, padding=1)
         skip = F.avg_pool2d(x, 2) if halve else x
@@ -306,8 +308,12 @@ def _load_arcface(path: str) -> Any:
     try:
         network = model_zoo.get_model(str(file))
     except Exception as error:  # insightface lets the errors of onnx, onnxruntime and its own asserts through
-        raise InputError("recognizer insightface", path, f"not a readable ONNX network ({error!r})",
-                         f"Give the path of another; {RESTORED}") from error
+        raise InputError(
+            "recognizer insightface",
+            path,
+            f"not a readable ONNX network ({error!r})",
+            f"Give the path of another; {RESTORED}",
+        ) from error
     if getattr(network, "taskname", None) != "recognition" or network.input_size != (ARCFACE_SIZE, ARCFACE_SIZE):
         raise InputError("recognizer insightface", path, "not an ArcFace-style network with 112x112 input")
     return network
@@ -321,8 +327,10 @@ def load_pack(pack: str) -> tuple[Any, Any]:
     """
     folder = Path(os.environ.get("INSIGHTFACE_HOME", "~/.insightface")).expanduser() / "models" / pack
     if not any(folder.glob("*.onnx")):
-        remedy = (f"Unpack the ONNX files of {PACKS}/{pack}.zip into {folder}, or set `recognizer: dlib` (and `faces: "
-                  "dlib`), which needs no download")
+        remedy = (
+            f"Unpack the ONNX files of {PACKS}/{pack}.zip into {folder}, or set `recognizer: dlib` (and `faces: "
+            "dlib`), which needs no download"
+        )
         raise InputError("recognizer insightface", pack, f"no ONNX file in {folder}", remedy)
     from insightface.app import FaceAnalysis
 

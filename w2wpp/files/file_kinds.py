@@ -10,22 +10,34 @@ _ITSELF = "Download the file itself; where the page asks to sign in or to accept
 _RENAME = "Give it the ending of what it is"
 _UNPACK = "Unpack it, if there are LoRAs in it"
 _TEXTS = (
-    (b"version https://git-lfs.github.com/", "a Git LFS pointer, which only stands for the file",
-     "Run `git lfs pull` in the repository that it is from"),
+    (
+        b"version https://git-lfs.github.com/",
+        "a Git LFS pointer, which only stands for the file",
+        "Run `git lfs pull` in the repository that it is from",
+    ),
     (b"# xet version", "a Xet pointer, which only stands for the file", "Fetch the file itself, as `hf download` does"),
-    (b"<!doctype html", "a web page, not the file", _ITSELF), (b"<html", "a web page, not the file", _ITSELF),
-    (b"<head", "a web page, not the file", _ITSELF), (b"<!--", "a web page, not the file", _ITSELF),
+    (b"<!doctype html", "a web page, not the file", _ITSELF),
+    (b"<html", "a web page, not the file", _ITSELF),
+    (b"<head", "a web page, not the file", _ITSELF),
+    (b"<!--", "a web page, not the file", _ITSELF),
     (b"<?xml", "a server's answer in XML, not the file", _ITSELF),
     (b'{"', "a JSON text, not the file", _ITSELF),
 )
 _MAGICS = (
-    (b"\x00\x05\x16\x07", "what macOS keeps about a file beside it, in archives",
-     "Delete it; the file itself is called the same without ._"),
-    (b"\x1f\x8b", "a gzip archive", _UNPACK), (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
-    (b"Rar!", "a RAR archive", _UNPACK), (b"\xfd7zXZ", "an xz archive", _UNPACK),
+    (
+        b"\x00\x05\x16\x07",
+        "what macOS keeps about a file beside it, in archives",
+        "Delete it; the file itself is called the same without ._",
+    ),
+    (b"\x1f\x8b", "a gzip archive", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    (b"Rar!", "a RAR archive", _UNPACK),
+    (b"\xfd7zXZ", "an xz archive", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
-    (b"\x89PNG", "a PNG picture", _RENAME), (b"\xff\xd8\xff", "a JPEG picture", _RENAME),
-    (b"RIFF", "a WebP picture or a video", _RENAME), (b"%PDF", "a PDF document", _RENAME),
+    (b"\x89PNG", "a PNG picture", _RENAME),
+    (b"\xff\xd8\xff", "a JPEG picture", _RENAME),
+    (b"RIFF", "a WebP picture or a video", _RENAME),
+    (b"%PDF", "a PDF document", _RENAME),
     (b"GGUF", "a GGUF file", "Use the LoRA in safetensors"),
     (b"\x89HDF", "an HDF5 file", "Use the LoRA in safetensors"),
 )

@@ -30,8 +30,9 @@ def children(folder: Path, remedy: str, limit: int = MAX_NAMES) -> list[os.DirEn
         with os.scandir(folder) as entries:
             found = list(islice(entries, limit + 1))
     except (OSError, ValueError) as error:
-        raise InputError(printable(folder), None, f"cannot be read ({getattr(error, 'strerror', None) or error})",
-                         remedy) from error
+        raise InputError(
+            printable(folder), None, f"cannot be read ({getattr(error, 'strerror', None) or error})", remedy
+        ) from error
     if len(found) > limit:
         raise InputError(printable(folder), None, f"more than {limit} names", "Split the folder")
     return sorted(found, key=lambda entry: (normal_form(entry.name), entry.name))

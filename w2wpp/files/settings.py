@@ -38,8 +38,9 @@ class Section(BaseModel):
     """
 
     # Strict, or the string "1" and the 1 that `true` is would pass as numbers.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True,
-                              validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, validate_default=True
+    )
 
 
 AnySection = TypeVar("AnySection", bound=Section)

@@ -82,12 +82,20 @@ def open_pack(path: Path) -> Iterator[tuple[safe_open, dict]]:
             except ValueError:
                 meta = None
             if not isinstance(meta, dict):
-                raise InputError(str(path), META_KEY, "metadata missing or malformed, so this is not a w2w++ pack",
-                                 "Write it with w2wpp.files.storage.write_pack")
+                raise InputError(
+                    str(path),
+                    META_KEY,
+                    "metadata missing or malformed, so this is not a w2w++ pack",
+                    "Write it with w2wpp.files.storage.write_pack",
+                )
             yield pack, meta
     except (SafetensorError, OSError) as error:
-        raise InputError(str(path), None, f"not a readable safetensors file ({error})",
-                         "Delete it and run `dvc repro`, or `git checkout` it if it is tracked") from error
+        raise InputError(
+            str(path),
+            None,
+            f"not a readable safetensors file ({error})",
+            "Delete it and run `dvc repro`, or `git checkout` it if it is tracked",
+        ) from error
 
 
 def read_pack(path: Path, needed: Sequence[str] = ()) -> tuple[dict[str, torch.Tensor], dict]:
@@ -102,8 +110,9 @@ def read_pack(path: Path, needed: Sequence[str] = ()) -> tuple[dict[str, torch.T
     with open_pack(path) as (pack, meta):
         for name in needed:
             if name not in pack.keys():  # noqa: SIM118
-                raise InputError(str(path), name, "no such tensor in this file", "Give the right file; this is of "
-                                 "another stage")
+                raise InputError(
+                    str(path), name, "no such tensor in this file", "Give the right file; this is of another stage"
+                )
         return {key: pack.get_tensor(key) for key in pack.keys()}, meta  # noqa: SIM118
 
 
@@ -142,8 +151,14 @@ def read_json(path: Path) -> dict:
 
 def rounded(tree: dict, digits: int = 4) -> dict:
     """A metrics tree with every float rounded, so that diffs show changes and not noise."""
-    return {key: rounded(value, digits) if isinstance(value, dict) else
-            round(value, digits) if isinstance(value, float) else value for key, value in tree.items()}
+    return {
+        key: rounded(value, digits)
+        if isinstance(value, dict)
+        else round(value, digits)
+        if isinstance(value, float)
+        else value
+        for key, value in tree.items()
+    }
 
 
 def write_csv(path: Path, rows: list[dict] | pd.DataFrame) -> None:

@@ -27,12 +27,19 @@ MAX_TENSORS = 10_000
 MAX_JSON_VALUES = 50 * MAX_TENSORS
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
-           "I32": torch.int32, "I64": torch.int64}
+_DTYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
 _DAMAGED = "The file is damaged or no safetensors file; fetch it again"
 # Spaces of other scripts, and the joiners without which Persian, Hindi or emoji are misspelt.
-_HARMLESS = dict.fromkeys(map(ord, "\u00a0\u1680\u202f\u205f\u3000\u200c\u200d" + "".join(
-    map(chr, range(0x2000, 0x200b)))))
+_HARMLESS = dict.fromkeys(
+    map(ord, "\u00a0\u1680\u202f\u205f\u3000\u200c\u200d" + "".join(map(chr, range(0x2000, 0x200B))))
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ def parse_object(text: str | bytes, where: str, key: str | None) -> dict:
     Raises:
         InputError: naming `where` and `key`: it is none.
     """
+
     def once(pairs: list[tuple]) -> dict:
         content = dict(pairs)
         if len(content) < len(pairs):
@@ -96,8 +104,9 @@ def parse_object(text: str | bytes, where: str, key: str | None) -> dict:
         raise InputError(where, key, "not valid JSON (nested too deeply)", _DAMAGED) from error
     except ValueError as error:
         what = None if encoded.startswith(b"{") else describe(encoded[:START])
-        raise InputError(where, key, f"not valid JSON ({what[0] if what else printable(str(error))})",
-                         what[1] if what else _DAMAGED) from error
+        raise InputError(
+            where, key, f"not valid JSON ({what[0] if what else printable(str(error))})", what[1] if what else _DAMAGED
+        ) from error
     if not isinstance(content, dict):
         raise InputError(where, key, "not a JSON object", _DAMAGED)
     return content
@@ -120,28 +129,40 @@ def read_header(file: BinaryIO, where: str) -> tuple[dict[str, Entry], dict[str,
     length = int.from_bytes(start[:8], "little")
     if start[8:9] != b"{" or length > size - 8:
         if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:9] != b"{"):
-            raise InputError(where, None, "a pickle, which could run code when loaded",
-                             "Have it converted to safetensors by someone who trusts it")
+            raise InputError(
+                where,
+                None,
+                "a pickle, which could run code when loaded",
+                "Have it converted to safetensors by someone who trusts it",
+            )
         reason = f"a header of {length} bytes in a file of {size}" if start[8:9] == b"{" else "not a safetensors file"
         raise InputError(where, None, *(describe(start) or as_text(start) or (reason, _DAMAGED)))
     if length > MAX_HEADER_BYTES:
-        raise InputError(where, None, f"a header of {length} bytes, more than the {MAX_HEADER_BYTES} that are read",
-                         "Save the LoRA again without its metadata, such as tags of the training pictures")
+        raise InputError(
+            where,
+            None,
+            f"a header of {length} bytes, more than the {MAX_HEADER_BYTES} that are read",
+            "Save the LoRA again without its metadata, such as tags of the training pictures",
+        )
     file.seek(8)
     header = parse_object(file.read(length), where, "header")
     metadata = header.pop("__metadata__", None) or {}
     if len(header) > MAX_TENSORS:
-        raise InputError(where, None, f"{len(header)} tensors, more than the {MAX_TENSORS} allowed",
-                         "Save the LoRA alone")
+        raise InputError(
+            where, None, f"{len(header)} tensors, more than the {MAX_TENSORS} allowed", "Save the LoRA alone"
+        )
     for key, content in header.items():
         if printable(key) != key:
             raise InputError(where, printable(key), "unprintable or overlong key", _DAMAGED)
         if not isinstance(content, dict) or content.keys() != {"dtype", "shape", "data_offsets"}:
             raise InputError(where, key, "not described by dtype, shape and data_offsets", _DAMAGED)
     _check_format(file, header, 8 + length, where)
-    entries = {key: Entry(key, content["dtype"], tuple(content["shape"]),
-                          *(8 + length + offset for offset in content["data_offsets"]))
-               for key, content in header.items()}
+    entries = {
+        key: Entry(
+            key, content["dtype"], tuple(content["shape"]), *(8 + length + offset for offset in content["data_offsets"])
+        )
+        for key, content in header.items()
+    }
     return entries, metadata
 
 
@@ -149,8 +170,9 @@ def check_size(file: BinaryIO, where: str) -> None:
     """Refuse, with an InputError, a file larger than `MAX_FILE_BYTES`; headers of larger ones may be read."""
     size = os.fstat(file.fileno()).st_size
     if size > MAX_FILE_BYTES:
-        raise InputError(where, None, f"{size} bytes, more than the {MAX_FILE_BYTES} allowed",
-                         "Save the LoRA alone, in float16")
+        raise InputError(
+            where, None, f"{size} bytes, more than the {MAX_FILE_BYTES} allowed", "Save the LoRA alone, in float16"
+        )
 
 
 def read_tensor(file: BinaryIO, entry: Entry, where: str) -> Tensor:
@@ -192,8 +214,9 @@ def _check_format(file: BinaryIO, header: dict[str, dict], data: int, where: str
             end = data + max((content["data_offsets"][1] for content in header.values()), default=0)
             size = os.fstat(file.fileno()).st_size
             if size < end:
-                raise InputError(where, None, f"{size} bytes of {end}: the end of the file is missing",
-                                 "Fetch it again") from error
+                raise InputError(
+                    where, None, f"{size} bytes of {end}: the end of the file is missing", "Fetch it again"
+                ) from error
             reason = f"the tensors end at byte {end} of {size}"
         else:
             # The library takes tensors in an order of chance, so that it may find another fault the next time.

@@ -13,11 +13,15 @@ _COMPONENTS = {"unet", "lora", "transformer"}
 _WORDS = r"(?:steps?|epochs?|ep|iter(?:ation)?s?|ckpt|checkpoint)"
 # diffusers and SimpleTuner: checkpoint-500; diffusion-pipe: epoch10; OneTrainer: backup/<time>-backup-<step>-<epoch>-0.
 _FOLDER = re.compile(
-    rf"{_WORDS}[-_ ]?(\d+)(?:-rolling)?|.*-backup-(\d+)-(\d+)-(\d+)|(?:checkpoint|ckpt|save|backup)s?", re.IGNORECASE)
+    rf"{_WORDS}[-_ ]?(\d+)(?:-rolling)?|.*-backup-(\d+)-(\d+)-(\d+)|(?:checkpoint|ckpt|save|backup)s?", re.IGNORECASE
+)
 # kohya: name-step00000500; cloneofsimo: name_e3_s500; OneTrainer: name<time>-save-<step>-<epoch>-0; and what people
 # write, such as name epoch 10.
-_SPELT = re.compile(rf"(.*?)(?:^|[-_. ])(?:{_WORDS}[-_ =]?(\d+)|e(\d+)_s(\d+))|"
-                    r"(.*?)\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-save-(\d+)-(\d+)-(\d+)", re.IGNORECASE)
+_SPELT = re.compile(
+    rf"(.*?)(?:^|[-_. ])(?:{_WORDS}[-_ =]?(\d+)|e(\d+)_s(\d+))|"
+    r"(.*?)\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-save-(\d+)-(\d+)-(\d+)",
+    re.IGNORECASE,
+)
 # kohya: name-000010; ai-toolkit: name_000000500. People may be numbered so, too.
 _NUMBERED = re.compile(r"(.+)(?:-(\d{6})|_(\d{9}))")
 _LOOSE = re.compile(r"(.+)[-_ ](\d{3,})")
@@ -83,10 +87,15 @@ def find_trainings(metadata: dict[str, dict[str, str]]) -> list[Training]:
     for part in parts:
         if part.sign == "loose":
             loose[part.training].append(part.number[0])
-    told = plain | {training for training, numbers in loose.items()
-                    if len(numbers) > 1 and not any(number % 50 for number in numbers)}
-    parts = [_Part(part.name, own_name(part.name)) if part.sign == "loose" and part.training not in told else part
-             for part in parts]
+    told = plain | {
+        training
+        for training, numbers in loose.items()
+        if len(numbers) > 1 and not any(number % 50 for number in numbers)
+    }
+    parts = [
+        _Part(part.name, own_name(part.name)) if part.sign == "loose" and part.training not in told else part
+        for part in parts
+    ]
     groups = _joined(parts, metadata)
     return sorted((_training(members) for members in groups), key=lambda training: min(training.names))
 
@@ -96,8 +105,12 @@ def _training(members: list[_Part]) -> Training:
     last = [part.name for part in members if not part.number]
     told = len(members) > 1 or members[0].sign in ("", "spelt")
     person = min(part.training for part in members) if told else ""
-    return Training(normalize("NFC", person or own_name(members[0].name)), tuple(sorted(last)), tuple(numbered),
-                    all(part.sign == "numbered" for part in members))
+    return Training(
+        normalize("NFC", person or own_name(members[0].name)),
+        tuple(sorted(last)),
+        tuple(numbered),
+        all(part.sign == "numbered" for part in members),
+    )
 
 
 def _joined(parts: list[_Part], metadata: dict[str, dict[str, str]]) -> list[list[_Part]]:

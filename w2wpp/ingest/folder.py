@@ -82,8 +82,9 @@ class FolderScan:
         return torch.cat([none, *(lora.vector[None] for lora in self.accepted.values())])
 
 
-def scan_folder(folder: str | Path, layout: WeightLayout, checkpoints: Literal["last", "all"] = "last",
-                listed: Collection[str] = ()) -> FolderScan:
+def scan_folder(
+    folder: str | Path, layout: WeightLayout, checkpoints: Literal["last", "all"] = "last", listed: Collection[str] = ()
+) -> FolderScan:
     """Read every LoRA in a folder and its subfolders (see `read_lora`); those that cannot be read do not stop it.
 
     Symbolic links are followed to files within the folder only, and to no folder. Hidden files and folders, and what
@@ -116,15 +117,23 @@ def scan_folder(folder: str | Path, layout: WeightLayout, checkpoints: Literal["
             loras |= read
             of |= dict.fromkeys(read, training)
             rejected += refused
-            others += [Other(printable(name), f"another checkpoint of the training of {printable(kept[-1])}")
-                       for name in training.names if name not in tried]
+            others += [
+                Other(printable(name), f"another checkpoint of the training of {printable(kept[-1])}")
+                for name in training.names
+                if name not in tried
+            ]
             bar.update(len(training.names))
     duplicates = find_duplicates(loras, layout)
     known = {duplicate.name for duplicate in duplicates}
     accepted = {name: loras[name] for name in sorted(loras) if name not in known}
-    return FolderScan(layout, accepted, {name: of[name] for name in accepted},
-                      tuple(sorted(rejected, key=lambda each: each.name)), duplicates,
-                      tuple(sorted(others, key=lambda each: each.name)))
+    return FolderScan(
+        layout,
+        accepted,
+        {name: of[name] for name in accepted},
+        tuple(sorted(rejected, key=lambda each: each.name)),
+        duplicates,
+        tuple(sorted(others, key=lambda each: each.name)),
+    )
 
 
 def _sorted_out(folder: Path) -> tuple[dict[str, dict[str, str]], list[Rejected], list[Other]]:
@@ -136,8 +145,11 @@ def _sorted_out(folder: Path) -> tuple[dict[str, dict[str, str]], list[Rejected]
         if not refusal and not reason:
             written, reason = _peek(folder / name)
         if refusal:
-            rejected.append(Rejected(printable(name), None, refusal,
-                                     "Put a copy of the LoRA itself, under a plain name, into the folder"))
+            rejected.append(
+                Rejected(
+                    printable(name), None, refusal, "Put a copy of the LoRA itself, under a plain name, into the folder"
+                )
+            )
         elif reason:
             others.append(Other(printable(name), reason))
         else:
@@ -145,8 +157,9 @@ def _sorted_out(folder: Path) -> tuple[dict[str, dict[str, str]], list[Rejected]
     return metadata, rejected, others
 
 
-def _first_sound(folder: Path, tries: list[tuple[str, ...]], layout: WeightLayout
-                 ) -> tuple[dict[str, ForeignLora], list[Rejected]]:
+def _first_sound(
+    folder: Path, tries: list[tuple[str, ...]], layout: WeightLayout
+) -> tuple[dict[str, ForeignLora], list[Rejected]]:
     """Read LoRAs by name, one group after the other until one of a group can be read, and say why others cannot."""
     loras: dict[str, ForeignLora] = {}
     rejected = []
@@ -164,9 +177,12 @@ def _first_sound(folder: Path, tries: list[tuple[str, ...]], layout: WeightLayou
 
 
 def _ambiguous(folder: Path, training: Training) -> InputError:
-    return InputError(printable(folder), printable(training.numbered[0]), f"one of {len(training.numbered)} files that "
-                      "are numbered as checkpoints of one training are", "If each is of another person, say so in "
-                      "people.csv (columns file, person); if not, keep the last alone")
+    return InputError(
+        printable(folder),
+        printable(training.numbered[0]),
+        f"one of {len(training.numbered)} files that are numbered as checkpoints of one training are",
+        "If each is of another person, say so in people.csv (columns file, person); if not, keep the last alone",
+    )
 
 
 def _peek(path: Path) -> tuple[dict[str, str], str]:

@@ -78,8 +78,12 @@ def read_lora(path: str | Path, layout: WeightLayout) -> ForeignLora:
     """
     path, where = Path(path), printable(path)
     if path.suffix.lower() in PICKLE_SUFFIXES:
-        raise InputError(where, None, "a pickle by its name, which could run code when loaded",
-                         "Have it converted to safetensors by someone who trusts it")
+        raise InputError(
+            where,
+            None,
+            "a pickle by its name, which could run code when loaded",
+            "Have it converted to safetensors by someone who trusts it",
+        )
     with opened(path) as file:
         entries, metadata = read_header(file, where)
         keys = key_table(layout).sort(list(entries), where)
@@ -108,9 +112,17 @@ def read_lora(path: str | Path, layout: WeightLayout) -> ForeignLora:
     whole = sum(energy.values())
     worst = min(shares, key=shares.__getitem__)
     return ForeignLora(
-        vector=torch.cat(parts), naming=keys.naming, rank=max(ranks.values()), alpha_from=" and ".join(sorted(sources)),
-        energy=float(sum(kept.values()) / whole) if whole > 0 else 1.0, worst_module=worst, worst_energy=shares[worst],
-        ignored=keys.ignored, beyond=keys.beyond, digest=digest)
+        vector=torch.cat(parts),
+        naming=keys.naming,
+        rank=max(ranks.values()),
+        alpha_from=" and ".join(sorted(sources)),
+        energy=float(sum(kept.values()) / whole) if whole > 0 else 1.0,
+        worst_module=worst,
+        worst_energy=shares[worst],
+        ignored=keys.ignored,
+        beyond=keys.beyond,
+        digest=digest,
+    )
 
 
 def _check_shapes(found: dict[tuple[str, str], Entry], layout: WeightLayout, where: str) -> dict[str, int]:
@@ -124,12 +136,17 @@ def _check_shapes(found: dict[tuple[str, str], Entry], layout: WeightLayout, whe
                 raise InputError(where, entry.key, f"dtype {entry.dtype}", "Convert it to float16, bfloat16 or float32")
         rank = down.shape[0] if down.shape else 0
         if not 1 <= rank <= MAX_RANK:
-            raise InputError(where, down.key, f"shape {list(down.shape)}: ranks 1 to {MAX_RANK} can be read",
-                             "Resize the LoRA")
+            raise InputError(
+                where, down.key, f"shape {list(down.shape)}: ranks 1 to {MAX_RANK} can be read", "Resize the LoRA"
+            )
         for factor, shape in ((down, (rank, layer.fan_in)), (up, (layer.fan_out, rank))):
             if factor.shape != shape:
-                raise InputError(where, factor.key, f"shape {list(factor.shape)}, expected {list(shape)}",
-                                 "Use a LoRA of the same base model, of linear layers, with one rank in A and B")
+                raise InputError(
+                    where,
+                    factor.key,
+                    f"shape {list(factor.shape)}, expected {list(shape)}",
+                    "Use a LoRA of the same base model, of linear layers, with one rank in A and B",
+                )
         if alpha and alpha.shape not in ((), (1,)):
             raise InputError(where, alpha.key, f"shape {list(alpha.shape)}, expected one number", "Save one alpha")
         ranks[layer.module] = rank

@@ -72,7 +72,7 @@ class KeyTable:
         self._modules = tuple(layer.module for layer in layout.layers)
         self._stems: dict[str, tuple[str, str]] = {}
         for module in self._modules:
-            names = {module: "", module.removesuffix(".0"): ""}     # a processor's to_out is the layer to_out.0
+            names = {module: "", module.removesuffix(".0"): ""}  # a processor's to_out is the layer to_out.0
             original = _original_name(module)
             if original:
                 names[original] = "ldm"
@@ -96,8 +96,12 @@ class KeyTable:
             rest = self._after_module(key)
             if rest:
                 what = change(rest)
-                raise InputError(where, key, "neither A, B nor alpha of a LoRA" + (f" ({what})" if what else ""),
-                                 "Only plain LoRAs can be read: no DoRA, LoHa, LoKr, convolutions or biases")
+                raise InputError(
+                    where,
+                    key,
+                    "neither A, B nor alpha of a LoRA" + (f" ({what})" if what else ""),
+                    "Only plain LoRAs can be read: no DoRA, LoHa, LoKr, convolutions or biases",
+                )
         if not found:
             self._refuse(keys, where)
         for module in self._modules:
@@ -105,8 +109,12 @@ class KeyTable:
                 if (module, part) not in found:
                     other = other_model(ignored)
                     hint = f", and {other[0]} looks like {other[1]}" if other else ""
-                    raise InputError(where, module, f"no LoRA {letter} for this module{hint}",
-                                     "It must adapt all targets and blocks that LoRAs are read for")
+                    raise InputError(
+                        where,
+                        module,
+                        f"no LoRA {letter} for this module{hint}",
+                        "It must adapt all targets and blocks that LoRAs are read for",
+                    )
         beyond = tuple(key for key in ignored if not _ANY_FACTOR.search(key) and not _ALPHA.search(key))
         return Keys(places[found[self._modules[0], DOWN]].naming, found, ignored, beyond)
 
@@ -118,11 +126,16 @@ class KeyTable:
             # The key of an alpha does not tell OneTrainer's naming from that of diffusers.
             named = "onetrainer" if place.part == ALPHA and place.naming == "diffusers" else place.naming
             if first and first.naming not in (place.naming, named):
-                raise InputError(where, key, f"named by {place.naming} in a file of {first.naming}",
-                                 "Save it with one tool")
+                raise InputError(
+                    where, key, f"named by {place.naming} in a file of {first.naming}", "Save it with one tool"
+                )
             if first and place.part != ALPHA and place.adapter != first.adapter:
-                raise InputError(where, key, f"of the adapter {place.adapter!r}, where others are of {first.adapter!r}",
-                                 "Save each adapter alone, as peft does with save_pretrained(selected_adapters=[name])")
+                raise InputError(
+                    where,
+                    key,
+                    f"of the adapter {place.adapter!r}, where others are of {first.adapter!r}",
+                    "Save each adapter alone, as peft does with save_pretrained(selected_adapters=[name])",
+                )
             if (place.module, place.part) in found:
                 raise InputError(where, key, f"the same as {found[place.module, place.part]}", "Remove one of them")
             found[place.module, place.part] = key
@@ -133,9 +146,9 @@ class KeyTable:
         plain, by_peft = _unwrapped(key)
         factor = _FACTOR.search(plain)
         ending = factor or _ALPHA.search(plain)
-        if not ending or plain[:ending.start()] not in self._stems:
+        if not ending or plain[: ending.start()] not in self._stems:
             return None
-        module, naming = self._stems[plain[:ending.start()]]
+        module, naming = self._stems[plain[: ending.start()]]
         flat = plain.startswith(_FLAT_PREFIXES)
         naming = naming or ("kohya" if flat else "peft" if by_peft else "diffusers")
         if not factor:
@@ -148,8 +161,10 @@ class KeyTable:
     def _after_module(self, key: str) -> str:
         """What follows the name of a module of the layout in a key; empty if there is none in it."""
         plain, _ = _unwrapped(key)
-        return next((plain[at + 1:] for at in range(len(plain) - 1, 0, -1)
-                     if plain[at] == "." and plain[:at] in self._stems), "")
+        return next(
+            (plain[at + 1 :] for at in range(len(plain) - 1, 0, -1) if plain[at] == "." and plain[:at] in self._stems),
+            "",
+        )
 
     def _refuse(self, keys: list[str], where: str) -> None:
         """Say what a file is in which no module of the layout is adapted."""
@@ -159,8 +174,12 @@ class KeyTable:
         if beside:
             raise InputError(where, *beside, "Leave it out; the LoRA of the UNet is another file")
         key, what = other_model(keys) or (min(keys), "no LoRA of the UNet, or one with names that are not known here")
-        raise InputError(where, key, what if what.startswith("no ") else f"looks like {what}",
-                         "Give LoRAs of the base model, which adapt all targets and blocks that LoRAs are read for")
+        raise InputError(
+            where,
+            key,
+            what if what.startswith("no ") else f"looks like {what}",
+            "Give LoRAs of the base model, which adapt all targets and blocks that LoRAs are read for",
+        )
 
 
 @lru_cache(maxsize=4)

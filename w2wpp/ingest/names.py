@@ -16,19 +16,28 @@ _LORA_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 _STATE = re.compile(
     r"(?:optimizer|(?:lr_)?scheduler|(?:grad_)?scaler|(?:dl_)?sampler|random_states|rng_state|training_(?:args|state)|"
     r"train(?:er)?_state|custom_checkpoint|ema(?:_model)?|zero_pp_rank|mp_rank)(?:[-_]?\d+)*\.\w+|.*\.(?:pkl|pickle)",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 # w2wmodel.pt holds coefficients in weights2weights' own space.
-_MODEL = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|learned_embeds|model-\d+-of)\b.*\.(?:bin|safetensors)|"
-                    r"w2wmodel\.pt")
+_MODEL = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|learned_embeds|model-\d+-of)\b.*\.(?:bin|safetensors)|"
+    r"w2wmodel\.pt"
+)
 _STATE_OF_FOLDER = ("optimizer.bin", "random_states_0.pkl", "train_state.json")
-_LEFT_BEHIND = {"__macosx": "macOS leaves in archives", "@eadir": "a Synology NAS keeps beside files",
-                "$recycle.bin": "Windows keeps of deleted files", "lost+found": "Linux keeps of a damaged disk",
-                "system volume information": "Windows keeps of a disk"}
-_OTHERS = ((("png", "jpg", "jpeg", "webp", "gif", "bmp", "avif", "mp4"), "a picture"),
-           (("txt", "caption", "md", "csv", "log"), "a text"),
-           (("json", "yaml", "yml", "toml", "ini"), "a configuration"),
-           (("zip", "tar", "gz", "tgz", "7z", "rar", "xz", "zst"), "an archive; unpack it if LoRAs are in it"),
-           (("part", "crdownload", "download", "incomplete", "aria2", "tmp"), "a download that was not finished"))
+_LEFT_BEHIND = {
+    "__macosx": "macOS leaves in archives",
+    "@eadir": "a Synology NAS keeps beside files",
+    "$recycle.bin": "Windows keeps of deleted files",
+    "lost+found": "Linux keeps of a damaged disk",
+    "system volume information": "Windows keeps of a disk",
+}
+_OTHERS = (
+    (("png", "jpg", "jpeg", "webp", "gif", "bmp", "avif", "mp4"), "a picture"),
+    (("txt", "caption", "md", "csv", "log"), "a text"),
+    (("json", "yaml", "yml", "toml", "ini"), "a configuration"),
+    (("zip", "tar", "gz", "tgz", "7z", "rar", "xz", "zst"), "an archive; unpack it if LoRAs are in it"),
+    (("part", "crdownload", "download", "incomplete", "aria2", "tmp"), "a download that was not finished"),
+)
 
 
 def names_within(folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -49,8 +58,9 @@ def names_within(folder: Path) -> Iterator[tuple[str, str, str]]:
                 children = list(islice(entries, MAX_NAMES + 1 - count))
         except OSError as error:
             if not within:
-                raise InputError(printable(folder), None, f"cannot be read ({error.strerror})",
-                                 "Give a folder of LoRAs") from error
+                raise InputError(
+                    printable(folder), None, f"cannot be read ({error.strerror})", "Give a folder of LoRAs"
+                ) from error
             yield within, f"a folder that cannot be read ({error.strerror})", ""
             continue
         count += len(children)
@@ -71,13 +81,17 @@ def _no_lora(child: os.DirEntry, name: str) -> str:
     if child.name.lower() in _LEFT_BEHIND:
         return f"what {_LEFT_BEHIND[child.name.lower()]}"
     if child.name.startswith("."):
-        return "what macOS keeps beside a file" if child.name.startswith("._") else \
-            f"a hidden {'folder' if folder else 'file'}"
+        return (
+            "what macOS keeps beside a file"
+            if child.name.startswith("._")
+            else f"a hidden {'folder' if folder else 'file'}"
+        )
     if folder:
         if name.count("/") >= MAX_DEPTH:
             return f"a folder more than {MAX_DEPTH} deep"
-        state = child.name.endswith("-state") and any(map(os.path.exists, (
-            os.path.join(child.path, file) for file in _STATE_OF_FOLDER)))
+        state = child.name.endswith("-state") and any(
+            map(os.path.exists, (os.path.join(child.path, file) for file in _STATE_OF_FOLDER))
+        )
         return "a trainer's state" if state else ""
     if _STATE.fullmatch(child.name):
         return "of a trainer's state"
@@ -97,7 +111,7 @@ def _refusal(child: os.DirEntry, name: str, root: str) -> str:
         return "an unprintable or overlong name"
     if child.is_symlink():
         try:
-            child.stat()    # the system gives up after 40 links, realpath only when Python's stack is full
+            child.stat()  # the system gives up after 40 links, realpath only when Python's stack is full
             target = os.path.realpath(child.path, strict=True)
         except OSError as error:
             return f"a symbolic link that leads nowhere ({error.strerror})"

@@ -50,8 +50,12 @@ def read_listed(path: str | Path) -> dict[str, str]:
                 if not value or printable(value) != value:
                     raise InputError(where, column, f"{printable(value)!r} in line {line}, expected a name", _REMEDY)
             if name in listed:
-                raise InputError(where, "file", f"{name!r} is in line {lines[name]}, of {listed[name]!r}, and in line "
-                                 f"{line}, of {person!r}", "Keep one of them")
+                raise InputError(
+                    where,
+                    "file",
+                    f"{name!r} is in line {lines[name]}, of {listed[name]!r}, and in line {line}, of {person!r}",
+                    "Keep one of them",
+                )
             listed[name], lines[name] = person, line
     except UnicodeDecodeError as error:
         raise InputError(where, None, "not in UTF-8", _REMEDY) from error
@@ -62,6 +66,8 @@ def read_listed(path: str | Path) -> dict[str, str]:
 
 def _header(line: str) -> tuple[list[str], str]:
     """The columns that a first line names, and the delimiter by which it names most of those that are needed."""
-    choices = [([name.strip().casefold() for name in next(csv.reader([line], delimiter=delimiter), [])], delimiter)
-               for delimiter in _DELIMITERS]
+    choices = [
+        ([name.strip().casefold() for name in next(csv.reader([line], delimiter=delimiter), [])], delimiter)
+        for delimiter in _DELIMITERS
+    ]
     return max(choices, key=lambda choice: len({"file", "person"} & set(choice[0])))

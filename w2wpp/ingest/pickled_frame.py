@@ -19,16 +19,35 @@ _MANAGERS = ("pandas.core.internals.managers.BlockManager",)
 _BLOCKS = ("pandas._libs.internals._unpickle_block",)
 _NEW_INDEX = ("pandas.core.indexes.base._new_Index",)
 _RANGES = ("pandas.core.indexes.range.RangeIndex", "pandas.RangeIndex")
-_INDEXES = ("pandas.core.indexes.base.Index", "pandas.Index", "pandas.core.indexes.numeric.Int64Index",
-            "pandas.core.indexes.numeric.UInt64Index", "pandas.core.indexes.numeric.Float64Index")
+_INDEXES = (
+    "pandas.core.indexes.base.Index",
+    "pandas.Index",
+    "pandas.core.indexes.numeric.Int64Index",
+    "pandas.core.indexes.numeric.UInt64Index",
+    "pandas.core.indexes.numeric.Float64Index",
+)
 _STRINGS = ("pandas.arrays.StringArray", "pandas.StringDtype", "pandas.core.arrays.string_.StringDtype")
 _EXTENSIONS = ("pandas._libs.arrays.__pyx_unpickle_NDArrayBacked",)
 _RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 _SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _OTHERS = ("numpy.ndarray", "numpy.dtype", "builtins.slice", "builtins.bytes", "_codecs.encode")
-NAMES = frozenset((*_FRAMES, *_MANAGERS, *_BLOCKS, *_NEW_INDEX, *_RANGES, *_INDEXES, *_STRINGS, *_EXTENSIONS,
-                   *_RECONSTRUCT, *_FROM_BUFFER, *_SCALARS, *_OTHERS))
+NAMES = frozenset(
+    (
+        *_FRAMES,
+        *_MANAGERS,
+        *_BLOCKS,
+        *_NEW_INDEX,
+        *_RANGES,
+        *_INDEXES,
+        *_STRINGS,
+        *_EXTENSIONS,
+        *_RECONSTRUCT,
+        *_FROM_BUFFER,
+        *_SCALARS,
+        *_OTHERS,
+    )
+)
 _NUMBERS = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"}
 MAX_COLUMNS = 10_000
 
@@ -132,8 +151,11 @@ def _index(value: object) -> tuple[Sequence, object]:
 def _places(value: object, count: int) -> Sequence[int]:
     """The numbers, all below `count`, of a block's columns."""
     if isinstance(value, Call) and value.function == "builtins.slice":
-        if len(value.arguments) != 3 or not all(part is None or type(part) is int for part in value.arguments) \
-                or value.arguments[2] == 0:
+        if (
+            len(value.arguments) != 3
+            or not all(part is None or type(part) is int for part in value.arguments)
+            or value.arguments[2] == 0
+        ):
             raise _Unfit("a slice that makes no sense")
         return range(*slice(*value.arguments).indices(count))
     places = _array(value)
@@ -158,8 +180,12 @@ def _array(value: object) -> np.ndarray:
         state = call.state if isinstance(call.state, tuple) and len(call.state) == 5 else (None,) * 5
         _, shape, dtype, fortran, content = state
         order = "F" if fortran is True else "C"
-    if not isinstance(shape, tuple) or not 1 <= len(shape) <= 2 or order not in ("C", "F") \
-            or not all(type(size) is int and 0 <= size < 2**40 for size in shape):
+    if (
+        not isinstance(shape, tuple)
+        or not 1 <= len(shape) <= 2
+        or order not in ("C", "F")
+        or not all(type(size) is int and 0 <= size < 2**40 for size in shape)
+    ):
         raise _Unfit("an array of impossible shape")
     code = _dtype(dtype)
     if code == "object":

@@ -14,8 +14,20 @@ from typing import Any, BinaryIO, TypeVar
 from w2wpp.files.errors import InputError
 from w2wpp.files.tensor_files import printable
 
-_LITERALS = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
-             "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_LITERALS = {
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _DAMAGED = "The file is damaged or no pickle; fetch it again"
 _Kind = TypeVar("_Kind")
@@ -150,8 +162,9 @@ class _Machine:
             case "PROTO" | "FRAME":
                 pass
             case _:
-                raise InputError(self.where, None, f"a pickle with the opcode {opcode}, which is not read here",
-                                 self.remedy)
+                raise InputError(
+                    self.where, None, f"a pickle with the opcode {opcode}, which is not read here", self.remedy
+                )
 
     def set_items(self, items: list) -> None:
         # Another key than text could be a tuple too deep to hash.
@@ -164,6 +177,7 @@ class _Machine:
             raise ValueError("a name that is no text")
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         if full not in self.allowed:
-            raise InputError(self.where, printable(full), "named in this pickle, which could run code when loaded",
-                             self.remedy)
+            raise InputError(
+                self.where, printable(full), "named in this pickle, which could run code when loaded", self.remedy
+            )
         self.stack.append(Global(full))

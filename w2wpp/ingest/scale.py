@@ -14,8 +14,16 @@ METADATA_KEY = "lora_adapter_metadata"
 MAX_CONFIG_BYTES = 2**20
 
 # peft's options under which the adapted weight is not the base model's W plus scale * B A.
-_OTHER_MODELS = ("use_dora", "lora_bias", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config",
-                 "arrow_config", "alora_invocation_tokens")
+_OTHER_MODELS = (
+    "use_dora",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "arrow_config",
+    "alora_invocation_tokens",
+)
 _OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -52,8 +60,12 @@ class LoraScale:
             if self.config.get(option):
                 raise InputError(self.where, option, "set, so this is no plain LoRA", "Train it without")
         if str(self.config.get("init_lora_weights")).lower().startswith(_OTHER_BASES):
-            raise InputError(self.where, "init_lora_weights", "the LoRA belongs to a changed base model",
-                             "Convert it to a LoRA of the unchanged model")
+            raise InputError(
+                self.where,
+                "init_lora_weights",
+                "the LoRA belongs to a changed base model",
+                "Convert it to a LoRA of the unchanged model",
+            )
 
     def of(self, module: str, rank: int) -> float:
         """The factor of B A for a module whose tensors have `rank`.
@@ -61,11 +73,17 @@ class LoraScale:
         Raises:
             InputError: alpha or rank is missing, no positive number, or the rank another than the tensors'.
         """
-        said, alpha = (self._number(name, pattern, module) for name, pattern in (("r", "rank_pattern"),
-                                                                                 ("lora_alpha", "alpha_pattern")))
+        said, alpha = (
+            self._number(name, pattern, module)
+            for name, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern"))
+        )
         if said != rank:
-            raise InputError(self.where, "r", f"{said:g} for {module}, whose tensors have rank {rank}",
-                             "Keep every LoRA with its own configuration")
+            raise InputError(
+                self.where,
+                "r",
+                f"{said:g} for {module}, whose tensors have rank {rank}",
+                "Keep every LoRA with its own configuration",
+            )
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
     def _number(self, name: str, pattern_name: str, module: str) -> float:
@@ -76,8 +94,9 @@ class LoraScale:
         for pattern, value in patterns.items():
             # A stranger's regular expression could search for years, so names are all that is understood.
             if not re.fullmatch(r"\^?[\w.]+", pattern):
-                raise InputError(self.where, pattern_name, f"{printable(pattern)!r} is not a module's name",
-                                 "Spell the modules out")
+                raise InputError(
+                    self.where, pattern_name, f"{printable(pattern)!r} is not a module's name", "Spell the modules out"
+                )
             if module == pattern.removeprefix("^") or (pattern[0] != "^" and module.endswith("." + pattern)):
                 return positive(value, self.where, pattern_name)
         return positive(self.config.get(name), self.where, name)

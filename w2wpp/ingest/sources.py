@@ -77,10 +77,17 @@ def collect_w2w(params: SourceParams, seed: int, layout: WeightLayout, out: Path
     data = pack_w2w(files, layout, out / "loras", scratch, seed=seed, validation=share, test=share)
     people = data.people.rename(columns={"file": "photo"})
     _write_zoo(out, [people[people["split"] == split] for split in data.shards], data.shards)
-    _write_quarantine(out, [(each.person, f"{files.weights.name}[{each.row}]", each.key, each.reason)
-                            for each in data.quarantine.itertuples()])
-    _say(f"{len(people)} vectors of {people['person'].nunique()} people read, {len(data.quarantine)} rejected; see "
-         f"{out / QUARANTINE}")
+    _write_quarantine(
+        out,
+        [
+            (each.person, f"{files.weights.name}[{each.row}]", each.key, each.reason)
+            for each in data.quarantine.itertuples()
+        ],
+    )
+    _say(
+        f"{len(people)} vectors of {people['person'].nunique()} people read, {len(data.quarantine)} rejected; see "
+        f"{out / QUARANTINE}"
+    )
 
 
 def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: Path, scratch: Path) -> None:
@@ -107,12 +114,26 @@ def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: P
     _check_listed(listed, scan, str(folder / PEOPLE))
     people = [listed.get(normalize("NFC", name), training.person) for name, training in scan.trainings.items()]
     splits = assign_splits(people, seed, params.held_out, params.held_out)
-    table = pd.DataFrame([
-        {"person": person, "split": split, "lora": name, "checkpoints": len(scan.trainings[name].names),
-         "naming": lora.naming, "rank": lora.rank, "alpha_from": lora.alpha_from, "energy": lora.energy,
-         "worst_module": lora.worst_module, "worst_energy": lora.worst_energy, "ignored_keys": len(lora.ignored),
-         "text_encoder_keys": len(lora.of_text_encoder), "beyond": _first(lora.beyond)}
-        for person, split, (name, lora) in zip(people, splits, scan.accepted.items(), strict=True)])
+    table = pd.DataFrame(
+        [
+            {
+                "person": person,
+                "split": split,
+                "lora": name,
+                "checkpoints": len(scan.trainings[name].names),
+                "naming": lora.naming,
+                "rank": lora.rank,
+                "alpha_from": lora.alpha_from,
+                "energy": lora.energy,
+                "worst_module": lora.worst_module,
+                "worst_energy": lora.worst_energy,
+                "ignored_keys": len(lora.ignored),
+                "text_encoder_keys": len(lora.of_text_encoder),
+                "beyond": _first(lora.beyond),
+            }
+            for person, split, (name, lora) in zip(people, splits, scan.accepted.items(), strict=True)
+        ]
+    )
     if splits.count("zoo") < 2:
         raise _too_few(folder, scan, people)
     ignored = Counter(key for lora in scan.accepted.values() for key in lora.ignored)
@@ -120,24 +141,35 @@ def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: P
     for split in SPLITS:
         rows = [row for row, each in enumerate(splits) if each == split]
         if rows:
-            blocks = (vectors[rows[first:first + count]] for first, count in chunks(len(rows), LORAS_PER_FILE))
+            blocks = (vectors[rows[first : first + count]] for first, count in chunks(len(rows), LORAS_PER_FILE))
             shards[split] = write_shards(out / "loras" / split, blocks, layout, LORAS_PER_FILE)
             parts.append(table.iloc[rows])
     _write_zoo(out, parts, shards)
     _write_quarantine(out, [(own_name(each.name), each.name, each.key, each.reason) for each in scan.rejected])
-    write_csv(out / "duplicates.csv", pd.DataFrame(
-        [vars(each) for each in scan.duplicates], columns=["name", "original", "how", "distance"]))
+    write_csv(
+        out / "duplicates.csv",
+        pd.DataFrame([vars(each) for each in scan.duplicates], columns=["name", "original", "how", "distance"]),
+    )
     write_csv(out / "others.csv", pd.DataFrame([vars(each) for each in scan.others], columns=["name", "reason"]))
-    write_csv(out / "ignored_keys.csv", pd.DataFrame(
-        [{"key": printable(key), "loras": count} for key, count in sorted(ignored.items())], columns=["key", "loras"]))
+    write_csv(
+        out / "ignored_keys.csv",
+        pd.DataFrame(
+            [{"key": printable(key), "loras": count} for key, count in sorted(ignored.items())],
+            columns=["key", "loras"],
+        ),
+    )
     beyond = [name for name, lora in scan.accepted.items() if lora.beyond]
-    _say(f"{len(table)} LoRAs read, of {len(set(people))} people, {len(scan.rejected)} rejected, "
-         f"{len(scan.duplicates)} duplicates, {len(scan.others)} other files; rank {layout.rank} keeps "
-         f"{table['energy'].min():.1%} to {table['energy'].max():.1%} of a LoRA; {len(ignored)} keys belong to no "
-         f"target; see the tables in {out}")
+    _say(
+        f"{len(table)} LoRAs read, of {len(set(people))} people, {len(scan.rejected)} rejected, "
+        f"{len(scan.duplicates)} duplicates, {len(scan.others)} other files; rank {layout.rank} keeps "
+        f"{table['energy'].min():.1%} to {table['energy'].max():.1%} of a LoRA; {len(ignored)} keys belong to no "
+        f"target; see the tables in {out}"
+    )
     if beyond:
-        _say(f"warning: {len(beyond)} of the files hold more than a LoRA, which is left out, such as {beyond[0]}: "
-             f"{_first(scan.accepted[beyond[0]].beyond)}; see the column beyond in {out / 'manifest.csv'}")
+        _say(
+            f"warning: {len(beyond)} of the files hold more than a LoRA, which is left out, such as {beyond[0]}: "
+            f"{_first(scan.accepted[beyond[0]].beyond)}; see the column beyond in {out / 'manifest.csv'}"
+        )
 
 
 SOURCES = {"w2w": collect_w2w, "folder": collect_folder}
@@ -145,8 +177,12 @@ SOURCES = {"w2w": collect_w2w, "folder": collect_folder}
 
 def _write_zoo(out: Path, parts: list[pd.DataFrame], shards: dict[str, Shards]) -> None:
     """manifest.csv, from one table of people for each split's shards, and portraits of nobody."""
-    files = [f"{split}/{path.name}" for split, each in shards.items() for path, first, end in
-             zip(each.paths, each.bounds[:-1], each.bounds[1:], strict=True) for _ in range(first, end)]
+    files = [
+        f"{split}/{path.name}"
+        for split, each in shards.items()
+        for path, first, end in zip(each.paths, each.bounds[:-1], each.bounds[1:], strict=True)
+        for _ in range(first, end)
+    ]
     people = pd.concat(parts, ignore_index=True)
     # A held-out person's LoRA is the rung that an inversion is to reach, as in a zoo that is trained here.
     people.insert(2, "role", people["split"].where(people["split"] == "zoo", "true"))
@@ -165,8 +201,12 @@ def _check_listed(listed: dict[str, str], scan: FolderScan, where: str) -> None:
     loras = {normalize("NFC", name) for name in (*scan.accepted, *_left_out(scan))}
     for name in listed:
         if name not in loras:
-            raise InputError(where, "file", f"{name!r}{others.get(name, '')}, expected a LoRA of the folder",
-                             "Write files as they are below the folder, such as anna/lora.safetensors")
+            raise InputError(
+                where,
+                "file",
+                f"{name!r}{others.get(name, '')}, expected a LoRA of the folder",
+                "Write files as they are below the folder, such as anna/lora.safetensors",
+            )
 
 
 def _left_out(scan: FolderScan) -> set[str]:
@@ -194,8 +234,9 @@ def _too_few(folder: Path, scan: FolderScan, people: list[str]) -> InputError:
         notes.append(f"further checkpoints of these trainings: {len(earlier)}")
     if scan.others and not people and not scan.rejected:
         notes.append(f"the first of {len(scan.others)} other files, {scan.others[0].name}: {scan.others[0].reason}")
-    return InputError(printable(folder), key, "; ".join(notes),
-                      remedy or "Give a folder of more LoRAs of the base model")
+    return InputError(
+        printable(folder), key, "; ".join(notes), remedy or "Give a folder of more LoRAs of the base model"
+    )
 
 
 def _first(keys: tuple[str, ...]) -> str:

@@ -29,8 +29,16 @@ MAX_PICKLE_BYTES = 512 * 2**20
 MAX_DIRECTORY_BYTES = 2**20
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-_TENSOR_NAMES = ("torch._utils._rebuild_tensor_v2", "torch.FloatStorage", "torch.HalfStorage", "torch.BFloat16Storage",
-                 "torch.DoubleStorage", "torch.LongStorage", "torch.IntStorage", "collections.OrderedDict")
+_TENSOR_NAMES = (
+    "torch._utils._rebuild_tensor_v2",
+    "torch.FloatStorage",
+    "torch.HalfStorage",
+    "torch.BFloat16Storage",
+    "torch.DoubleStorage",
+    "torch.LongStorage",
+    "torch.IntStorage",
+    "collections.OrderedDict",
+)
 _DAMAGED = "The file is damaged or was not written by torch.save; fetch it again"
 _RESAVE = "Save the matrix alone, with torch.save(weights.float().contiguous(), ...)"
 
@@ -70,8 +78,9 @@ class StoredMatrix:
         block = np.empty((stop - start, self.columns), dtype="<f4")
         file.seek(self.begin + 4 * self.columns * start)
         if file.readinto(block.data.cast("B")) < block.nbytes:
-            raise InputError(printable(self.path), None, "the file shrank while it was read",
-                             "Try again when nobody writes to it")
+            raise InputError(
+                printable(self.path), None, "the file shrank while it was read", "Try again when nobody writes to it"
+            )
         return torch.from_numpy(block)
 
 
@@ -118,12 +127,17 @@ def open_matrix(path: str | Path, columns: int) -> StoredMatrix:
     if storage[1] != Global("torch.FloatStorage"):
         raise InputError(where, None, f"a {storage[1].name}, expected a torch.FloatStorage", _RESAVE)
     if len(shape) != 2 or shape[0] < 1 or shape[1] != columns:
-        raise InputError(where, None, f"shape {list(shape)}, expected [rows, {columns}]",
-                         "Give weights of rank 1 on to_q and to_v of Stable Diffusion 1.5, that model in data/base, "
-                         "and the LoRA settings likewise")
+        raise InputError(
+            where,
+            None,
+            f"shape {list(shape)}, expected [rows, {columns}]",
+            "Give weights of rank 1 on to_q and to_v of Stable Diffusion 1.5, that model in data/base, "
+            "and the LoRA settings likewise",
+        )
     if strides != (columns, 1) or offset:
-        raise InputError(where, None, f"strides {list(strides)} from number {offset}, expected [{columns}, 1] from 0",
-                         _RESAVE)
+        raise InputError(
+            where, None, f"strides {list(strides)} from number {offset}, expected [{columns}, 1] from 0", _RESAVE
+        )
     record = records.get(f"data/{storage[2]}")
     if record is None or record.size != 4 * storage[4]:
         raise InputError(where, None, f"{record.size if record else 0} bytes of {storage[4]} numbers", _DAMAGED)
@@ -138,9 +152,15 @@ def _tensor(value: object, where: str) -> tuple[tuple, int, tuple[int, ...], tup
         raise InputError(where, None, "holds something else than one tensor", _RESAVE)
     reference, offset, shape, strides = (*value.arguments, None, None, None, None)[:4]
     storage = reference.key if isinstance(reference, Persistent) else None
-    if not (isinstance(storage, tuple) and len(storage) == 5 and isinstance(storage[1], Global)
-            and type(storage[2]) is str and _are_sizes((storage[4], offset)) and storage[0] == "storage"
-            and all(isinstance(part, tuple) and _are_sizes(part) for part in (shape, strides))):
+    if not (
+        isinstance(storage, tuple)
+        and len(storage) == 5
+        and isinstance(storage[1], Global)
+        and type(storage[2]) is str
+        and _are_sizes((storage[4], offset))
+        and storage[0] == "storage"
+        and all(isinstance(part, tuple) and _are_sizes(part) for part in (shape, strides))
+    ):
         raise InputError(where, None, "a tensor that makes no sense", _DAMAGED)
     return storage, offset, shape, strides
 

@@ -42,9 +42,19 @@ class W2WData:
     quarantine: pd.DataFrame
 
 
-def pack_w2w(files: W2WFiles, layout: WeightLayout, out: str | Path, scratch: str | Path, *, seed: int = 0,
-             validation: float = 0.05, test: float = 0.05, dtype: torch.dtype = torch.float16,
-             rows_per_shard: int = 1024, block_rows: int = 64) -> W2WData:
+def pack_w2w(
+    files: W2WFiles,
+    layout: WeightLayout,
+    out: str | Path,
+    scratch: str | Path,
+    *,
+    seed: int = 0,
+    validation: float = 0.05,
+    test: float = 0.05,
+    dtype: torch.dtype = torch.float16,
+    rows_per_shard: int = 1024,
+    block_rows: int = 64,
+) -> W2WData:
     """Pack the published vectors into one folder of shards per split, with people and checksums.
 
     The weights are read once, in order, `rows_per_shard` rows at a time; what these give for every split is a unit of
@@ -75,21 +85,38 @@ def pack_w2w(files: W2WFiles, layout: WeightLayout, out: str | Path, scratch: st
         raise InputError(str(out), None, "exists already", "Delete it or choose another folder")
     matrix, people = open_matrix(files.weights, layout.dimension), read_people(files.identities)
     if len(people) != matrix.rows:
-        raise InputError(printable(files.identities), None, f"{len(people)} rows, the weights have {matrix.rows}",
-                         "Give the table that belongs to the weights")
+        raise InputError(
+            printable(files.identities),
+            None,
+            f"{len(people)} rows, the weights have {matrix.rows}",
+            "Give the table that belongs to the weights",
+        )
     people.insert(1, "split", assign_splits(people["person"], seed, validation, test))
     people.insert(2, "row", range(matrix.rows))
     if (people["split"] == "zoo").sum() < 2:
-        raise InputError(printable(files.identities), "identity", "fewer than two rows of zoo people",
-                         "Lower the shares of validation and test")
+        raise InputError(
+            printable(files.identities),
+            "identity",
+            "fewer than two rows of zoo people",
+            "Lower the shares of validation and test",
+        )
 
     work = scratch_folder(
-        scratch, "w2w", rows=matrix.rows, crc32=matrix.crc32, identities=file_hash(files.identities),
-        layout=layout.hash, dtype=str(dtype), seed=seed, validation=validation, test=test,
-        rows_per_shard=rows_per_shard)
+        scratch,
+        "w2w",
+        rows=matrix.rows,
+        crc32=matrix.crc32,
+        identities=file_hash(files.identities),
+        layout=layout.hash,
+        dtype=str(dtype),
+        seed=seed,
+        validation=validation,
+        test=test,
+        rows_per_shard=rows_per_shard,
+    )
     data = work / "data"
     data.mkdir(exist_ok=True)
-    for left in data.rglob(".*"):    # half-written by a run that was killed
+    for left in data.rglob(".*"):  # half-written by a run that was killed
         left.unlink()
     _check_room(out, data, matrix.rows * layout.dimension * dtype.itemsize)
     units, quarantine, crc = [], [], 0
@@ -97,7 +124,7 @@ def pack_w2w(files: W2WFiles, layout: WeightLayout, out: str | Path, scratch: st
         for number, (start, length) in enumerate(chunks(matrix.rows, rows_per_shard)):
             record = work / f"{number:06d}.json"
             if not is_finished(record, data):
-                rows = people.iloc[start:start + length]
+                rows = people.iloc[start : start + length]
                 write_json(record, pack_unit(number, rows, matrix, file, crc, layout, dtype, block_rows, data))
             units.append(read_json(record))
             quarantine += units[-1]["quarantine"]
@@ -105,19 +132,39 @@ def pack_w2w(files: W2WFiles, layout: WeightLayout, out: str | Path, scratch: st
             bar.update(length)
     if crc != matrix.crc32:
         shutil.rmtree(work)
-        raise InputError(where, None, "its numbers do not have the checksum that the archive has for them",
-                         "The file is damaged; fetch it again")
+        raise InputError(
+            where,
+            None,
+            "its numbers do not have the checksum that the archive has for them",
+            "The file is damaged; fetch it again",
+        )
 
     kept = people[~people["row"].isin([each["row"] for each in quarantine])]
     if (kept["split"] == "zoo").sum() < 2:
         first = quarantine[0]
-        raise InputError(where, first["key"], f"{len(quarantine)} of {matrix.rows} rows are unusable, too many for a "
-                         f"zoo; the first (row {first['row']}): {first['reason']}", "Fetch the file again")
+        raise InputError(
+            where,
+            first["key"],
+            f"{len(quarantine)} of {matrix.rows} rows are unusable, too many for a "
+            f"zoo; the first (row {first['row']}): {first['reason']}",
+            "Fetch the file again",
+        )
     write_csv(data / "people.csv", kept.sort_values("split", kind="stable", key=lambda split: split.map(SPLITS.index)))
     write_csv(data / "quarantine.csv", pd.DataFrame(quarantine, columns=["person", "row", "key", "reason"]))
-    _write_manifest(data, files, matrix, units, layout, {
-        "seed": seed, "validation": validation, "test": test, "dtype": str(dtype).removeprefix("torch."),
-        "rows_per_shard": rows_per_shard})
+    _write_manifest(
+        data,
+        files,
+        matrix,
+        units,
+        layout,
+        {
+            "seed": seed,
+            "validation": validation,
+            "test": test,
+            "dtype": str(dtype).removeprefix("torch."),
+            "rows_per_shard": rows_per_shard,
+        },
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     os.rename(data, out)
     shutil.rmtree(work)
@@ -139,8 +186,12 @@ def read_w2w(folder: str | Path) -> W2WData:
     layout = next(iter(shards.values())).layout
     for split, each in shards.items():
         if each.layout != layout or len(each) != (people["split"] == split).sum():
-            raise InputError(str(folder / split), None, f"{len(each)} vectors, people.csv names others, or the layout "
-                             "is not that of the other splits", _AGAIN)
+            raise InputError(
+                str(folder / split),
+                None,
+                f"{len(each)} vectors, people.csv names others, or the layout is not that of the other splits",
+                _AGAIN,
+            )
     return W2WData(shards, layout, people, quarantine)
 
 
@@ -169,14 +220,26 @@ def _check_room(out: Path, data: Path, needed: int) -> None:
         raise InputError(str(data), None, f"{free / 1e9:.1f} GB free, {missing / 1e9:.1f} GB needed", "Make room")
 
 
-def _write_manifest(data: Path, files: W2WFiles, matrix: StoredMatrix, units: list[dict], layout: WeightLayout,
-                    settings: dict) -> None:
+def _write_manifest(
+    data: Path, files: W2WFiles, matrix: StoredMatrix, units: list[dict], layout: WeightLayout, settings: dict
+) -> None:
     """manifest.json: what the data were made of, with which settings, and size and SHA-256 of every file."""
     written = {name: each for unit in units for name, each in unit["files"].items()}
     for name in ("people.csv", "quarantine.csv"):
         written[name] = {"bytes": (data / name).stat().st_size, "sha256": file_hash(data / name)}
-    write_json(data / "manifest.json", {
-        "weights": {"name": files.weights.name, "rows": matrix.rows, "dimension": matrix.columns,
-                    "bytes": files.weights.stat().st_size, "crc32": matrix.crc32},
-        "identities": {"name": files.identities.name, "sha256": file_hash(files.identities)},
-        "layout": layout.hash, "settings": settings, "files": written})
+    write_json(
+        data / "manifest.json",
+        {
+            "weights": {
+                "name": files.weights.name,
+                "rows": matrix.rows,
+                "dimension": matrix.columns,
+                "bytes": files.weights.stat().st_size,
+                "crc32": matrix.crc32,
+            },
+            "identities": {"name": files.identities.name, "sha256": file_hash(files.identities)},
+            "layout": layout.hash,
+            "settings": settings,
+            "files": written,
+        },
+    )

@@ -17,15 +17,52 @@ from w2wpp.ingest.w2w_source import CONVERTED, IDENTITIES
 SPLITS = ("zoo", "validation", "test")
 MAX_CSV_BYTES = 64 * 2**20
 ATTRIBUTES = (
-    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
-    "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses",
-    "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache", "Narrow_Eyes",
-    "No_Beard", "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Smiling",
-    "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace",
-    "Wearing_Necktie", "Young")
-_CONVERT = (f"If you trust the file, run `python -c \"import torch; torch.load('{IDENTITIES}', weights_only=False)"
-            f".to_csv('{CONVERTED}', index_label='index')\"` where torch and pandas can read it, and put {CONVERTED} "
-            "beside it")
+    "5_o_Clock_Shadow",
+    "Arched_Eyebrows",
+    "Attractive",
+    "Bags_Under_Eyes",
+    "Bald",
+    "Bangs",
+    "Big_Lips",
+    "Big_Nose",
+    "Black_Hair",
+    "Blond_Hair",
+    "Blurry",
+    "Brown_Hair",
+    "Bushy_Eyebrows",
+    "Chubby",
+    "Double_Chin",
+    "Eyeglasses",
+    "Goatee",
+    "Gray_Hair",
+    "Heavy_Makeup",
+    "High_Cheekbones",
+    "Male",
+    "Mouth_Slightly_Open",
+    "Mustache",
+    "Narrow_Eyes",
+    "No_Beard",
+    "Oval_Face",
+    "Pale_Skin",
+    "Pointy_Nose",
+    "Receding_Hairline",
+    "Rosy_Cheeks",
+    "Sideburns",
+    "Smiling",
+    "Straight_Hair",
+    "Wavy_Hair",
+    "Wearing_Earrings",
+    "Wearing_Hat",
+    "Wearing_Lipstick",
+    "Wearing_Necklace",
+    "Wearing_Necktie",
+    "Young",
+)
+_CONVERT = (
+    f"If you trust the file, run `python -c \"import torch; torch.load('{IDENTITIES}', weights_only=False)"
+    f".to_csv('{CONVERTED}', index_label='index')\"` where torch and pandas can read it, and put {CONVERTED} "
+    "beside it"
+)
 _COLUMNS = f"Give {IDENTITIES} as it was published, or the {CONVERTED} that its to_csv writes"
 
 
@@ -76,7 +113,7 @@ def assign_splits(people: Sequence[str], seed: int, validation: float, test: flo
     split, start = {"": ""}, 0
     for name, share in (("test", test), ("validation", validation)):
         count = max(1, round(share * len(names))) if share else 0
-        split |= dict.fromkeys(names[start:start + count], name)
+        split |= dict.fromkeys(names[start : start + count], name)
         start += count
     return [split.get(name, "zoo") for name in people]
 

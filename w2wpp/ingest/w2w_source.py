@@ -50,19 +50,30 @@ def find_files(folder: str | Path | None = None, revision: str = REVISION) -> W2
 def _on_the_hub(revision: str) -> W2WFiles:
     try:
         identities, weights = (
-            Path(huggingface_hub.hf_hub_download(REPOSITORY, f"{SUBFOLDER}/{name}", revision=revision,
-                                                 local_files_only=offline())) for name in (IDENTITIES, WEIGHTS))
+            Path(
+                huggingface_hub.hf_hub_download(
+                    REPOSITORY, f"{SUBFOLDER}/{name}", revision=revision, local_files_only=offline()
+                )
+            )
+            for name in (IDENTITIES, WEIGHTS)
+        )
     # What a broken connection raises depends on the HTTP library, which changes with the version of the client.
     except Exception as error:
         cause = "HF_HUB_OFFLINE is set" if offline() else printable(" ".join(str(error).split()) or repr(error))
-        raise InputError(REPOSITORY, None, f"its files are not in the cache and cannot be downloaded ({cause})",
-                         _where_to_put("w2w", revision) + ", and give that folder as the source; or set "
-                         "HF_HUB_OFFLINE=0 to have them downloaded") from error
+        raise InputError(
+            REPOSITORY,
+            None,
+            f"its files are not in the cache and cannot be downloaded ({cause})",
+            _where_to_put("w2w", revision) + ", and give that folder as the source; or set "
+            "HF_HUB_OFFLINE=0 to have them downloaded",
+        ) from error
     return W2WFiles(weights, identities)
 
 
 def _where_to_put(folder: str, revision: str) -> str:
     names = [f"{SUBFOLDER}/{name}" for name in (WEIGHTS, IDENTITIES)]
-    return (f"Where there is a network, put {names[0]} (25.9 GB) and {names[1]} (39 MB) of revision {revision} of "
-            f"{REPOSITORY} into the folder {folder}: `hf download {REPOSITORY} {' '.join(names)} --revision {revision} "
-            f"--local-dir {folder}`")
+    return (
+        f"Where there is a network, put {names[0]} (25.9 GB) and {names[1]} (39 MB) of revision {revision} of "
+        f"{REPOSITORY} into the folder {folder}: `hf download {REPOSITORY} {' '.join(names)} --revision {revision} "
+        f"--local-dir {folder}`"
+    )

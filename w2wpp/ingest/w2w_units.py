@@ -17,8 +17,17 @@ from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.shards import write_shard
 
 
-def pack_unit(number: int, people: pd.DataFrame, matrix: StoredMatrix, file: BufferedReader, crc32: int,
-              layout: WeightLayout, dtype: torch.dtype, block_rows: int, folder: Path) -> dict:
+def pack_unit(
+    number: int,
+    people: pd.DataFrame,
+    matrix: StoredMatrix,
+    file: BufferedReader,
+    crc32: int,
+    layout: WeightLayout,
+    dtype: torch.dtype,
+    block_rows: int,
+    folder: Path,
+) -> dict:
     """Read the rows of `people`, check them, and write those of each split as its shard `number`.
 
     Args:
@@ -40,8 +49,8 @@ def pack_unit(number: int, people: pd.DataFrame, matrix: StoredMatrix, file: Buf
     for first, length in chunks(len(people), block_rows):
         block = matrix.read(file, start + first, start + first + length)
         crc32 = zlib.crc32(block.numpy().data, crc32)
-        vectors[first:first + length] = block
-        for row, fault in find_faults(block, vectors[first:first + length], layout).items():
+        vectors[first : first + length] = block
+        for row, fault in find_faults(block, vectors[first : first + length], layout).items():
             faults[first + row] = fault
     for row, person in enumerate(people["person"]):
         if not person:
@@ -52,8 +61,10 @@ def pack_unit(number: int, people: pd.DataFrame, matrix: StoredMatrix, file: Buf
         if rows:
             path = write_shard(folder / split, number, vectors[rows], layout)
             files[f"{split}/{path.name}"] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
-    quarantine = [{"person": people["person"].iloc[row], "row": start + row, "key": key, "reason": reason}
-                  for row, (key, reason) in sorted(faults.items())]
+    quarantine = [
+        {"person": people["person"].iloc[row], "row": start + row, "key": key, "reason": reason}
+        for row, (key, reason) in sorted(faults.items())
+    ]
     return {"files": files, "quarantine": quarantine, "crc32": crc32}
 
 

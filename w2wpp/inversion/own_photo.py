@@ -90,13 +90,22 @@ def open_photo(photo: Photo) -> Image.Image:
         return ImageOps.exif_transpose(photo).convert("RGB")
     array = np.asarray(photo)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ArgumentError(None, "photo", f"expected uint8 [h, w, 3], got {array.dtype} {list(array.shape)}",
-                            "Give a path, a PIL image, or such an array")
+        raise ArgumentError(
+            None,
+            "photo",
+            f"expected uint8 [h, w, 3], got {array.dtype} {list(array.shape)}",
+            "Give a path, a PIL image, or such an array",
+        )
     return Image.fromarray(array)
 
 
-def align_photo(photo: Photo, side: int, framing: Framing | None, find: Callable[[np.ndarray], list[Frame]] | None,
-                largest: bool = False) -> AlignedPhoto:
+def align_photo(
+    photo: Photo,
+    side: int,
+    framing: Framing | None,
+    find: Callable[[np.ndarray], list[Frame]] | None,
+    largest: bool = False,
+) -> AlignedPhoto:
     """A photo of any size, cut and turned so that its face lies where faces of training photos do.
 
     Args:
@@ -115,11 +124,20 @@ def align_photo(photo: Photo, side: int, framing: Framing | None, find: Callable
     where = printable(photo) if isinstance(photo, (str, Path)) else "photo"
     frames = find_faces(image, max(2 * side, LEAST_SIDE), find)
     if not frames:
-        raise InputError(where, None, "no face found", "Give a photo of an upright face seen from the front, or one "
-                         "that is framed like training photos, with framing none")
+        raise InputError(
+            where,
+            None,
+            "no face found",
+            "Give a photo of an upright face seen from the front, or one "
+            "that is framed like training photos, with framing none",
+        )
     if len(frames) > 1 and not largest and abs(frames[0][0]) < CLEARLY_LARGER * abs(frames[1][0]):
-        raise InputError(where, None, f"{len(frames)} faces, none of them clearly the largest", "Cut the photo to one "
-                         "of them, or ask for the largest")
+        raise InputError(
+            where,
+            None,
+            f"{len(frames)} faces, none of them clearly the largest",
+            "Cut the photo to one of them, or ask for the largest",
+        )
     if is_framed(image.size, frames[0], framing):
         return AlignedPhoto(_resized(image, side), image.size, len(frames), True)
     return AlignedPhoto(align(image, frames[0], side, framing), image.size, len(frames), False)
@@ -131,9 +149,14 @@ def _resized(image: Image.Image, side: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS))
 
 
-def invert_photos(pipe: StableDiffusionPipeline, space: WeightSpace, encoder: PhotoEncoder | None,
-                  photos: Sequence[AlignedPhoto], options: SearchOptions,
-                  find: Callable[[np.ndarray], list[Frame]] | None = None) -> SearchRecord:
+def invert_photos(
+    pipe: StableDiffusionPipeline,
+    space: WeightSpace,
+    encoder: PhotoEncoder | None,
+    photos: Sequence[AlignedPhoto],
+    options: SearchOptions,
+    find: Callable[[np.ndarray], list[Frame]] | None = None,
+) -> SearchRecord:
     """The person of one or several photos, as `stages/invert.py` finds the held-out people.
 
     Several photos are searched for together: the loss is that of all, and the search starts at the mean of what the

@@ -14,7 +14,7 @@ from w2wpp.files.settings import Positive, Section, Whole
 from w2wpp.files.storage import read_pack, write_pack
 
 FOLDS = 4
-LEAST_VARIANCE = 0.05    # of what is left to search along a direction, which may never stand still
+LEAST_VARIANCE = 0.05  # of what is left to search along a direction, which may never stand still
 
 
 class PhotoEncoderParams(Section):
@@ -49,8 +49,9 @@ class PhotoEncoder:
 
     def __call__(self, latents: Tensor) -> LatentPrior:
         """What scaled latents [n, c, h, w] of a photo each tell of the people."""
-        return LatentPrior(latents.flatten(1) @ self.matrix.to(latents) + self.offset.to(latents),
-                           self.spread.to(latents))
+        return LatentPrior(
+            latents.flatten(1) @ self.matrix.to(latents) + self.offset.to(latents), self.spread.to(latents)
+        )
 
     def save(self, path: Path) -> None:
         """Write to one safetensors file."""
@@ -103,5 +104,6 @@ def fit_photo_encoder(latents: Tensor, z: Tensor, ridge: float) -> PhotoEncoder:
     scaler, regression = model.fit(x, y)
     matrix = (slope[:, None] * regression.coef_ / scaler.scale_).T
     offset = slope * regression.intercept_ - scaler.mean_ @ matrix
-    return PhotoEncoder(*(torch.from_numpy(np.ascontiguousarray(part, np.float32))
-                          for part in (matrix, offset, np.sqrt(left))))
+    return PhotoEncoder(
+        *(torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in (matrix, offset, np.sqrt(left)))
+    )

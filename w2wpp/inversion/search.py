@@ -47,7 +47,7 @@ class InvertParams(Section):
     """People inverted in one batch."""
 
 
-CHECKED = 16   # timesteps that a finished search is judged by
+CHECKED = 16  # timesteps that a finished search is judged by
 
 
 class EncodedPhotos(NamedTuple):
@@ -79,8 +79,9 @@ class SearchOptions:
     label: str | None = None
 
 
-def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior, photos: EncodedPhotos,
-           options: SearchOptions) -> tuple[Tensor, Tensor]:
+def invert(
+    pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior, photos: EncodedPhotos, options: SearchOptions
+) -> tuple[Tensor, Tensor]:
     """Maximum a posteriori z of each person: denoising loss of all their photos minus a weighted log prior.
 
     The search starts at the prior's mean and looks at the region that the settings name: what surrounds a face is no
@@ -113,8 +114,9 @@ def invert(pipe: StableDiffusionPipeline, space: WeightSpace, prior: LatentPrior
 
 
 @torch.no_grad()
-def photo_losses(pipe: StableDiffusionPipeline, space: WeightSpace, z: Tensor, photos: EncodedPhotos,
-                 options: SearchOptions) -> Tensor:
+def photo_losses(
+    pipe: StableDiffusionPipeline, space: WeightSpace, z: Tensor, photos: EncodedPhotos, options: SearchOptions
+) -> Tensor:
     """The denoising loss [n] of people's photos at latents [n, k], on `CHECKED` timesteps that no search sees.
 
     As all people share timesteps and noise, the losses of one photo at several latents compare.
@@ -123,8 +125,9 @@ def photo_losses(pipe: StableDiffusionPipeline, space: WeightSpace, z: Tensor, p
     return loss(z, step_generator(options.seed, options.params.steps))
 
 
-def _photo_loss(pipe: StableDiffusionPipeline, space: WeightSpace, photos: EncodedPhotos, params: InvertParams,
-                timesteps: int) -> Callable[[Tensor, torch.Generator], Tensor]:
+def _photo_loss(
+    pipe: StableDiffusionPipeline, space: WeightSpace, photos: EncodedPhotos, params: InvertParams, timesteps: int
+) -> Callable[[Tensor, torch.Generator], Tensor]:
     """The denoising loss [n] of photos at z [n, k], over all photos of a person and as many timesteps of each."""
     schedule, pixel_weights = training_schedule(pipe), region_weights(pipe, params.region)
     rows, text = (_rows(each, timesteps) for each in (photos.latents, photos.text))
@@ -132,8 +135,9 @@ def _photo_loss(pipe: StableDiffusionPipeline, space: WeightSpace, photos: Encod
         shown = pixel_weights * photos.mask.to(pixel_weights)
         shown = shown / shown.mean((2, 3), keepdim=True).clamp_min(1e-6)
         pixel_weights = _rows(shown, timesteps)[:, :, None]
-    return lambda z, generator: denoising_loss(pipe, schedule, space.layout, space.decode(z), rows, text,
-                                               params.timestep_shift, generator, pixel_weights).mean(0)
+    return lambda z, generator: denoising_loss(
+        pipe, schedule, space.layout, space.decode(z), rows, text, params.timestep_shift, generator, pixel_weights
+    ).mean(0)
 
 
 def _rows(photos: Tensor, timesteps: int) -> Tensor:
@@ -141,8 +145,14 @@ def _rows(photos: Tensor, timesteps: int) -> Tensor:
     return photos.transpose(0, 1).repeat(timesteps, *[1] * (photos.ndim - 1))
 
 
-def invert_batch(pipe: StableDiffusionPipeline, space: WeightSpace, options: SearchOptions, prior: LatentPrior,
-                 photos: EncodedPhotos, label: str) -> dict[str, Tensor]:
+def invert_batch(
+    pipe: StableDiffusionPipeline,
+    space: WeightSpace,
+    options: SearchOptions,
+    prior: LatentPrior,
+    photos: EncodedPhotos,
+    label: str,
+) -> dict[str, Tensor]:
     """What `invert` finds, a row per person: "z" [n, k], "losses" [n, steps] and each one's share of "seconds" [n]."""
     started = time.perf_counter()
     z, losses = invert(pipe, space, prior, photos, replace(options, label=label))

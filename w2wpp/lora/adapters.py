@@ -29,16 +29,21 @@ def adapted(unet: nn.Module, layout: WeightLayout, weights: Tensor) -> Iterator[
     modules = dict(unet.named_modules())
     missing = [layer.module for layer in layout.layers if layer.module not in modules]
     if missing:
-        raise InputError("base model", missing[0], "the UNet has no such layer, but the weights are of it",
-                         "Use the base model that the LoRAs were trained on")
+        raise InputError(
+            "base model",
+            missing[0],
+            "the UNet has no such layer, but the weights are of it",
+            "Use the base model that the LoRAs were trained on",
+        )
 
     def hook(down: Tensor, up: Tensor):
         def add(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            x = inputs[0]                                                   # [m * n, length, fan_in]
+            x = inputs[0]  # [m * n, length, fan_in]
             if x.shape[0] % count:
                 raise ValueError(f"a batch of {x.shape[0]} cannot be shared among {count} LoRAs")
-            x = x.unflatten(0, (-1, count))                                 # [m, n, length, fan_in]
+            x = x.unflatten(0, (-1, count))  # [m, n, length, fan_in]
             return output + layout.scale * (x @ down.mT @ up.mT).flatten(0, 1)
+
         return add
 
     with ExitStack() as hooks:

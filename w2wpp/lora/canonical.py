@@ -37,10 +37,10 @@ def balance(down: Tensor, up: Tensor, factor: float, rank: int) -> tuple[Tensor,
     Raises:
         torch.linalg.LinAlgError: the singular value decomposition does not converge.
     """
-    down, up = down.double() * factor ** 0.5, up.double() * factor ** 0.5
-    q_up, r_up = torch.linalg.qr(up)                                            # [n, fan_out, k], [n, k, r]
-    q_down, r_down = torch.linalg.qr(down.mT)                                   # [n, fan_in, l], [n, l, r]
-    u, s, vh = torch.linalg.svd(r_up @ r_down.mT, full_matrices=False)          # [n, k, m], [n, m], [n, m, l]
+    down, up = down.double() * factor**0.5, up.double() * factor**0.5
+    q_up, r_up = torch.linalg.qr(up)  # [n, fan_out, k], [n, k, r]
+    q_down, r_down = torch.linalg.qr(down.mT)  # [n, fan_in, l], [n, l, r]
+    u, s, vh = torch.linalg.svd(r_up @ r_down.mT, full_matrices=False)  # [n, k, m], [n, m], [n, m, l]
     energy = s.square().sum(-1)
     s = torch.where(s > (_NOISE * s[:, :1]).clamp_min(_TINY), s, 0)
     root, kept = s[:, :rank].sqrt(), energy - s[:, rank:].square().sum(-1)
@@ -83,7 +83,7 @@ def on_rows(weights: Tensor, layout: WeightLayout, rows: Tensor) -> Tensor:
     parts = []
     fixed = layout.split(rows[None].double())
     for module, (down, up) in layout.split(weights.double()).items():
-        a = fixed[module][0]                                                    # [1, r, fan_in]
+        a = fixed[module][0]  # [1, r, fan_in]
         b = up @ down @ torch.linalg.pinv(a)
         parts += [a.expand_as(down).flatten(1), b.flatten(1)]
     return torch.cat(parts, 1).float()
@@ -107,7 +107,7 @@ def product_distance(one: Tensor, other: Tensor, layout: WeightLayout) -> float:
         # The product of [B1, -B2] and [A1; A2], whose norm needs only 2r x 2r matrices: |B A|^2 = tr(B^T B A A^T).
         wide, tall = torch.cat([up[0], -up[1]], 1), torch.cat([down[0], down[1]])
         total += ((wide.mT @ wide) * (tall @ tall.mT)).sum().clamp_min(0).item()
-    return total ** 0.5
+    return total**0.5
 
 
 def _pad(rows: Tensor, count: int) -> Tensor:
@@ -128,7 +128,7 @@ def _signs(a: Tensor) -> Tensor:
 
 def _is_canonical(a: Tensor, b: Tensor) -> Tensor:
     """bool [n]: rows of A and columns of B orthogonal, of equal and descending norms, signs as in `_signs`."""
-    gram_a, gram_b = a @ a.mT, b.mT @ b                                         # [n, r, r]
+    gram_a, gram_b = a @ a.mT, b.mT @ b  # [n, r, r]
     norms = gram_a.diagonal(dim1=-2, dim2=-1)
     bound = _ROUNDING * (norms[:, :, None] * norms[:, None]).sqrt()
     wanted = torch.diag_embed(norms)

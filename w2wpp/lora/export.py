@@ -17,8 +17,9 @@ LoraDtype = Literal["fp32", "fp16"]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-def export_lora(path: str | Path, weights: Tensor, layout: WeightLayout, format: LoraFormat = "diffusers",
-                dtype: LoraDtype = "fp32") -> None:
+def export_lora(
+    path: str | Path, weights: Tensor, layout: WeightLayout, format: LoraFormat = "diffusers", dtype: LoraDtype = "fp32"
+) -> None:
     """Write a weight vector as a LoRA of another tool, whose effect scale * B A is the same in all of them.
 
     Args:
@@ -43,11 +44,17 @@ def export_lora(path: str | Path, weights: Tensor, layout: WeightLayout, format:
     path, tensors = Path(path), unflatten(weights, layout)
     if format == "diffusers":
         config = {f"unet.{key}": value for key, value in _config(layout).items()}
-        _write(path, {f"unet.{key}": tensor for key, tensor in tensors.items()},
-               {"lora_adapter_metadata": json.dumps(config, sort_keys=True)})
+        _write(
+            path,
+            {f"unet.{key}": tensor for key, tensor in tensors.items()},
+            {"lora_adapter_metadata": json.dumps(config, sort_keys=True)},
+        )
     elif format == "peft":
-        _write(path / "adapter_model.safetensors",
-               {f"base_model.model.{key}": tensor for key, tensor in tensors.items()}, {"format": "pt"})
+        _write(
+            path / "adapter_model.safetensors",
+            {f"base_model.model.{key}": tensor for key, tensor in tensors.items()},
+            {"format": "pt"},
+        )
         write_json(path / "adapter_config.json", {"peft_type": "LORA", "bias": "none", **_config(layout)})
     else:
         _write(path, _kohya(layout, tensors), None)

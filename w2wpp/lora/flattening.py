@@ -32,7 +32,7 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
     in_zoo = manifest["person"][manifest["split"] == "zoo"]
     left_out = set(in_zoo.index[~in_zoo.isin(in_zoo.unique()[:people])])
     columns = ["person", "lora", "key", "reason"]
-    rejected = zoo / "quarantine.csv"    # what a folder of LoRAs held besides
+    rejected = zoo / "quarantine.csv"  # what a folder of LoRAs held besides
     quarantine = read_csv(rejected, columns).to_dict("records") if rejected.exists() else []
     layout: WeightLayout | None = None
     kept: list[int] = []
@@ -53,16 +53,23 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
                     quarantine.append({"person": person, "lora": where, "key": error.key, "reason": error.reason})
             kept += vectors
             for (role, split), some in rows.loc[list(vectors)].groupby(["role", "split"]):
-                write_shard(out / "vectors" / f"{role}-{split}", pack_number,
-                            torch.stack([vectors[row] for row in some.index]), layout)
+                write_shard(
+                    out / "vectors" / f"{role}-{split}",
+                    pack_number,
+                    torch.stack([vectors[row] for row in some.index]),
+                    layout,
+                )
     refused = out / "quarantine.csv"
     write_csv(refused, pd.DataFrame(quarantine, columns=columns))
     if len(quarantine) > max_quarantined * total:
         first = quarantine[0]
-        raise InputError(first["lora"], first["key"] or None, f"{len(quarantine)} of {total} LoRAs are unusable, "
-                         f"the first ({first['person']}): {first['reason']}",
-                         f"{refused} lists them. Mend them or collect them again, or raise flatten.max_quarantined, "
-                         f"which is {max_quarantined}")
+        raise InputError(
+            first["lora"],
+            first["key"] or None,
+            f"{len(quarantine)} of {total} LoRAs are unusable, the first ({first['person']}): {first['reason']}",
+            f"{refused} lists them. Mend them or collect them again, or raise flatten.max_quarantined, "
+            f"which is {max_quarantined}",
+        )
 
     if layout is None:
         raise InputError(str(zoo / "manifest.csv"), None, "no LoRAs", "Run `dvc repro -f collect`")

@@ -14,9 +14,24 @@ from torch import Tensor, nn
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.settings import Positive, Prompt, Section
 
-LoraTarget = Literal["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
-                     "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0",
-                     "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"]
+LoraTarget = Literal[
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "proj_in",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "attn1.to_q",
+    "attn1.to_k",
+    "attn1.to_v",
+    "attn1.to_out.0",
+    "attn2.to_q",
+    "attn2.to_k",
+    "attn2.to_v",
+    "attn2.to_out.0",
+]
 LORA_TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
 # Down, middle, up is the order of the weights2weights data; nn.Module registers up before middle.
 _BLOCK_ORDER = ("down_blocks", "mid_block", "up_blocks")
@@ -29,8 +44,9 @@ class LoraParams(Section):
     """Rank of every adapted layer."""
     alpha: Positive = 24.0
     """The update is scaled by alpha / rank."""
-    targets: Annotated[list[LoraTarget], Field(min_length=1)] = Field([
-        "proj_in", "proj_out", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"])
+    targets: Annotated[list[LoraTarget], Field(min_length=1)] = Field(
+        ["proj_in", "proj_out", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"]
+    )
     """Linear layers of the UNet's transformers."""
     blocks: list[Prompt] = Field(["down_blocks.0", "up_blocks.1"])
     """Parts of the UNet to adapt; an empty list adapts all."""
@@ -64,8 +80,9 @@ class WeightLayout:
     alpha: float
 
     @classmethod
-    def of_unet(cls, unet: nn.Module, rank: int, alpha: float, targets: Sequence[str], blocks: Sequence[str] = ()
-                ) -> "WeightLayout":
+    def of_unet(
+        cls, unet: nn.Module, rank: int, alpha: float, targets: Sequence[str], blocks: Sequence[str] = ()
+    ) -> "WeightLayout":
         """The layout for the linear layers `targets`, such as "to_q" or "attn1.to_q", of the transformers of a UNet.
 
         Args:
@@ -75,26 +92,41 @@ class WeightLayout:
             InputError: the UNet has no such linear layer, or a block none of the targets.
         """
         endings = tuple("." + target for target in targets)
-        found = {name: module for name, module in unet.named_modules()
-                 if ".attentions." in name and name.endswith(endings) and isinstance(module, nn.Linear)}
+        found = {
+            name: module
+            for name, module in unet.named_modules()
+            if ".attentions." in name and name.endswith(endings) and isinstance(module, nn.Linear)
+        }
         missing = [target for target in targets if not any(name.endswith("." + target) for name in found)]
         if missing:
-            raise ArgumentError(LoraParams, "targets", f"no transformer of the UNet has a linear {missing[0]!r}",
-                             f"Known: {', '.join(LORA_TARGETS)}; proj_in and proj_out are convolutions in some UNets")
+            raise ArgumentError(
+                LoraParams,
+                "targets",
+                f"no transformer of the UNet has a linear {missing[0]!r}",
+                f"Known: {', '.join(LORA_TARGETS)}; proj_in and proj_out are convolutions in some UNets",
+            )
 
         for block in blocks:
             if not any(name.startswith(block + ".") for name in found):
-                raise ArgumentError(LoraParams, "blocks", f"no {' or '.join(targets)} in a {block!r} of the UNet",
-                                 f"It has {', '.join(sorted({name.split('.transformer')[0] for name in found}))}")
+                raise ArgumentError(
+                    LoraParams,
+                    "blocks",
+                    f"no {' or '.join(targets)} in a {block!r} of the UNet",
+                    f"It has {', '.join(sorted({name.split('.transformer')[0] for name in found}))}",
+                )
         if blocks:
-            found = {name: module for name, module in found.items()
-                     if name.startswith(tuple(block + "." for block in blocks))}
+            found = {
+                name: module
+                for name, module in found.items()
+                if name.startswith(tuple(block + "." for block in blocks))
+            }
 
         def block_of(name: str) -> int:
             return _BLOCK_ORDER.index(name.split(".")[0])
 
-        layers = tuple(Adapted(name, found[name].in_features, found[name].out_features)
-                       for name in sorted(found, key=block_of))
+        layers = tuple(
+            Adapted(name, found[name].in_features, found[name].out_features) for name in sorted(found, key=block_of)
+        )
         return cls(layers, rank, alpha)
 
     @cached_property
@@ -129,8 +161,13 @@ class WeightLayout:
 
     def to_meta(self) -> dict:
         """A JSON-able description, undone by `from_meta`."""
-        return {"layers": [asdict(layer) for layer in self.layers], "rank": self.rank, "alpha": self.alpha,
-                "dimension": self.dimension, "hash": self.hash}
+        return {
+            "layers": [asdict(layer) for layer in self.layers],
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "dimension": self.dimension,
+            "hash": self.hash,
+        }
 
     @classmethod
     def from_meta(cls, meta: dict, where: str) -> "WeightLayout":
@@ -143,11 +180,16 @@ class WeightLayout:
             layout = cls(tuple(Adapted(**layer) for layer in meta["layers"]), int(meta["rank"]), float(meta["alpha"]))
             claimed, actual = meta["hash"], layout.hash
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(where, "layout", f"not a weight layout ({error!r})",
-                             "Run the stage that wrote it") from error
+            raise InputError(
+                where, "layout", f"not a weight layout ({error!r})", "Run the stage that wrote it"
+            ) from error
         if actual != claimed:
-            raise InputError(where, "layout", f"hash {actual} differs from the recorded {claimed}",
-                             "Run the stage that wrote it again")
+            raise InputError(
+                where,
+                "layout",
+                f"hash {actual} differs from the recorded {claimed}",
+                "Run the stage that wrote it again",
+            )
         return layout
 
     def stack(self, weights: Tensor) -> dict[str, Tensor]:
@@ -159,8 +201,9 @@ class WeightLayout:
         """Views (A [n, rank, fan_in], B [n, fan_out, rank]) per module of weight vectors [n, d]; differentiable."""
         if weights.ndim != 2 or weights.shape[1] != self.dimension:
             raise ValueError(f"expected weights [n, {self.dimension}], got {list(weights.shape)}")
-        views = [weights[:, offset:offset + shape[0] * shape[1]].unflatten(1, shape)
-                 for _, shape, offset in self.entries]
+        views = [
+            weights[:, offset : offset + shape[0] * shape[1]].unflatten(1, shape) for _, shape, offset in self.entries
+        ]
         return {layer.module: (views[2 * i], views[2 * i + 1]) for i, layer in enumerate(self.layers)}
 
 
@@ -200,5 +243,7 @@ def unflatten(weights: Tensor, layout: WeightLayout) -> dict[str, Tensor]:
     """
     if weights.shape != (layout.dimension,):
         raise ValueError(f"expected weights [{layout.dimension}], got {list(weights.shape)}")
-    return {key: weights[offset:offset + shape[0] * shape[1]].reshape(shape).clone()
-            for key, shape, offset in layout.entries}
+    return {
+        key: weights[offset : offset + shape[0] * shape[1]].reshape(shape).clone()
+        for key, shape, offset in layout.entries
+    }

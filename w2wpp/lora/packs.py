@@ -26,7 +26,7 @@ def write_loras(folder: Path, name: str, layout: WeightLayout, weights: torch.Te
     for first, count in chunks(len(weights), LORAS_PER_FILE):
         files += [f"{name}-{first:05d}.safetensors"] * count
         tensors = {}
-        for key, part in layout.stack(weights[first:first + count]).items():
+        for key, part in layout.stack(weights[first : first + count]).items():
             if (part == part[0]).all():
                 tensors[key] = part[:1].to(torch.float16)
             else:
@@ -55,8 +55,9 @@ def read_loras(pack: Path, count: int, expected: WeightLayout | None) -> tuple[d
         raise InputError(str(pack), short[0], f"{len(tensors[short[0]])} LoRAs, the manifest has {count}", _REMEDY)
     if tensors.keys() == {KEY}:
         if tensors[KEY].shape != (count, layout.dimension):
-            raise InputError(str(pack), KEY, f"shape {list(tensors[KEY].shape)}, expected {[count, layout.dimension]}",
-                             _REMEDY)
+            raise InputError(
+                str(pack), KEY, f"shape {list(tensors[KEY].shape)}, expected {[count, layout.dimension]}", _REMEDY
+            )
         return layout.stack(tensors[KEY]), layout
     for key in [key for key in tensors if key + _SCALE in tensors]:
         tensors[key] = (tensors[key] * tensors.pop(key + _SCALE)).to(torch.float16)

@@ -52,8 +52,11 @@ class Shards:
             InputError: a pack cannot be read any more.
         """
         for start in range(0, len(self), rows):
-            parts = [self._read(pack, start, start + rows) for pack in range(len(self.paths))
-                     if self.bounds[pack] < start + rows and self.bounds[pack + 1] > start]
+            parts = [
+                self._read(pack, start, start + rows)
+                for pack in range(len(self.paths))
+                if self.bounds[pack] < start + rows and self.bounds[pack + 1] > start
+            ]
             yield parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def rows(self, numbers: list[int]) -> Tensor:
@@ -62,8 +65,12 @@ class Shards:
         Raises:
             InputError: a pack cannot be read any more.
         """
-        return torch.cat([torch.empty(0, self.dimension, dtype=self.dtype),
-                          *(self._read(self._pack(number), number, number + 1) for number in numbers)])
+        return torch.cat(
+            [
+                torch.empty(0, self.dimension, dtype=self.dtype),
+                *(self._read(self._pack(number), number, number + 1) for number in numbers),
+            ]
+        )
 
     def place(self, row: int) -> tuple[str, str]:
         """The file and the entry in it, such as "weights[7]", of a row 0 .. n - 1."""
@@ -74,10 +81,10 @@ class Shards:
         return bisect_right(self.bounds, row) - 1
 
     def _read(self, pack: int, start: int, stop: int) -> Tensor:
-        first, last = self.bounds[pack:pack + 2]
+        first, last = self.bounds[pack : pack + 2]
         # A pack is opened anew for every block, as its pages count as memory in use until it is unmapped.
         with open_pack(self.paths[pack]) as (file, _):
-            return file.get_slice(KEY)[max(start, first) - first:min(stop, last) - first]
+            return file.get_slice(KEY)[max(start, first) - first : min(stop, last) - first]
 
 
 def open_shards(folder: str | Path) -> Shards:
@@ -95,20 +102,32 @@ def open_shards(folder: str | Path) -> Shards:
         with open_pack(path) as (file, meta):
             keys = list(file.keys())
             if keys != [KEY]:
-                raise InputError(str(path), KEY, f"holds the tensors {keys}, expected this one alone",
-                                 "Keep other files out of the folder of shards")
+                raise InputError(
+                    str(path),
+                    KEY,
+                    f"holds the tensors {keys}, expected this one alone",
+                    "Keep other files out of the folder of shards",
+                )
             shape, dtype = file.get_slice(KEY).get_shape(), file.get_slice(KEY).get_dtype()
         if first is None:
             first, layout = (dtype, meta.get("layout")), WeightLayout.from_meta(meta.get("layout", {}), str(path))
         if dtype not in _DTYPES:
             raise InputError(str(path), KEY, f"dtype {dtype}", f"Convert it to one of {', '.join(_DTYPES)}")
         if len(shape) != 2 or shape[0] == 0 or shape[1] != layout.dimension:
-            raise InputError(str(path), KEY, f"shape {shape}, expected [rows, {layout.dimension}]",
-                             "Put only shards of one layout into the folder, none of them empty")
+            raise InputError(
+                str(path),
+                KEY,
+                f"shape {shape}, expected [rows, {layout.dimension}]",
+                "Put only shards of one layout into the folder, none of them empty",
+            )
         if (dtype, meta.get("layout")) != first:
             what = "dtype" if dtype != first[0] else "layout"
-            raise InputError(str(path), KEY, f"{what} differs from that of {paths[0].name}",
-                             f"Put only shards of one {what} into the folder")
+            raise InputError(
+                str(path),
+                KEY,
+                f"{what} differs from that of {paths[0].name}",
+                f"Put only shards of one {what} into the folder",
+            )
         bounds.append(bounds[-1] + shape[0])
     return Shards(paths, tuple(bounds), _DTYPES[dtype], layout)
 
@@ -140,13 +159,19 @@ def write_shards(folder: str | Path, blocks: Iterable[Tensor], layout: WeightLay
         for block in blocks:
             if shard is None:
                 shard = torch.empty(rows_per_shard, layout.dimension, dtype=block.dtype)
-            if block.ndim != 2 or block.shape[1] != layout.dimension or block.dtype != shard.dtype \
-                    or block.dtype not in _DTYPES.values():
-                raise ValueError(f"expected rows [*, {layout.dimension}] of {shard.dtype}, one of "
-                                 f"{list(_DTYPES.values())}; got {list(block.shape)} of {block.dtype}")
+            if (
+                block.ndim != 2
+                or block.shape[1] != layout.dimension
+                or block.dtype != shard.dtype
+                or block.dtype not in _DTYPES.values()
+            ):
+                raise ValueError(
+                    f"expected rows [*, {layout.dimension}] of {shard.dtype}, one of "
+                    f"{list(_DTYPES.values())}; got {list(block.shape)} of {block.dtype}"
+                )
             while len(block):
                 taken = min(rows_per_shard - filled, len(block))
-                shard[filled:filled + taken] = block[:taken]
+                shard[filled : filled + taken] = block[:taken]
                 block, filled = block[taken:], filled + taken
                 if filled == rows_per_shard:
                     write_shard(temporary, written, shard, layout)

@@ -45,8 +45,12 @@ class Weights:
 
     def of(self, role: str, split: str | None = None) -> torch.Tensor:
         """float32 vectors [m, d] of one role, and of one split if given, in the order of `people`, all in memory."""
-        blocks = [block.float() for (each, its_split), shards in self.shards.items()
-                  if each == role and split in (None, its_split) for block in shards.blocks(BLOCK_ROWS)]
+        blocks = [
+            block.float()
+            for (each, its_split), shards in self.shards.items()
+            if each == role and split in (None, its_split)
+            for block in shards.blocks(BLOCK_ROWS)
+        ]
         return torch.cat([torch.empty(0, self.layout.dimension), *blocks])
 
     def names(self, role: str, split: str | None = None) -> list[str]:
@@ -79,8 +83,12 @@ def read_weights(folder: str | Path) -> Weights:
     for (role, split), rows in people.groupby(["role", "split"], sort=False):
         each = shards[role, split] = open_shards(folder / "vectors" / f"{role}-{split}")
         if each.layout != layout or len(each) != len(rows):
-            raise InputError(str(folder / "people.csv"), "person", f"{len(rows)} {role} rows of {split}, and "
-                             f"{len(each)} vectors of the same or another layout", REMEDY)
+            raise InputError(
+                str(folder / "people.csv"),
+                "person",
+                f"{len(rows)} {role} rows of {split}, and {len(each)} vectors of the same or another layout",
+                REMEDY,
+            )
     if ("zoo", "zoo") not in shards:
         raise InputError(str(folder / "people.csv"), "role", "no zoo people", REMEDY)
     return Weights(shards, tensors["mean"], tensors["std"], layout, people)

@@ -22,11 +22,15 @@ COLORS = {name: method.color for name, method in METHODS.items()}
 GREY, INK = "#6f6f6f", "#222222"
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442", "#999999")
 LABELS = {name: method.label for name, method in METHODS.items()}
-SWEEPS = {"dimensions": "latent_dim", "people": "people", "rungs": "variant"}   # what each of them varies
-RUNGS = {"mean": "mean LoRA of the zoo", "nearest": "LoRA of the most similar zoo person",
-         "one-photo": "DreamBooth from one photo", "true": "true LoRA (several photos)",
-         **{f"{name} inversion": f"{method.title}, inverted from one photo" for name, method in METHODS.items()},
-         **{f"{name} reconstruction": f"true LoRA through {method.title}" for name, method in METHODS.items()}}
+SWEEPS = {"dimensions": "latent_dim", "people": "people", "rungs": "variant"}  # what each of them varies
+RUNGS = {
+    "mean": "mean LoRA of the zoo",
+    "nearest": "LoRA of the most similar zoo person",
+    "one-photo": "DreamBooth from one photo",
+    "true": "true LoRA (several photos)",
+    **{f"{name} inversion": f"{method.title}, inverted from one photo" for name, method in METHODS.items()},
+    **{f"{name} reconstruction": f"true LoRA through {method.title}" for name, method in METHODS.items()},
+}
 DPI = 110
 TILE = 0.7  # inches
 HEADING_LINES, ROW_WIDTH, ROW_LINES = 12, 24, 3  # of words beside pictures, in characters; what is longer is cut
@@ -67,12 +71,15 @@ def picture_sheet(columns: Sequence[Column], row_titles: Sequence[str] = (), row
         if pictures.dtype != np.uint8 or pictures.ndim != 5 or len(pictures) != rows:
             raise ValueError(f"expected uint8 [{rows}, m, h, w, 3], got {pictures.dtype} {pictures.shape}")
     pitch = 1.06 + (0.22 if any(len(column.notes) for column in columns) else 0.0)
-    row_titles = ["\n".join(drawn_words(line, ROW_WIDTH, ROW_LINES) for line in title.split("\n")[:2])
-                  for title in row_titles]
+    row_titles = [
+        "\n".join(drawn_words(line, ROW_WIDTH, ROW_LINES) for line in title.split("\n")[:2]) for title in row_titles
+    ]
     left = 0.1 + 0.105 * max((len(line) for title in row_titles for line in title.split("\n")), default=0)
     widths = [column.pictures.shape[1] * 1.03 for column in columns]
-    titles = [drawn_words(each.title, max(10, int(9.5 * span)), HEADING_LINES)
-              for each, span in zip(columns, widths, strict=True)]
+    titles = [
+        drawn_words(each.title, max(10, int(9.5 * span)), HEADING_LINES)
+        for each, span in zip(columns, widths, strict=True)
+    ]
     heading = 0.15 + 0.24 * max(len(title.splitlines()) for title in titles)
     width, height = left + sum(widths) + 0.18 * (len(columns) - 1) + 0.1, heading + rows * pitch
     figure, axes = _canvas(width * TILE, height * TILE)
@@ -149,11 +156,22 @@ def latent_space(planes: dict[str, np.ndarray], held_out: np.ndarray, factors: d
             axes, last = grid[row, column], row == len(planes) - 1
             names = _ordered(values) if values.dtype.kind in "OUS" else None
             numbers = np.array(values if names is None else [names.index(value) for value in values], float)
-            tint = {"cmap": "cividis", "vmin": 0, "vmax": 1} if names is None else \
-                {"cmap": ListedColormap(_category_colors(names)), "vmin": -0.5, "vmax": len(names) - 0.5}
+            tint = (
+                {"cmap": "cividis", "vmin": 0, "vmax": 1}
+                if names is None
+                else {"cmap": ListedColormap(_category_colors(names)), "vmin": -0.5, "vmax": len(names) - 0.5}
+            )
             for chosen, marker, size, edge in ((~held_out, "o", 9, "none"), (held_out, "^", 22, INK)):
-                points = axes.scatter(*plane[chosen].T, c=numbers[chosen], s=size, marker=marker, edgecolors=edge,
-                                      linewidths=0.5, alpha=0.9, **tint)
+                points = axes.scatter(
+                    *plane[chosen].T,
+                    c=numbers[chosen],
+                    s=size,
+                    marker=marker,
+                    edgecolors=edge,
+                    linewidths=0.5,
+                    alpha=0.9,
+                    **tint,
+                )
             _tidy(axes)
             axes.set(xticks=[], yticks=[])
             axes.set_xlabel("latent direction 1" if last else "", size=8)
@@ -164,8 +182,10 @@ def latent_space(planes: dict[str, np.ndarray], held_out: np.ndarray, factors: d
             if last:
                 bar = figure.colorbar(points, ax=list(grid[:, column]), location="bottom", aspect=22)
                 bar.ax.tick_params(labelsize=7, rotation=0 if names is None else 60)
-                bar.set_ticks([0, 1] if names is None else range(len(names)),
-                              labels=factor_ends(factor) if names is None else [as_label(name) for name in names])
+                bar.set_ticks(
+                    [0, 1] if names is None else range(len(names)),
+                    labels=factor_ends(factor) if names is None else [as_label(name) for name in names],
+                )
     return figure
 
 
@@ -196,15 +216,24 @@ def kl_curves(history: pd.DataFrame) -> Figure:
     figure = _figure(8.6, 5.0)
     grid = figure.subplots(2, 2, sharex=True).flat
     kept = history.loc[history["kept"] == 1, "epoch"]
-    panels = {"reconstruction error\n(share of the zoo's variance)": ("train_error", "validation_error"),
-              "KL to the prior (nats)": ("train_kl", "validation_kl"), "weight of the KL term": ("kl_weight",),
-              "collapsed latent units\n(validation people)": ("collapsed_units",)}
+    panels = {
+        "reconstruction error\n(share of the zoo's variance)": ("train_error", "validation_error"),
+        "KL to the prior (nats)": ("train_kl", "validation_kl"),
+        "weight of the KL term": ("kl_weight",),
+        "collapsed latent units\n(validation people)": ("collapsed_units",),
+    }
     for axes, (label, columns) in zip(grid, panels.items(), strict=True):
         for column in columns:
             dashed = column.startswith("train")
-            axes.plot(history["epoch"], history[column], color=GREY if dashed else COLORS["vae"],
-                      linestyle="--" if dashed else "-", linewidth=1.5, marker="o" if len(history) == 1 else "",
-                      label="zoo (trained on)" if dashed else "validation people")
+            axes.plot(
+                history["epoch"],
+                history[column],
+                color=GREY if dashed else COLORS["vae"],
+                linestyle="--" if dashed else "-",
+                linewidth=1.5,
+                marker="o" if len(history) == 1 else "",
+                label="zoo (trained on)" if dashed else "validation people",
+            )
         for epoch in kept:
             axes.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="epoch kept")
         if len(columns) > 1:
@@ -237,8 +266,14 @@ def explained_variance(shares: np.ndarray, latent_dim: int, kept: float) -> Figu
     axes.plot(np.arange(len(total) + 1), np.concatenate([[0.0], total]), color=COLORS["pca"], linewidth=1.8)
     kept *= 100
     axes.plot([latent_dim, latent_dim, 0], [0, kept, kept], color=GREY, linewidth=1, linestyle=":")
-    axes.annotate(f"the space, {latent_dim} dimensions: {kept:.0f} %", (latent_dim, kept), (6, -12),
-                  textcoords="offset points", size=8, color=INK)
+    axes.annotate(
+        f"the space, {latent_dim} dimensions: {kept:.0f} %",
+        (latent_dim, kept),
+        (6, -12),
+        textcoords="offset points",
+        size=8,
+        color=INK,
+    )
     axes.set(xlim=(0, len(total)), ylim=(0, 103))
     axes.set_xlabel("principal components", size=8)
     axes.set_ylabel("variance of the zoo's LoRAs (%)", size=8)
@@ -261,8 +296,14 @@ def inversion_loss(losses: dict[str, np.ndarray]) -> Figure:
         steps = np.arange(smooth.shape[1]) + window
         low, high = np.quantile(smooth, [0.1, 0.9], axis=0)
         axes.fill_between(steps, low, high, color=COLORS[space], alpha=0.15, linewidth=0)
-        axes.plot(steps, smooth.mean(0), color=COLORS[space], linewidth=1.6, label=LABELS[space],
-                  linestyle="-" if space == "vae" else "--")
+        axes.plot(
+            steps,
+            smooth.mean(0),
+            color=COLORS[space],
+            linewidth=1.6,
+            label=LABELS[space],
+            linestyle="-" if space == "vae" else "--",
+        )
     axes.set_xlabel(f"step of the search (running mean of {window})", size=8)
     axes.set_ylabel("denoising loss of the photo", size=8)
     axes.legend(frameon=False, fontsize=8)
@@ -285,8 +326,15 @@ def ladder(rungs: pd.DataFrame, floor: float, ceiling: float) -> Figure:
         color = COLORS.get(row["rung"].partition(" ")[0], GREY)
         axes.plot([row["low"], row["high"]], [y, y], color=color, linewidth=2, solid_capstyle="round")
         axes.plot([row["id_score"]], [y], "o", color=color, markersize=7)
-        axes.annotate(f"{row['id_score']:.2f}", (row["id_score"], y), (0, 6), textcoords="offset points", ha="center",
-                      size=7, color=color)
+        axes.annotate(
+            f"{row['id_score']:.2f}",
+            (row["id_score"], y),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+            size=7,
+            color=color,
+        )
     for x, text, side in ((floor, "a stranger", "left"), (ceiling, "the person's own photos", "right")):
         axes.axvline(x, color=INK, linewidth=1, linestyle=":")
         axes.text(x, len(rungs) - 0.35, text, ha=side, va="bottom", size=8, color=INK)
@@ -322,7 +370,7 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
             if by == "variant":
                 panel.errorbar(shown["gain"], np.full(len(shown), -number), xerr=error, **style)
             else:
-                places = shown[by] * (1 + 0.05 * (shown["seed"] + 3 * number))    # side by side
+                places = shown[by] * (1 + 0.05 * (shown["seed"] + 3 * number))  # side by side
                 panel.errorbar(places, shown["gain"], yerr=error, **style)
         panel.set_title(as_label(f"scored by {recognizer}"), size=9)
         if by == "variant":
@@ -341,7 +389,7 @@ def gains(lines: pd.DataFrame, by: str) -> Figure:
         axes[0].set_ylabel("gain in ID score over PCA\n(95 % interval)", size=8)
         if len(variants) > 1:
             low, high = axes[0].get_ylim()
-            axes[0].set_ylim(low, high + 0.15 * (high - low))      # room for the legend, which else hides intervals
+            axes[0].set_ylim(low, high + 0.15 * (high - low))  # room for the legend, which else hides intervals
             axes[0].legend(frameon=False, fontsize=8, loc="upper left", ncols=len(variants))
     return figure
 
@@ -368,10 +416,10 @@ def png_bytes(figure: Figure, palette: int | None = None) -> bytes:
     sample = image.resize((image.width // 2, image.height // 2), Image.Resampling.NEAREST)
     found = sample.quantize(palette - len(kept), kmeans=3)
     words = [channel for name in kept for channel in ImageColor.getrgb(name)]
-    found.putpalette((found.getpalette() or [])[:3 * (palette - len(kept))] + words)
+    found.putpalette((found.getpalette() or [])[: 3 * (palette - len(kept))] + words)
     image = image.quantize(palette=found, dither=Image.Dither.NONE)
     colors, paper = image.getpalette() or [], int(np.asarray(image)[0, 0])
-    colors[3 * paper:3 * paper + 3] = [255, 255, 255]  # averaging may have left it a little grey
+    colors[3 * paper : 3 * paper + 3] = [255, 255, 255]  # averaging may have left it a little grey
     image.putpalette(colors)
     small = io.BytesIO()
     image.save(small, "PNG", optimize=True)

@@ -57,7 +57,8 @@ def headline(comparison: Mapping) -> tuple[str, str]:
         f"Recovered from one photo, {people} people whom neither space had seen score {gain['mean']:+.3f} with the VAE "
         f"relative to PCA (ID score, paired; 95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}); "
         f"{100 * share:.0f} % of them come out better with the VAE. A second recogniser, which nothing was tuned with, "
-        f"says {second['mean']:+.3f} ({second['low']:+.3f} to {second['high']:+.3f}).")
+        f"says {second['mean']:+.3f} ({second['low']:+.3f} to {second['high']:+.3f})."
+    )
 
 
 def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
@@ -82,8 +83,9 @@ def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
                     low, high = metrics[group]["id_score_low"], metrics[group]["id_score_high"]
                     values[space] += f" ({low:.{digits}f} to {high:.{digits}f})"
             except KeyError as error:
-                raise InputError(f"metrics/{space}.json", path, "metric missing",
-                                 "Run `dvc repro -f evaluate`") from error
+                raise InputError(
+                    f"metrics/{space}.json", path, "metric missing", "Run `dvc repro -f evaluate`"
+                ) from error
         rows.append({"name": name, "better": better, **values})
     return rows
 
@@ -98,18 +100,28 @@ FACTS = (
     ("base.face_found", "class-prompt samples with a face", 3),
     ("base.embedding_frechet", "Fréchet distance of class samples to real photos, in the recogniser's space", 3),
     ("base.embedding_frechet_floor", "the same between two sets of real photos", 3),
-    *((f"base.prompt_accuracy.{factor}", f"prompts obeyed by the base model: {factor}", 2)
-      for factor in ("sex", "age", "hair", "expression", "background")),
-    *((f"zoo.prompt_accuracy_relative.{factor}", f"prompts obeyed by true LoRAs, as a share of that: {factor}", 2)
-      for factor in ("expression", "background")),
+    *(
+        (f"base.prompt_accuracy.{factor}", f"prompts obeyed by the base model: {factor}", 2)
+        for factor in ("sex", "age", "hair", "expression", "background")
+    ),
+    *(
+        (f"zoo.prompt_accuracy_relative.{factor}", f"prompts obeyed by true LoRAs, as a share of that: {factor}", 2)
+        for factor in ("expression", "background")
+    ),
     ("zoo.people", "zoo people", 0),
     ("zoo.dimension", "numbers in a LoRA", 0),
     ("zoo.id_score_normalised", "true LoRA of test people (a stranger is 0, own photos are 1)", 3),
     ("zoo.tar_at_far1", "true LoRA verified as the person (TAR at FAR 1 %)", 3),
     ("second_opinion.verification_auc", "the second recogniser tells two real photos (AUC)", 3),
     ("second_opinion.true.id_score_normalised", "true LoRA, as the second recogniser sees it", 3),
-    *((f"second_opinion.{name}_inversion.id_score_normalised",
-       f"{method.title} inversion, as the second recogniser sees it", 3) for name, method in METHODS.items()),
+    *(
+        (
+            f"second_opinion.{name}_inversion.id_score_normalised",
+            f"{method.title} inversion, as the second recogniser sees it",
+            3,
+        )
+        for name, method in METHODS.items()
+    ),
     ("zoo.variance.within", "share of the zoo's variance that is chance: within a person", 3),
     ("zoo.variance.between", "share that is between people", 3),
     ("throughput.steps", "steps per LoRA in benchmarks/batched_training.md, which measures how fast they train", 0),
@@ -122,7 +134,7 @@ FACTS = (
 def side_by_side(items: Items, single: int) -> list[Items]:
     """`items` in two halves of equal length, the odd one left out; as they are if there are at most `single`."""
     half = len(items) // 2
-    return [items] if len(items) <= single else [items[:half], items[half:2 * half]]
+    return [items] if len(items) <= single else [items[:half], items[half : 2 * half]]
 
 
 def world_rows(metrics: Mapping[str, Mapping]) -> list[dict[str, str]]:
@@ -146,8 +158,9 @@ def markdown(comparison: Mapping, spaces: Mapping[str, Mapping]) -> str:
     verdict, sentence = headline(comparison)
     labels = [METHODS[name].label for name in spaces]
     rows = [["test people", *labels], ["---"] * (1 + len(labels))]
-    rows += [[f"{row['name']} ({row['better']} is better)", *(row[name] for name in spaces)]
-             for row in measure_rows(spaces)]
+    rows += [
+        [f"{row['name']} ({row['better']} is better)", *(row[name] for name in spaces)] for row in measure_rows(spaces)
+    ]
     return "\n".join([f"**{verdict}.** {sentence}", "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
@@ -183,15 +196,26 @@ def people_factors(people: pd.DataFrame) -> dict[str, np.ndarray]:
     Raises:
         InputError: a column is missing.
     """
-    needed = ["person_gender", "person_age", "person_skin_r", "person_skin_g", "person_skin_b", "person_hair_color",
-              "person_hair_style"]
+    needed = [
+        "person_gender",
+        "person_age",
+        "person_skin_r",
+        "person_skin_g",
+        "person_skin_b",
+        "person_hair_color",
+        "person_hair_style",
+    ]
     for column in needed:
         if column not in people:
             raise InputError("manifest.csv", column, "column missing", "Run `dvc repro` to make it anew")
     skin = people[needed[2:5]].to_numpy(float) @ [0.2126, 0.7152, 0.0722]  # luma
-    return {"sex": people["person_gender"].to_numpy(float), "age": people["person_age"].to_numpy(float), "skin": skin,
-            "hair colour": people["person_hair_color"].to_numpy(str),
-            "hair style": people["person_hair_style"].to_numpy(str)}
+    return {
+        "sex": people["person_gender"].to_numpy(float),
+        "age": people["person_age"].to_numpy(float),
+        "skin": skin,
+        "hair colour": people["person_hair_color"].to_numpy(str),
+        "hair style": people["person_hair_style"].to_numpy(str),
+    }
 
 
 def render_html(figures: Mapping[str, bytes], **content) -> str:
@@ -204,8 +228,13 @@ def render_html(figures: Mapping[str, bytes], **content) -> str:
     Raises:
         jinja2.UndefinedError: the template names something that is not given.
     """
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     template = environment.from_string(resources.files("w2wpp.report").joinpath("page.html.jinja").read_text("utf-8"))
     pictures = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()}
     return template.render(figures=pictures, **content)

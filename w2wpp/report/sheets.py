@@ -15,7 +15,7 @@ from w2wpp.report.page import latent_effects, people_factors, score_text, side_b
 from w2wpp.spaces.registry import BASELINE, METHODS, load_space
 
 SPACES = tuple(METHODS)
-BESIDE = {"true": "true LoRA, several photos", "one-photo": "DreamBooth, one photo"}   # inversions, on sheets
+BESIDE = {"true": "true LoRA, several photos", "one-photo": "DreamBooth, one photo"}  # inversions, on sheets
 PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES, TRUE_LORAS = 56, 10, 6, 12, 32, 16
 
 
@@ -45,7 +45,9 @@ class Sheets:
     def drawn(self, title: str, people: list[str], rung: str, count: int) -> Column:
         """The first `count` pictures of people by a rung, their scores below."""
         notes = [score_text(self.scores[rung].get(person, np.nan), self.floor) for person in people]
-        return Column(title, self.pictures_of[rung][self._rows(people), :count], notes, COLORS.get(rung.split()[0], INK))
+        return Column(
+            title, self.pictures_of[rung][self._rows(people), :count], notes, COLORS.get(rung.split()[0], INK)
+        )
 
     def photo(self, people: list[str]) -> Column:
         """The photo that is inverted."""
@@ -53,7 +55,7 @@ class Sheets:
 
     def others(self, people: list[str], title: str = "other real photos") -> Column:
         """Two of the photos that scores are against."""
-        return Column(title, self.held_out.images.numpy()[self._rows(people), -self.score_photos:][:, :2])
+        return Column(title, self.held_out.images.numpy()[self._rows(people), -self.score_photos :][:, :2])
 
     def _rows(self, people: list[str]) -> list[int]:
         return [self.held_out.names.index(person) for person in people]
@@ -62,8 +64,10 @@ class Sheets:
 def world_figures(sheets: Sheets) -> dict[str, Figure]:
     """Photos of test people, and what the base model draws of anybody."""
     test = np.array(sheets.held_out.splits) == "test"
-    return {"people": contact_sheet(sheets.held_out.images.numpy()[test][:PEOPLE, 0], across=8),
-            "base": contact_sheet(sheets.pictures_of["class"][:CLASS_SAMPLES], across=8)}
+    return {
+        "people": contact_sheet(sheets.held_out.images.numpy()[test][:PEOPLE, 0], across=8),
+        "base": contact_sheet(sheets.pictures_of["class"][:CLASS_SAMPLES], across=8),
+    }
 
 
 def true_lora_figures(sheets: Sheets) -> dict[str, Figure]:
@@ -71,12 +75,22 @@ def true_lora_figures(sheets: Sheets) -> dict[str, Figure]:
     halves = side_by_side(spread(sheets.test["true"], TRUE_LORAS), single=6)
     people = spread(sheets.test["true"], 8)
     return {
-        "true_loras": picture_sheet([each for half in halves for each in (
-            sheets.others(half, "real photos"), sheets.drawn("true LoRA", half, "true", 4))]),
+        "true_loras": picture_sheet(
+            [
+                each
+                for half in halves
+                for each in (sheets.others(half, "real photos"), sheets.drawn("true LoRA", half, "true", 4))
+            ]
+        ),
         "reconstruction": picture_sheet(
-            [sheets.others(people, "real photos"), sheets.drawn("true LoRA", people, "true", 2),
-             *(sheets.drawn(f"through {LABELS[space]}", people, f"{space} reconstruction", 2) for space in SPACES)],
-            people)}
+            [
+                sheets.others(people, "real photos"),
+                sheets.drawn("true LoRA", people, "true", 2),
+                *(sheets.drawn(f"through {LABELS[space]}", people, f"{space} reconstruction", 2) for space in SPACES),
+            ],
+            people,
+        ),
+    }
 
 
 def sampling_figure(folder: Path, space: str) -> Figure:
@@ -84,8 +98,10 @@ def sampling_figure(folder: Path, space: str) -> Figure:
     tensors, meta = read_pack(folder / space / "pictures.safetensors")
     drawn = tensors["pictures"][:SAMPLES, :, :1].numpy()  # [people, prompts, 1, h, w, 3]
     prompts = [prompt.replace("a photo of ", "") for prompt in meta["prompts"]]
-    columns = [[Column(prompt, half[:, number], color=COLORS[space]) for number, prompt in enumerate(prompts)]
-               for half in side_by_side(drawn, single=6)]
+    columns = [
+        [Column(prompt, half[:, number], color=COLORS[space]) for number, prompt in enumerate(prompts)]
+        for half in side_by_side(drawn, single=6)
+    ]
     gap = Column("", columns[0][0].pictures[:, :0])
     return picture_sheet([*columns[0], *([gap, *columns[1]] if columns[1:] else [])])
 
@@ -94,17 +110,27 @@ def inversion_figures(sheets: Sheets) -> dict[str, Figure]:
     """Test people recovered from one photo: by all models, sorted by the VAE's gain, and by each space."""
     gain = sheets.test["vae inversion"] - sheets.test["pca inversion"]
     people = spread(gain, SHOWN)
-    figures = {"inversion": picture_sheet(
-        [sheets.photo(people),
-         *(sheets.drawn(f"{LABELS[space]} inversion", people, f"{space} inversion", 2) for space in SPACES),
-         *(sheets.drawn(title, people, rung, 2) for rung, title in BESIDE.items() if rung in sheets.pictures_of),
-         sheets.others(people)],
-        [f"{person}\ngain {gain[person]:+.2f}" for person in people])}
+    figures = {
+        "inversion": picture_sheet(
+            [
+                sheets.photo(people),
+                *(sheets.drawn(f"{LABELS[space]} inversion", people, f"{space} inversion", 2) for space in SPACES),
+                *(sheets.drawn(title, people, rung, 2) for rung, title in BESIDE.items() if rung in sheets.pictures_of),
+                sheets.others(people),
+            ],
+            [f"{person}\ngain {gain[person]:+.2f}" for person in people],
+        )
+    }
     for space in SPACES:
         people = spread(sheets.test[f"{space} inversion"], 8)
         figures[f"inversion_{space}"] = picture_sheet(
-            [sheets.photo(people), sheets.drawn(f"{LABELS[space]} inversion", people, f"{space} inversion", 4),
-             sheets.others(people)], people)
+            [
+                sheets.photo(people),
+                sheets.drawn(f"{LABELS[space]} inversion", people, f"{space} inversion", 4),
+                sheets.others(people),
+            ],
+            people,
+        )
     return figures
 
 
@@ -130,7 +156,13 @@ def latent_figure(folder: Path, data: Weights, zoo: Portraits, held_out: Portrai
     spaces = {space: load_space(folder / space / "space.safetensors") for space in SPACES}
     facts = pd.concat([zoo.manifest, held_out.manifest]).drop_duplicates("person").set_index("person")
     names = data.names("zoo") + data.names("true")
-    planes = {name: latent_plane(np.concatenate([space.encode(data.of(role)).numpy() for role in ("zoo", "true")]),
-                                 latent_effects(space, data.std)) for name, space in spaces.items()}
-    return latent_space(planes, np.array([name not in set(data.names("zoo")) for name in names]),
-                        people_factors(facts.loc[names]))
+    planes = {
+        name: latent_plane(
+            np.concatenate([space.encode(data.of(role)).numpy() for role in ("zoo", "true")]),
+            latent_effects(space, data.std),
+        )
+        for name, space in spaces.items()
+    }
+    return latent_space(
+        planes, np.array([name not in set(data.names("zoo")) for name in names]), people_factors(facts.loc[names])
+    )

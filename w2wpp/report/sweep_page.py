@@ -1,6 +1,6 @@
 """docs/sweep.md: the tables of the sweep in words and figures.
 
-    python -m w2wpp.report.sweep_page      # writes docs/sweep.md and its figures from data/sweep
+python -m w2wpp.report.sweep_page      # writes docs/sweep.md and its figures from data/sweep
 """
 
 import argparse
@@ -15,8 +15,11 @@ from w2wpp.files.storage import write_atomically
 from w2wpp.report.figures import SWEEPS, gains, png_bytes
 
 RECOGNIZERS = {"dlib": "dlib", "arcface": "ArcFace"}
-TITLES = {"dimensions": "By latent dimension", "people": "By number of zoo people, at 64 dimensions",
-          "rungs": "What each part of space and search adds, at 64 dimensions"}
+TITLES = {
+    "dimensions": "By latent dimension",
+    "people": "By number of zoo people, at 64 dimensions",
+    "rungs": "What each part of space and search adds, at 64 dimensions",
+}
 HEADS = {"latent_dim": "latent dimension, space", "people": "zoo people, space", "variant": "space and search"}
 
 
@@ -35,8 +38,11 @@ def table(lines: pd.DataFrame, by: str) -> str:
         titled = row["variant"] + (f", training seed {row['seed']}" if row["seed"] else "")
         cells = [titled if by == "variant" else f"{row[by]}, {titled}"]
         for seen in (one, second.loc[key]):
-            cells += [f"{seen['id_score']:.3f}", "" if row["variant"] == PCA else _interval(seen, "gain"),
-                      _interval(seen, "nonlinear") if row["variant"] == VAE else ""]
+            cells += [
+                f"{seen['id_score']:.3f}",
+                "" if row["variant"] == PCA else _interval(seen, "gain"),
+                _interval(seen, "nonlinear") if row["variant"] == VAE else "",
+            ]
         out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out)
 
@@ -50,11 +56,15 @@ def _interval(line: pd.Series, gain: str) -> str:
 
 def page(tables: dict[str, pd.DataFrame]) -> str:
     """Markdown about the sweep's tables, by name."""
-    out = ["# Gains over PCA on test people", "",
-           "One photo of each test person; paired gain in ID score over PCA of the same latent dimension and zoo, with",
-           "its 95 % interval over people, and that over function-weighted PCA: the part of it that nonlinearity adds.",
-           "`dvc repro -sf sweep` measures it anew, which takes hours; [findings.md](explanation/findings.md) says",
-           "what it means.", ""]
+    out = [
+        "# Gains over PCA on test people",
+        "",
+        "One photo of each test person; paired gain in ID score over PCA of the same latent dimension and zoo, with",
+        "its 95 % interval over people, and that over function-weighted PCA: the part of it that nonlinearity adds.",
+        "`dvc repro -sf sweep` measures it anew, which takes hours; [findings.md](explanation/findings.md) says",
+        "what it means.",
+        "",
+    ]
     for name, lines in tables.items():
         title = TITLES[name]
         out += [f"## {title}", "", f"![{title}](sweep-{name}.png)", "", table(lines, SWEEPS[name]), ""]

@@ -37,8 +37,9 @@ CHANGE = "Change it in params.yaml or with `dvc exp run -S`"
 
 def _recognizer(spec: str) -> str:
     if spec != "dlib" and not re.fullmatch(r"insightface:([^/\\]+|.+\.onnx)", spec):
-        raise ValueError(f"unknown recogniser {spec!r}: it may be dlib, insightface:<pack name> or "
-                         "insightface:<path.onnx>")
+        raise ValueError(
+            f"unknown recogniser {spec!r}: it may be dlib, insightface:<pack name> or insightface:<path.onnx>"
+        )
     kind, _, target = spec.partition(":")
     return f"{kind}:{os.path.expanduser(target)}" if spec.endswith(".onnx") else spec
 
@@ -78,8 +79,9 @@ class SampleParams(Section):
     """People sampled."""
     seeds: Count = 2
     """Pictures per prompt."""
-    prompts: Annotated[list[Prompt], Field(min_length=1)] = Field([
-        "a photo of sks person", "a photo of sks person, smiling", "a photo of sks person, on a blue background"])
+    prompts: Annotated[list[Prompt], Field(min_length=1)] = Field(
+        ["a photo of sks person", "a photo of sks person, smiling", "a photo of sks person, on a blue background"]
+    )
     """Prompts; the first asks for a person and no more, and samples are scored by its pictures."""
 
 
@@ -130,25 +132,37 @@ class Params(Section):
     def _photos_suffice(self) -> "Params":
         rendered = self.portraits.source == "rendered"
         if rendered and self.collect.photos + self.portraits.score_photos > self.portraits.photos:
-            raise ValueError("portraits.photos must be at least collect.photos + portraits.score_photos, as no photo "
-                             "that a LoRA was trained on may be scored against")
+            raise ValueError(
+                "portraits.photos must be at least collect.photos + portraits.score_photos, as no photo "
+                "that a LoRA was trained on may be scored against"
+            )
         return self
 
     @model_validator(mode="after")
     def _people_are_repeated(self) -> "Params":
         for space in METHODS:
             if getattr(self, space).within_person_ridge and (self.collect.source != "zoo" or self.collect.repeated < 2):
-                raise ValueError(f"{space}.within_person_ridge must be null where fewer than two zoo people have two "
-                                 "LoRAs, as those of collect.repeated have in a zoo that is trained here")
+                raise ValueError(
+                    f"{space}.within_person_ridge must be null where fewer than two zoo people have two "
+                    "LoRAs, as those of collect.repeated have in a zoo that is trained here"
+                )
         return self
 
     @model_validator(mode="after")
     def _sources_agree(self) -> "Params":
-        foreign = [key for key, value in (("portraits.source", self.portraits.source == "folder"),
-                                          ("base.source", self.base.source == "pretrained")) if value]
+        foreign = [
+            key
+            for key, value in (
+                ("portraits.source", self.portraits.source == "folder"),
+                ("base.source", self.base.source == "pretrained"),
+            )
+            if value
+        ]
         if foreign and self.collect.source == "zoo":
-            raise ValueError(f"collect.source must be w2w or folder where {foreign[0]} is not of this world, as the "
-                             "zoo that is trained here is one of rendered people")
+            raise ValueError(
+                f"collect.source must be w2w or folder where {foreign[0]} is not of this world, as the "
+                "zoo that is trained here is one of rendered people"
+            )
         return self
 
     def latent_dim(self, space: str) -> int:
@@ -201,10 +215,14 @@ def require_photos(params: Params) -> None:
         InputError: the zoo is from elsewhere and the photos are not.
     """
     if params.collect.source != "zoo" and params.portraits.source == "rendered":
-        raise InputError("params.yaml", "collect.source", f"{params.collect.source!r} brings no photos of held-out "
-                         "people, which this stage inverts or scores against",
-                         "`dvc repro sample interpolate` needs none; for the rest give photos with portraits.source: "
-                         "folder (docs/how-to/sd15.md), or set it to zoo")
+        raise InputError(
+            "params.yaml",
+            "collect.source",
+            f"{params.collect.source!r} brings no photos of held-out "
+            "people, which this stage inverts or scores against",
+            "`dvc repro sample interpolate` needs none; for the rest give photos with portraits.source: "
+            "folder (docs/how-to/sd15.md), or set it to zoo",
+        )
 
 
 def _explain(error: ErrorDetails, remedy: str) -> tuple[str, str]:

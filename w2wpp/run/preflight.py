@@ -23,15 +23,19 @@ def check_sources(params: Params) -> None:
         InputError: naming the first that is missing, and what to put where.
     """
     if params.base.source == "pretrained":
-        assert params.base.model is not None    # BaseParams sees to it
+        assert params.base.model is not None  # BaseParams sees to it
         find_model(params.base.model, params.base.revision, BASE_FILES, BaseParams)
     if params.collect.source == "w2w":
         find_files(params.collect.path)
     else:
         assert params.collect.path is not None  # CollectParams sees to it
         if not Path(params.collect.path).is_dir():
-            raise InputError("params.yaml", "collect.path", f"no such folder: {printable(params.collect.path)}",
-                             "Give a folder of LoRAs of the base model")
+            raise InputError(
+                "params.yaml",
+                "collect.path",
+                f"no such folder: {printable(params.collect.path)}",
+                "Give a folder of LoRAs of the base model",
+            )
     if params.portraits.source == "rendered":
         return
     check_people(params.portraits)

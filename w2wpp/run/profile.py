@@ -1,6 +1,6 @@
 """Settings for another world: what a profile says is written into params.yaml, and everything else there stays.
 
-    python -m w2wpp.run.profile profiles/sd15.yaml [key=value ...]
+python -m w2wpp.run.profile profiles/sd15.yaml [key=value ...]
 """
 
 import argparse
@@ -42,8 +42,9 @@ def apply_profile(profile: str | Path, params: str | Path = "params.yaml", setti
     written = _written(text, steps[0][1], steps[-1][1])
     if written is None:
         _check(steps[:1])
-        raise InputError(str(params), None, "its YAML has anchors or tags, so that single values cannot be replaced",
-                         RESTORE)
+        raise InputError(
+            str(params), None, "its YAML has anchors or tags, so that single values cannot be replaced", RESTORE
+        )
     write_atomically(Path(params), lambda path: path.write_bytes(written.encode()))
 
 
@@ -74,8 +75,12 @@ def _merged(old: Mapping, tree: Mapping, where: str, within: str = "") -> dict:
     new = dict(old)
     for key, value in tree.items():
         if key in old and isinstance(old[key], Mapping) != isinstance(value, Mapping):
-            raise InputError(where, f"{within}{key}", "a section of params.yaml and a value in its place, or the "
-                             "reverse", "Nest keys as params.yaml does")
+            raise InputError(
+                where,
+                f"{within}{key}",
+                "a section of params.yaml and a value in its place, or the reverse",
+                "Nest keys as params.yaml does",
+            )
         nested = key in old and isinstance(value, Mapping)
         new[key] = _merged(old[key], value, where, f"{within}{key}.") if nested else value
     return new

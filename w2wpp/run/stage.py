@@ -11,8 +11,9 @@ from w2wpp.run.params import in_params, load_params
 from w2wpp.spaces.registry import METHODS
 
 
-def stage_arguments(description: str, space: bool = False, shard: bool = False, rows: bool = False, **paths: str
-                    ) -> argparse.Namespace:
+def stage_arguments(
+    description: str, space: bool = False, shard: bool = False, rows: bool = False, **paths: str
+) -> argparse.Namespace:
     """Command line of a stage: --params, one option per path, and what only some stages have.
 
     Args:
@@ -32,9 +33,13 @@ def stage_arguments(description: str, space: bool = False, shard: bool = False, 
     if space:
         parser.add_argument("--space", choices=list(METHODS), required=True, help="the weight space to use")
     if shard:
-        parser.add_argument("--shard", default="1/1", metavar="I/N",
-                            help="compute part I of N of the batches, which machines that share the resume state can "
-                                 "do at once, and leave joining them to a run without --shard")
+        parser.add_argument(
+            "--shard",
+            default="1/1",
+            metavar="I/N",
+            help="compute part I of N of the batches, which machines that share the resume state can "
+            "do at once, and leave joining them to a run without --shard",
+        )
     if rows:
         parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="print these alone, write nothing")
     for name, default in paths.items():

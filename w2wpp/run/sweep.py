@@ -66,8 +66,9 @@ class Sweep:
     def id_scores(self, row: Row) -> dict[str, pd.Series]:
         """ID score of each test person, by recogniser; read from `scratch` where they are there already."""
         settings = row.settings(self.params)
-        folder = scratch_folder(self.scratch, "sweep", space=row.space, versions=versions(), **self.inputs,
-                                **row_settings(settings))
+        folder = scratch_folder(
+            self.scratch, "sweep", space=row.space, versions=versions(), **self.inputs, **row_settings(settings)
+        )
         pictures, scores = folder / "pictures.safetensors", {}
         for name, scorer in self.scorers.items():
             kept = scratch_folder(folder, "sweep", **scorer.known_by) / "scores.csv"
@@ -96,12 +97,13 @@ class Sweep:
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
         """Both recognisers, by their specs."""
-        zoo, real = read_portraits(self.zoo / "people"), self.held_out.images[:, -self.params.portraits.score_photos:]
+        zoo, real = read_portraits(self.zoo / "people"), self.held_out.images[:, -self.params.portraits.score_photos :]
         scorers = {}
         for spec in (self.params.recognizer, self.params.second_recognizer):
             recognizer = load_recognizer(f"insightface:{self.arcface}" if spec == "arcface" else spec, progress="faces")
-            gallery = build_gallery(self.held_out, embed_all(recognizer, real),
-                                    embed_all(recognizer, zoo.images[:, 0]), recognizer.name)
+            gallery = build_gallery(
+                self.held_out, embed_all(recognizer, real), embed_all(recognizer, zoo.images[:, 0]), recognizer.name
+            )
             scorers[spec] = Scorer(recognizer, identity(spec, self.arcface), gallery)
         return scorers
 
@@ -116,8 +118,15 @@ class Sweep:
         data = self._weights(row.people, settings)
         space = self._fit(row, settings, data)
         z = self._invert(space, self._photo_encoder(row, settings, space, data), settings, folder, row.name)
-        return generate(self.pipe, space.layout, space.cpu().decode(z), [settings.evaluate.prompt],
-                        settings.evaluate.seeds, settings.generate, row.name)[:, 0]
+        return generate(
+            self.pipe,
+            space.layout,
+            space.cpu().decode(z),
+            [settings.evaluate.prompt],
+            settings.evaluate.seeds,
+            settings.generate,
+            row.name,
+        )[:, 0]
 
     def _weights(self, people: int, settings: Params) -> Weights:
         folder = self._weights_folder(people, settings)
@@ -126,14 +135,25 @@ class Sweep:
         return read_weights(folder)
 
     def _weights_folder(self, people: int, settings: Params) -> Path:
-        return scratch_folder(self.scratch, "sweep", weights=self.inputs["zoo"], people=people,
-                              max_quarantined=settings.flatten.max_quarantined)
+        return scratch_folder(
+            self.scratch,
+            "sweep",
+            weights=self.inputs["zoo"],
+            people=people,
+            max_quarantined=settings.flatten.max_quarantined,
+        )
 
     def _fit(self, row: Row, settings: Params, data: Weights) -> WeightSpace:
         builds_on = ["linear"] if row.space == "vae" and settings.vae.metric == "predictions" else []
         with TemporaryDirectory(dir=self.scratch) as folder:
-            context = FitContext(settings.seed, self.base, self._weights_folder(row.people, settings), Path(folder),
-                                 self.scratch, settings.generate)
+            context = FitContext(
+                settings.seed,
+                self.base,
+                self._weights_folder(row.people, settings),
+                Path(folder),
+                self.scratch,
+                settings.generate,
+            )
             for name in builds_on:
                 basis = self._fitted(name, row, settings, data, context).basis
                 assert basis is not None
@@ -145,7 +165,7 @@ class Sweep:
         method = METHODS[name]
         check_latent_dim(method.settings, row.latent_dim, len(data.zoo), data.layout.dimension)
         fitted = method.fit(data, getattr(settings, name), row.latent_dim, context)
-        assert fitted is not None    # as on the main process of a training
+        assert fitted is not None  # as on the main process of a training
         return fitted
 
     def _photo_encoder(self, row: Row, settings: Params, space: WeightSpace, data: Weights) -> PhotoEncoder:
@@ -154,18 +174,33 @@ class Sweep:
             return uninformed(numbers, space.latent_dim)
         people = data.names("zoo")
         latents = self._zoo_latents(row.people, photos, people)
-        z = torch.cat([space.encode(data.zoo.rows(list(range(first, first + count))).float())
-                       for first, count in chunks(len(people), PEOPLE_AT_ONCE)])
+        z = torch.cat(
+            [
+                space.encode(data.zoo.rows(list(range(first, first + count))).float())
+                for first, count in chunks(len(people), PEOPLE_AT_ONCE)
+            ]
+        )
         return fit_photo_encoder(latents, z, settings.photo_encoder.ridge)
 
     def _zoo_latents(self, count: int, photos: int, people: list[str]) -> Tensor:
         """Scaled latents [n, 2 photos, c, h, w] of zoo people's photos, of the first `count`, and of mirror images."""
         images = self._draw(sample_people(self.params.seed, "zoo", count, photos), "zoo")
         names = person_names("zoo", count)
-        scratch = scratch_folder(self.scratch, "latents", base=self.inputs["base"], dtype=self.params.generate.dtype,
-                                 photos=photos, seed=self.params.seed, size=self.params.portraits.size)
-        latents = in_resumable_batches(len(images), PEOPLE_AT_ONCE, scratch, lambda first, length: {
-            "latents": mirrored_latents(self.pipe, images[first:first + length])})["latents"]
+        scratch = scratch_folder(
+            self.scratch,
+            "latents",
+            base=self.inputs["base"],
+            dtype=self.params.generate.dtype,
+            photos=photos,
+            seed=self.params.seed,
+            size=self.params.portraits.size,
+        )
+        latents = in_resumable_batches(
+            len(images),
+            PEOPLE_AT_ONCE,
+            scratch,
+            lambda first, length: {"latents": mirrored_latents(self.pipe, images[first : first + length])},
+        )["latents"]
         return latents[[names.index(person) for person in people]]
 
     @cached_property

@@ -28,8 +28,9 @@ def read_text(path: str | Path, remedy: str) -> str:
     except OSError as error:
         raise InputError(str(path), None, f"cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise InputError(str(path), None, f"not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})",
-                         "Save it as UTF-8") from error
+        raise InputError(
+            str(path), None, f"not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})", "Save it as UTF-8"
+        ) from error
 
 
 def parse_yaml(text: str, where: str) -> object:
@@ -100,8 +101,8 @@ def _edit(text: str, section: MappingNode, name: str, value: object) -> tuple[in
         return first.index, first.index, f"{name}: {new}" + (", " if section.flow_style else "\n" + " " * first.column)
     key, old = places[name]
     colon, start = text.index(":", key.end_mark.index) + 1, old.start_mark.index
-    end = start + len(text[start:old.end_mark.index].rstrip(" \r\n"))      # a list ends where the next key begins
-    listed = isinstance(old, SequenceNode) and not old.flow_style   # in lines of its own
+    end = start + len(text[start : old.end_mark.index].rstrip(" \r\n"))  # a list ends where the next key begins
+    listed = isinstance(old, SequenceNode) and not old.flow_style  # in lines of its own
     if start < end and not listed:
         blanks, kept = _room(text[end:], len(new) - (end - start))
         return start, end + blanks, new + kept
@@ -109,7 +110,7 @@ def _edit(text: str, section: MappingNode, name: str, value: object) -> tuple[in
     if not listed:
         return colon, colon + blanks, f" {new}{kept}"
     first, last = text.rindex("\n", 0, start) + 1, text.find("\n", end) + 1 or len(text)
-    return colon, last, f" {new}{kept}{text[colon + blanks:first]}"
+    return colon, last, f" {new}{kept}{text[colon + blanks : first]}"
 
 
 def _room(rest: str, shift: int) -> tuple[int, str]:

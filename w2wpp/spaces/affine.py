@@ -50,8 +50,14 @@ class PCASpace(WeightSpace):
     def truncated(self, latent_dim: int) -> "PCASpace":
         """The space of the leading `latent_dim` components."""
         space = PCASpace(latent_dim, self.layout)
-        space.load_state_dict({"mean": self.mean, "std": self.std, "components": self.components[:latent_dim],
-                               "scales": self.scales[:latent_dim]})
+        space.load_state_dict(
+            {
+                "mean": self.mean,
+                "std": self.std,
+                "components": self.components[:latent_dim],
+                "scales": self.scales[:latent_dim],
+            }
+        )
         return space
 
     def unexplained(self, weights: Tensor) -> Tensor:
@@ -81,8 +87,9 @@ class LinearSpace(WeightSpace):
         self.register_buffer("scales", torch.ones(latent_dim))
 
     @classmethod
-    def fitted(cls, layout: WeightLayout, mean: Tensor, scales: Tensor, analysis: Tensor, synthesis: Tensor
-               ) -> "LinearSpace":
+    def fitted(
+        cls, layout: WeightLayout, mean: Tensor, scales: Tensor, analysis: Tensor, synthesis: Tensor
+    ) -> "LinearSpace":
         """The space of these float32 numbers, mean [d], scales [k], analysis and synthesis [k, d].
 
         Each direction's sign is fixed (its largest entry of the synthesis is positive), so that equal data give equal
@@ -90,8 +97,9 @@ class LinearSpace(WeightSpace):
         """
         space = cls(len(synthesis), layout)
         signs = row_signs(synthesis)
-        space.load_state_dict({"mean": mean, "scales": scales, "analysis": signs * analysis,
-                               "synthesis": signs * synthesis})
+        space.load_state_dict(
+            {"mean": mean, "scales": scales, "analysis": signs * analysis, "synthesis": signs * synthesis}
+        )
         return space
 
     def config(self) -> dict:
@@ -106,8 +114,14 @@ class LinearSpace(WeightSpace):
     def truncated(self, latent_dim: int) -> "LinearSpace":
         """The space of the leading `latent_dim` directions."""
         space = LinearSpace(latent_dim, self.layout)
-        space.load_state_dict({"mean": self.mean, "scales": self.scales[:latent_dim],
-                               "analysis": self.analysis[:latent_dim], "synthesis": self.synthesis[:latent_dim]})
+        space.load_state_dict(
+            {
+                "mean": self.mean,
+                "scales": self.scales[:latent_dim],
+                "analysis": self.analysis[:latent_dim],
+                "synthesis": self.synthesis[:latent_dim],
+            }
+        )
         return space
 
     def unexplained(self, weights: Tensor) -> Tensor:

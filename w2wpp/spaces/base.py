@@ -18,7 +18,7 @@ from w2wpp.spaces.prior import StandardNormal
 Settings = TypeVar("Settings", bound=Section)
 Space = TypeVar("Space", bound="WeightSpace")
 
-SPACE, BASIS = "space.safetensors", "basis.safetensors"   # files of a fitted space
+SPACE, BASIS = "space.safetensors", "basis.safetensors"  # files of a fitted space
 
 
 class WeightSpace(nn.Module):
@@ -36,7 +36,8 @@ class WeightSpace(nn.Module):
 
     kind: str
     file: Path | None = None
-    if TYPE_CHECKING:   # nn.Module refuses a buffer that has the name of a property
+    if TYPE_CHECKING:  # nn.Module refuses a buffer that has the name of a property
+
         @property
         def scales(self) -> Tensor: ...
 
@@ -140,8 +141,12 @@ def read_space(path: str | Path, kinds: Mapping[str, type[Space]]) -> Space:
         space = kinds[meta["kind"]](layout=layout, **meta["config"])
         space.load_state_dict(tensors)
     except (RuntimeError, TypeError, KeyError) as error:
-        raise InputError(str(path), "config", f"the tensors do not fit it ({' '.join(str(error).split())[:200]})",
-                         "Fit the space again") from error
+        raise InputError(
+            str(path),
+            "config",
+            f"the tensors do not fit it ({' '.join(str(error).split())[:200]})",
+            "Fit the space again",
+        ) from error
     space.file = Path(path).absolute()
     return space.requires_grad_(False).eval()
 
@@ -154,5 +159,9 @@ def check_latent_dim(settings: type[Section] | None, latent_dim: int, people: in
     """
     limit = min(people - 1, dimension)
     if not 1 <= latent_dim <= limit:
-        raise ArgumentError(settings, "latent_dim", f"{latent_dim} is more than the data allow",
-                            f"Choose 1 .. {limit}: there are {people} training LoRAs of {dimension} weights")
+        raise ArgumentError(
+            settings,
+            "latent_dim",
+            f"{latent_dim} is more than the data allow",
+            f"Choose 1 .. {limit}: there are {people} training LoRAs of {dimension} weights",
+        )

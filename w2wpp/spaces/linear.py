@@ -53,23 +53,36 @@ def fit(data: Weights, params: LinearParams, latent_dim: int, context: FitContex
     # Directions beyond the latents are what a decoder can tell from them, and what they are chosen among.
     spanned = min(params.people, len(data.zoo)) - 1
     if latent_dim > spanned:
-        raise ArgumentError(LinearParams, "people", f"{spanned + 1} people span {spanned} directions, not {latent_dim}",
-                            "Raise it, or lower latent_dim")
+        raise ArgumentError(
+            LinearParams,
+            "people",
+            f"{spanned + 1} people span {spanned} directions, not {latent_dim}",
+            "Raise it, or lower latent_dim",
+        )
     components = max(latent_dim, min(max(params.components, 2 * latent_dim), spanned))
     pipe = load_pipeline(context.base, device(), context.drawing.dtype)
     unadapted = torch.zeros(1, data.layout.dimension)
-    pictures = generate(pipe, data.layout, unadapted, [CLASS_PROMPT], params.inputs, context.drawing,
-                        "class images")[0, 0]
+    pictures = generate(pipe, data.layout, unadapted, [CLASS_PROMPT], params.inputs, context.drawing, "class images")[
+        0, 0
+    ]
     inputs = noisy_inputs(pipe, pictures, IDENTITY_PROMPT, params.timestep_shift, params.region, context.seed)
     scratch = scratch_folder(
-        context.scratch, "predictions", seed=context.seed, drawing=context.drawing.model_dump(),
-        base=folder_hash(context.base), weights=folder_hash(context.weights), inputs=params.inputs,
-        timestep_shift=params.timestep_shift, region=params.region, people=params.people)
-    basis = fit_prediction_pca(pipe, data.zoo, data.mean, inputs, params.people, components,
-                               params.people_at_once, scratch)
+        context.scratch,
+        "predictions",
+        seed=context.seed,
+        drawing=context.drawing.model_dump(),
+        base=folder_hash(context.base),
+        weights=folder_hash(context.weights),
+        inputs=params.inputs,
+        timestep_shift=params.timestep_shift,
+        region=params.region,
+        people=params.people,
+    )
+    basis = fit_prediction_pca(
+        pipe, data.zoo, data.mean, inputs, params.people, components, params.people_at_once, scratch
+    )
     if params.within_person_ridge:
-        basis = within_person_space(basis, *data.pairs(), params.within_person_ridge, basis.latent_dim,
-                                    LinearParams)
+        basis = within_person_space(basis, *data.pairs(), params.within_person_ridge, basis.latent_dim, LinearParams)
     return Fitted(basis.truncated(latent_dim), basis, {})
 
 

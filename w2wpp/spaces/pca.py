@@ -12,7 +12,7 @@ from w2wpp.spaces.base import FitContext, Fitted, SpaceMethod
 from w2wpp.spaces.streaming_pca import fit_streaming_pca
 from w2wpp.spaces.within_person import within_person_space
 
-MAX_NUMBERS = 2**28   # that are decomposed in memory: 1 GiB of float32
+MAX_NUMBERS = 2**28  # that are decomposed in memory: 1 GiB of float32
 MAX_COMPONENTS = 4096
 
 
@@ -25,8 +25,9 @@ class PCAParams(Section):
     """The smaller, the less counts what LoRAs of one person differ by; null where nothing is known of it."""
 
 
-def fit_pca(weights: Tensor, mean: Tensor, std: Tensor, latent_dim: int, layout: WeightLayout, seed: int
-            ) -> tuple[PCASpace, Tensor]:
+def fit_pca(
+    weights: Tensor, mean: Tensor, std: Tensor, latent_dim: int, layout: WeightLayout, seed: int
+) -> tuple[PCASpace, Tensor]:
     """The leading `latent_dim` components of the z-scored weights [n, d], and their shares of the variance [k].
 
     Each component's sign is fixed (its largest entry is positive), so that equal data give equal spaces.
@@ -70,8 +71,9 @@ def fit(data: Weights, params: PCAParams, latent_dim: int, context: FitContext) 
     """The components, or their combinations, that people differ most in; see `PCAParams.within_person_ridge`."""
     full, shares = fit_components(data.zoo, data.mean, data.std, latent_dim, context.seed)
     ridge = params.within_person_ridge
-    space = (within_person_space(full, *data.pairs(), ridge, latent_dim, PCAParams) if ridge
-             else full.truncated(latent_dim))
+    space = (
+        within_person_space(full, *data.pairs(), ridge, latent_dim, PCAParams) if ridge else full.truncated(latent_dim)
+    )
     variance = full.scales[0].square() / shares[0]
     kept = (space.synthesis / data.std).square().sum() / variance
     return Fitted(space, None, {"explained_variance.json": {"shares": shares.tolist(), "kept": kept.item()}})

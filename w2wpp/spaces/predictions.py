@@ -41,8 +41,14 @@ class NoisyInputs:
 
 
 @torch.no_grad()
-def noisy_inputs(pipe: StableDiffusionPipeline, photos: Tensor, prompt: str, shift: float,
-                 region: tuple[float, float, float, float], seed: int) -> NoisyInputs:
+def noisy_inputs(
+    pipe: StableDiffusionPipeline,
+    photos: Tensor,
+    prompt: str,
+    shift: float,
+    region: tuple[float, float, float, float],
+    seed: int,
+) -> NoisyInputs:
     """Photos at evenly spread noise levels.
 
     Args:
@@ -54,31 +60,46 @@ def noisy_inputs(pipe: StableDiffusionPipeline, photos: Tensor, prompt: str, shi
     even = (torch.arange(len(photos)) + 0.5) / len(photos)
     timesteps = (shift * even / (1 + (shift - 1) * even) * schedule.config.num_train_timesteps).long().to(device)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    return NoisyInputs(schedule.add_noise(clean, noise, timesteps), timesteps, encode_prompts(pipe, [prompt]),
-                       region_weights(pipe, region))
+    return NoisyInputs(
+        schedule.add_noise(clean, noise, timesteps),
+        timesteps,
+        encode_prompts(pipe, [prompt]),
+        region_weights(pipe, region),
+    )
 
 
-def _predict(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs, number: int
-             ) -> Tensor:
+def _predict(
+    pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs, number: int
+) -> Tensor:
     """What models of weights [n, d] predict on one input [n, c * h * w], weighted such that squares are."""
     n = len(weights)
     with adapted(pipe.unet, layout, weights):
         dtype = pipe.unet.dtype
-        answer = pipe.unet(inputs.latents[number].to(dtype).expand(n, -1, -1, -1), inputs.timesteps[number].expand(n),
-                           inputs.text.to(dtype).expand(n, -1, -1)).sample
+        answer = pipe.unet(
+            inputs.latents[number].to(dtype).expand(n, -1, -1, -1),
+            inputs.timesteps[number].expand(n),
+            inputs.text.to(dtype).expand(n, -1, -1),
+        ).sample
     return (answer.float() * inputs.pixel_weights.sqrt()).flatten(1)
 
 
 @torch.no_grad()
-def predictions(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs,
-                at_once: int, scratch: Path) -> Tensor:
+def predictions(
+    pipe: StableDiffusionPipeline,
+    layout: WeightLayout,
+    weights: Tensor,
+    inputs: NoisyInputs,
+    at_once: int,
+    scratch: Path,
+) -> Tensor:
     """What models of weights float32 [n, d] predict on all inputs: float32 [n, m, c * h * w], on the CPU.
 
     Finished batches of `at_once` models are read back from `scratch`.
     """
     with progress(None, "predictions", total=len(weights) * len(inputs.latents)) as bar:
+
         def predict(first: int, count: int) -> dict[str, Tensor]:
-            some = weights[first:first + count].to(pipe.unet.device)
+            some = weights[first : first + count].to(pipe.unet.device)
             answers = [_predict(pipe, layout, some, inputs, number) for number in range(len(inputs.latents))]
             bar.update(count * len(inputs.latents))
             return {"answers": torch.stack(answers, 1)}
@@ -86,8 +107,15 @@ def predictions(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Te
         return in_resumable_batches(len(weights), at_once, scratch / "predictions", predict)["answers"]
 
 
-def prediction_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs,
-                         directions: Tensor, at_once: int, scratch: Path) -> Tensor:
+def prediction_gradients(
+    pipe: StableDiffusionPipeline,
+    layout: WeightLayout,
+    weights: Tensor,
+    inputs: NoisyInputs,
+    directions: Tensor,
+    at_once: int,
+    scratch: Path,
+) -> Tensor:
     """How the predictions of one model move along given directions when its weights do: float32 [q, d], on the CPU.
 
     Args:
@@ -97,8 +125,9 @@ def prediction_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, we
         scratch: where finished batches are kept, and read back from.
     """
     with progress(None, "prediction gradients", total=len(directions) * len(inputs.latents)) as bar:
+
         def differentiate(first: int, count: int) -> dict[str, Tensor]:
-            some = directions[first:first + count].to(pipe.unet.device)
+            some = directions[first : first + count].to(pipe.unet.device)
             copies = weights.to(pipe.unet.device).repeat(count, 1).requires_grad_()
             gradients = torch.zeros_like(copies)
             for number in range(len(inputs.latents)):
@@ -107,12 +136,19 @@ def prediction_gradients(pipe: StableDiffusionPipeline, layout: WeightLayout, we
             bar.update(count * len(inputs.latents))
             return {"gradients": gradients}
 
-        return in_resumable_batches(len(directions), at_once, scratch / "gradients",
-                                    differentiate)["gradients"]
+        return in_resumable_batches(len(directions), at_once, scratch / "gradients", differentiate)["gradients"]
 
 
-def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor, inputs: NoisyInputs, people: int,
-                       components: int, at_once: int, scratch: Path) -> LinearSpace:
+def fit_prediction_pca(
+    pipe: StableDiffusionPipeline,
+    zoo: Shards,
+    mean: Tensor,
+    inputs: NoisyInputs,
+    people: int,
+    components: int,
+    at_once: int,
+    scratch: Path,
+) -> LinearSpace:
     """The space of the `components` directions in which the zoo's predictions differ most.
 
     The directions are the principal ones of some zoo people's predictions. Their gradients at the mean LoRA turn any
@@ -135,14 +171,15 @@ def fit_prediction_pca(pipe: StableDiffusionPipeline, zoo: Shards, mean: Tensor,
     chosen = torch.linspace(0, len(zoo) - 1, sampled).round().long().tolist()
     answers = predictions(pipe, zoo.layout, zoo.rows(chosen).float(), inputs, at_once, scratch)
     _, _, directions = torch.linalg.svd((answers - answers.mean(0)).flatten(1), full_matrices=False)
-    gradients = prediction_gradients(pipe, zoo.layout, mean, inputs,
-                                     directions[:components].unflatten(1, answers.shape[1:]), at_once, scratch)
+    gradients = prediction_gradients(
+        pipe, zoo.layout, mean, inputs, directions[:components].unflatten(1, answers.shape[1:]), at_once, scratch
+    )
 
     coordinates = torch.cat([(block.float() - mean) @ gradients.T for block in zoo.blocks(BLOCK_ROWS)])
     left, singular, rotation = torch.linalg.svd(coordinates, full_matrices=False)
     scales = (singular / (len(zoo) - 1) ** 0.5).clamp_min(1e-6)
     z, synthesis, first = left * (len(zoo) - 1) ** 0.5, torch.zeros(components, zoo.dimension), 0
     for block in zoo.blocks(BLOCK_ROWS):
-        synthesis += z[first:first + len(block)].T @ (block.float() - mean) / (len(zoo) - 1)
+        synthesis += z[first : first + len(block)].T @ (block.float() - mean) / (len(zoo) - 1)
         first += len(block)
     return LinearSpace.fitted(zoo.layout, mean, scales, (rotation @ gradients) / scales[:, None], synthesis)

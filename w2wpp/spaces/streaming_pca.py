@@ -13,9 +13,18 @@ from w2wpp.spaces.base import check_latent_dim
 _COLUMNS = 1024
 
 
-def fit_streaming_pca(shards: Shards, mean: Tensor, std: Tensor, latent_dim: int, seed: int, *, oversampling: int = 32,
-                      power_iterations: int = 4, block_rows: int = 512, device: torch.device | str = "cpu"
-                      ) -> tuple[PCASpace, Tensor]:
+def fit_streaming_pca(
+    shards: Shards,
+    mean: Tensor,
+    std: Tensor,
+    latent_dim: int,
+    seed: int,
+    *,
+    oversampling: int = 32,
+    power_iterations: int = 4,
+    block_rows: int = 512,
+    device: torch.device | str = "cpu",
+) -> tuple[PCASpace, Tensor]:
     """What `fit_pca` returns, of n vectors in d dimensions that are streamed: the space, and shares [k].
 
     Randomised subspace iteration (Halko, Martinsson and Tropp 2011, arXiv 0909.4061, algorithms 4.4 and 5.1), with the
@@ -66,8 +75,10 @@ def fit_streaming_pca(shards: Shards, mean: Tensor, std: Tensor, latent_dim: int
     with torch.device("meta"):
         space = PCASpace(latent_dim, shards.layout)
     scales = (squares / (n - 1)).sqrt().clamp_min(1e-6).float()
-    space.load_state_dict({"mean": mean.float().clone(), "std": std.float().clone(), "components": components.cpu(),
-                           "scales": scales}, assign=True)
+    space.load_state_dict(
+        {"mean": mean.float().clone(), "std": std.float().clone(), "components": components.cpu(), "scales": scales},
+        assign=True,
+    )
     return space, (squares / rows.squares).float()
 
 
@@ -92,7 +103,7 @@ class _ZScores:
         """
         start = 0
         for raw in blocks_with_progress(self.shards, self.block_rows, what):
-            block = self.buffer[:len(raw)].copy_(raw.to(self.device)).sub_(self.mean).mul_(self.factor)
+            block = self.buffer[: len(raw)].copy_(raw.to(self.device)).sub_(self.mean).mul_(self.factor)
             if first:
                 norms = torch.linalg.vector_norm(block, dim=1)
                 if not torch.isfinite(norms).all():
@@ -119,8 +130,9 @@ def _sketch_rows(data: _ZScores, size: int, power_iterations: int, generator: to
     return right, factor @ factor.T
 
 
-def _sketch_columns(data: _ZScores, size: int, power_iterations: int, generator: torch.Generator
-                    ) -> tuple[Tensor, Tensor]:
+def _sketch_columns(
+    data: _ZScores, size: int, power_iterations: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """As `_sketch_rows`, for n >= d."""
     basis = torch.zeros(size, data.shards.dimension, device=data.device)
     for _, block in data.blocks("range", first=True):
@@ -146,6 +158,6 @@ def _orthonormalise(rows: Tensor) -> Tensor:
     # The transpose is in LAPACK's order already, so that the QR decomposition needs no copy.
     columns, scales = rows.T, rows.new_empty(len(rows))
     torch.geqrf(columns, out=(columns, scales))
-    factor = columns[:len(rows)].triu()
+    factor = columns[: len(rows)].triu()
     torch.linalg.householder_product(columns, scales, out=columns)
     return factor

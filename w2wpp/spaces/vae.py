@@ -22,8 +22,9 @@ from w2wpp.spaces.within_person import within_person_space
 PATIENCE = timedelta(days=7)
 
 
-def _basis(data: Weights, params: VAEParams, latent_dim: int, context: FitContext, scratch: Path
-           ) -> LinearSpace | PCASpace:
+def _basis(
+    data: Weights, params: VAEParams, latent_dim: int, context: FitContext, scratch: Path
+) -> LinearSpace | PCASpace:
     """The linear space whose coordinates the VAE works on; one that is fitted here is read from `scratch` if it can."""
     if params.metric == "predictions":
         return read_space(context.spaces / "linear" / BASIS, BASES)
@@ -38,8 +39,9 @@ def _basis(data: Weights, params: VAEParams, latent_dim: int, context: FitContex
 
 def fit(data: Weights, params: VAEParams, latent_dim: int, context: FitContext) -> Fitted | None:
     """The VAE of the best epoch; `accelerate launch --multi_gpu` trains it on several GPUs."""
-    accelerator = Accelerator(cpu=device().type == "cpu", mixed_precision="no",
-                              kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    accelerator = Accelerator(
+        cpu=device().type == "cpu", mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+    )
     source: dict[str, object] = {"metric": params.metric, "weights": folder_hash(context.weights)}
     if params.metric == "predictions":
         source["basis"] = file_hash(context.spaces / "linear" / BASIS)
@@ -48,18 +50,29 @@ def fit(data: Weights, params: VAEParams, latent_dim: int, context: FitContext) 
     scratch = scratch_folder(context.scratch, "coordinates", **source)
     with accelerator.main_process_first():
         basis = _basis(data, params, latent_dim, context, scratch)
-        coordinates = remember(scratch / "coordinates.safetensors", lambda: basis_coordinates(
-            data.zoo.blocks(BLOCK_ROWS), data.of("true", "validation"), basis))
+        coordinates = remember(
+            scratch / "coordinates.safetensors",
+            lambda: basis_coordinates(data.zoo.blocks(BLOCK_ROWS), data.of("true", "validation"), basis),
+        )
     # Another number of processes rounds otherwise, and so does not go on from what this one left.
-    training = scratch_folder(context.scratch, "vae", **source, vae=params.model_dump(),
-                              processes=accelerator.num_processes, device=accelerator.device.type)
+    training = scratch_folder(
+        context.scratch,
+        "vae",
+        **source,
+        vae=params.model_dump(),
+        processes=accelerator.num_processes,
+        device=accelerator.device.type,
+    )
     space, history = train_vae(coordinates, basis, params, training / "checkpoint.pt", accelerator)
     accelerator.wait_for_everyone()
     main = accelerator.is_main_process
     accelerator.end_training()
     kept = next(row for row in history if row["kept"])
-    return Fitted(space, None, {"training.json": {"settings": params.model_dump(), "kept": kept, "history": history}}
-                  ) if main else None
+    return (
+        Fitted(space, None, {"training.json": {"settings": params.model_dump(), "kept": kept, "history": history}})
+        if main
+        else None
+    )
 
 
 METHOD = SpaceMethod("vae", "VAE", "VAE (w2w++)", "#D55E00", VAEParams, fit, (VAESpace,))

@@ -56,12 +56,17 @@ class VAESpace(WeightSpace):
         nn.init.constant_(last.bias[latent_dim:], -4.0)
 
     def config(self) -> dict:
-        return {"latent_dim": self.latent_dim, "basis_kind": self.basis.kind, "basis": self.basis.latent_dim,
-                "width": self.width, "layers": self.layers}
+        return {
+            "latent_dim": self.latent_dim,
+            "basis_kind": self.basis.kind,
+            "basis": self.basis.latent_dim,
+            "width": self.width,
+            "layers": self.layers,
+        }
 
     @property
     def scales(self) -> Tensor:
-        return self.basis.scales[:self.latent_dim] * self.latent_std
+        return self.basis.scales[: self.latent_dim] * self.latent_std
 
     def standardise(self, coordinates: Iterable[Tensor]) -> None:
         """Give latents the units in which these people's have mean 0 and variance 1; nothing else changes.
@@ -76,7 +81,7 @@ class VAESpace(WeightSpace):
     def posterior(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """q(z | w): mean and log variance, each [n, k], of whitened coordinates [n, basis]."""
         shift, log_variance = self.encoder(self._emphasised(coordinates)).chunk(2, 1)
-        mean = coordinates[:, :self.latent_dim] + shift
+        mean = coordinates[:, : self.latent_dim] + shift
         return (mean - self.latent_mean) / self.latent_std, log_variance.clamp(-12, 4) - 2 * self.latent_std.log()
 
     def decode_coordinates(self, z: Tensor) -> Tensor:
@@ -87,7 +92,7 @@ class VAESpace(WeightSpace):
 
     def _emphasised(self, coordinates: Tensor) -> Tensor:
         """The leading coordinates [n, *], weighted for the perceptrons."""
-        return coordinates * (self.basis.scales[:coordinates.shape[1]] / self.basis.scales[0]).sqrt()
+        return coordinates * (self.basis.scales[: coordinates.shape[1]] / self.basis.scales[0]).sqrt()
 
     def encode(self, weights: Tensor) -> Tensor:
         """Weight vectors [n, d] to the means of q(z | w) [n, k]."""

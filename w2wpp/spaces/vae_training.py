@@ -89,8 +89,7 @@ def error_beyond(basis: LinearSpace | PCASpace, weights: Tensor) -> Tensor:
     return basis.unexplained(weights).mean() / basis.scales.square().sum()
 
 
-def basis_coordinates(train: Iterable[Tensor], validation: Tensor, basis: LinearSpace | PCASpace
-                      ) -> dict[str, Tensor]:
+def basis_coordinates(train: Iterable[Tensor], validation: Tensor, basis: LinearSpace | PCASpace) -> dict[str, Tensor]:
     """What the VAE is trained on instead of weight vectors.
 
     Args:
@@ -102,12 +101,20 @@ def basis_coordinates(train: Iterable[Tensor], validation: Tensor, basis: Linear
         float32 on the CPU: coordinates "train" [n, basis] and "validation" [m, basis], and "beyond", the validation
         people's `error_beyond` (scalar).
     """
-    return {"train": torch.cat([basis.encode(block.float()) for block in train]),
-            "validation": basis.encode(validation), "beyond": error_beyond(basis, validation)}
+    return {
+        "train": torch.cat([basis.encode(block.float()) for block in train]),
+        "validation": basis.encode(validation),
+        "beyond": error_beyond(basis, validation),
+    }
 
 
-def train_vae(coordinates: dict[str, Tensor], basis: LinearSpace | PCASpace, params: VAEParams,
-              checkpoint: Path, accelerator: Accelerator) -> tuple[VAESpace, list[dict]]:
+def train_vae(
+    coordinates: dict[str, Tensor],
+    basis: LinearSpace | PCASpace,
+    params: VAEParams,
+    checkpoint: Path,
+    accelerator: Accelerator,
+) -> tuple[VAESpace, list[dict]]:
     """Train on the training people, keep the epoch that is best on the validation people; resumes from `checkpoint`.
 
     All processes of `accelerator` call this with equal arguments. Each takes its share of every batch, whose rows and
@@ -130,8 +137,12 @@ def train_vae(coordinates: dict[str, Tensor], basis: LinearSpace | PCASpace, par
     """
     train, processes = coordinates["train"], accelerator.num_processes
     if processes > min(params.batch, len(train)):
-        raise ArgumentError(VAEParams, "batch", f"{min(params.batch, len(train))} rows for {processes} processes",
-                         "Start fewer processes, or raise it where there are people enough")
+        raise ArgumentError(
+            VAEParams,
+            "batch",
+            f"{min(params.batch, len(train))} rows for {processes} processes",
+            "Start fewer processes, or raise it where there are people enough",
+        )
     torch.manual_seed(params.seed)
     space = VAESpace(params.latent_dim, basis.layout, basis.kind, basis.latent_dim, params.width, params.layers)
     space.basis.load_state_dict(basis.state_dict(), assign=True)
@@ -151,13 +162,21 @@ def train_vae(coordinates: dict[str, Tensor], basis: LinearSpace | PCASpace, par
         history, best, best_error, best_epoch = (state[key] for key in ("history", "best", "best_error", "best_epoch"))
 
     kept_at = time.monotonic()
-    bar = progress(range(len(history), params.epochs), "vae", initial=len(history), total=params.epochs,
-                   disable=not accelerator.is_main_process)
+    bar = progress(
+        range(len(history), params.epochs),
+        "vae",
+        initial=len(history),
+        total=params.epochs,
+        disable=not accelerator.is_main_process,
+    )
     for epoch in bar:
         if epoch - best_epoch > params.patience:
             break
-        row = {"epoch": epoch, **_train_epoch(space, train, optimizer, epoch, params, accelerator),
-               **_validate(space, validation, coordinates["beyond"])}
+        row = {
+            "epoch": epoch,
+            **_train_epoch(space, train, optimizer, epoch, params, accelerator),
+            **_validate(space, validation, coordinates["beyond"]),
+        }
         # All go on with the main process's numbers, lest rounding make one of them stop before the others.
         row = broadcast_object_list([row])[0]
         history.append(row)
@@ -167,8 +186,14 @@ def train_vae(coordinates: dict[str, Tensor], basis: LinearSpace | PCASpace, par
             best = {key: value.clone() for key, value in networks.state_dict().items()}
         bar.set_postfix(train=f"{row['train_error']:.4f}", validation=f"{row['validation_error']:.4f}", refresh=False)
         if accelerator.is_main_process and time.monotonic() - kept_at >= CHECKPOINT_SECONDS:
-            state = {"networks": networks.state_dict(), "optimizer": optimizer.state_dict(), "history": history,
-                     "best": best, "best_error": best_error, "best_epoch": best_epoch}
+            state = {
+                "networks": networks.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": history,
+                "best": best,
+                "best_error": best_error,
+                "best_epoch": best_epoch,
+            }
             write_atomically(checkpoint, partial(torch.save, state))
             kept_at = time.monotonic()
 
@@ -187,8 +212,9 @@ def _unmapped(tensor: Tensor) -> Tensor:
     return tensor.clone()
 
 
-def _train_epoch(space: VAESpace, train: Tensor, optimizer: Optimizer, epoch: int, params: VAEParams,
-                 accelerator: Accelerator) -> dict[str, float]:
+def _train_epoch(
+    space: VAESpace, train: Tensor, optimizer: Optimizer, epoch: int, params: VAEParams, accelerator: Accelerator
+) -> dict[str, float]:
     """One epoch on coordinates [n, basis], of which this process takes its share of every batch."""
     weight, processes = kl_weight(epoch, params.epochs, params.kl), accelerator.num_processes
     group, generator = optimizer.param_groups[0], step_generator(params.seed, epoch)
@@ -219,5 +245,8 @@ def _validate(space: VAESpace, coordinates: Tensor, beyond: Tensor) -> dict[str,
     mean, log_variance = space.posterior(coordinates)
     kl = StandardNormal.kl_per_unit(mean, log_variance)
     error = reconstruction_error(space, space.decode_coordinates(mean), coordinates) + beyond
-    return {"validation_error": error.item(), "validation_kl": kl.sum().item(),
-            "collapsed_units": int((kl < COLLAPSED_BELOW_NATS).sum())}
+    return {
+        "validation_error": error.item(),
+        "validation_kl": kl.sum().item(),
+        "collapsed_units": int((kl < COLLAPSED_BELOW_NATS).sum()),
+    }

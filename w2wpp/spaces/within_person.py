@@ -33,8 +33,14 @@ def discriminants(scales: Tensor, differences: Tensor, ridge: float) -> tuple[Te
     return rows.float(), scales.float()
 
 
-def within_person_space(space: LinearSpace | PCASpace, first: Tensor, second: Tensor, ridge: float, latent_dim: int,
-                        owner: type | None = None) -> LinearSpace:
+def within_person_space(
+    space: LinearSpace | PCASpace,
+    first: Tensor,
+    second: Tensor,
+    ridge: float,
+    latent_dim: int,
+    owner: type | None = None,
+) -> LinearSpace:
     """The `latent_dim` dimensions of a larger space, white for the zoo people, that tell people best apart.
 
     Args:
@@ -46,10 +52,14 @@ def within_person_space(space: LinearSpace | PCASpace, first: Tensor, second: Te
         ArgumentError: m is less than two.
     """
     if len(first) < 2:
-        raise ArgumentError(owner, "within_person_ridge", f"{ridge}, but {len(first)} of the zoo people have two "
-                            "LoRAs, too few to tell what these differ by", "Set it to null, or give more zoo people a "
-                            "second LoRA; the quarantine list says which were refused")
+        raise ArgumentError(
+            owner,
+            "within_person_ridge",
+            f"{ridge}, but {len(first)} of the zoo people have two LoRAs, too few to tell what these differ by",
+            "Set it to null, or give more zoo people a second LoRA; the quarantine list says which were refused",
+        )
     rows, scales = discriminants(space.scales, space.encode(first) - space.encode(second), ridge)
     rows = rows[:latent_dim]
-    return LinearSpace.fitted(space.layout, space.mean, scales[:latent_dim], rows @ space.analysis,
-                              rows @ space.synthesis)
+    return LinearSpace.fitted(
+        space.layout, space.mean, scales[:latent_dim], rows @ space.analysis, rows @ space.synthesis
+    )

@@ -42,9 +42,13 @@ class _Block(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.BatchNorm2d(channels), nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels), nn.PReLU(channels), nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels))
+            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.PReLU(channels),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
@@ -59,9 +63,17 @@ class ArcFaceNetwork(nn.Module):
     def __init__(self, dim: int, width: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.AvgPool2d(2), nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, padding=1), _Block(width), _Block(width),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), _Block(2 * width), _Block(2 * width),
-            nn.BatchNorm2d(2 * width), nn.PReLU(2 * width))
+            nn.AvgPool2d(2),
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, width, 3, padding=1),
+            _Block(width),
+            _Block(width),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            _Block(2 * width),
+            _Block(2 * width),
+            nn.BatchNorm2d(2 * width),
+            nn.PReLU(2 * width),
+        )
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(2 * width * 49, dim), nn.BatchNorm1d(dim))
 
     def forward(self, faces: Tensor) -> Tensor:
@@ -78,8 +90,9 @@ def train_arcface(chips: Tensor, people: Tensor, params: ArcFaceParams, seed: in
     torch.manual_seed(seed)
     network = ArcFaceNetwork(params.dim, params.width)
     centers = nn.Parameter(torch.randn(int(people.max()) + 1, params.dim) * 0.05)
-    optimizer = torch.optim.AdamW([{"params": network.parameters(), "weight_decay": 5e-4},
-                                   {"params": [centers], "weight_decay": 0.0}], params.lr)
+    optimizer = torch.optim.AdamW(
+        [{"params": network.parameters(), "weight_decay": 5e-4}, {"params": [centers], "weight_decay": 0.0}], params.lr
+    )
 
     def loss_of(step: int) -> Tensor:
         generator = step_generator(seed, step)
@@ -99,7 +112,12 @@ def export_onnx(path: Path, network: ArcFaceNetwork) -> None:
     """Write a file that `insightface:<path>` reads: input [n, 3, 112, 112] RGB in [-1, 1], output [n, dim]."""
     path.parent.mkdir(parents=True, exist_ok=True)
     face = torch.zeros(2, 3, ARCFACE_SIZE, ARCFACE_SIZE)
-    # torch takes a tensor for a tuple of one, though its types do not say so.
-    torch.onnx.export(network, face, path, input_names=["face"],  # type: ignore[arg-type]
-                      output_names=["embedding"], dynamic_axes={"face": {0: "n"}, "embedding": {0: "n"}},
-                      dynamo=False)
+    torch.onnx.export(
+        network,
+        (face,),
+        path,
+        input_names=["face"],
+        output_names=["embedding"],
+        dynamic_axes={"face": {0: "n"}, "embedding": {0: "n"}},
+        dynamo=False,
+    )

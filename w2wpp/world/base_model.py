@@ -58,8 +58,9 @@ class TextParams(Section):
 class UNetParams(Section):
     """The denoiser's UNet."""
 
-    channels: Annotated[list[Annotated[int, Field(ge=16, multiple_of=16)]],
-                        Field(min_length=1, max_length=4)] = Field([64, 128])
+    channels: Annotated[list[Annotated[int, Field(ge=16, multiple_of=16)]], Field(min_length=1, max_length=4)] = Field(
+        [64, 128]
+    )
     """Channels of each level."""
     heads: Count = 4
     """Attention heads."""
@@ -94,8 +95,10 @@ class DenoiserParams(Section):
     @model_validator(mode="after")
     def _captions_remain(self) -> "DenoiserParams":
         if self.caption_dropout + self.class_prompt + self.name_prompt > 1:
-            raise ValueError("caption_dropout, class_prompt and name_prompt are shares of the captions and must not "
-                             "add up to more than 1")
+            raise ValueError(
+                "caption_dropout, class_prompt and name_prompt are shares of the captions and must not "
+                "add up to more than 1"
+            )
         return self
 
 
@@ -156,11 +159,20 @@ def _merge(split: tuple[str, ...], left: str, right: str) -> tuple[str, ...]:
 
 def build_text_encoder(tokenizer: CLIPTokenizer, params: TextParams) -> CLIPTextModel:
     """A randomly initialised CLIP text model with `params.hidden` channels over `tokenizer`'s vocabulary."""
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=params.hidden, intermediate_size=4 * params.hidden,
-        num_hidden_layers=params.layers, num_attention_heads=params.heads, max_position_embeddings=params.max_tokens,
-        projection_dim=params.hidden, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=params.hidden,
+            intermediate_size=4 * params.hidden,
+            num_hidden_layers=params.layers,
+            num_attention_heads=params.heads,
+            max_position_embeddings=params.max_tokens,
+            projection_dim=params.hidden,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
 
 
 def build_pipeline(params: BaseParams, size: int, words: Iterable[str]) -> StableDiffusionPipeline:
@@ -168,16 +180,33 @@ def build_pipeline(params: BaseParams, size: int, words: Iterable[str]) -> Stabl
     tokenizer = build_tokenizer(words, params.text.max_tokens)
     levels = len(params.unet.channels)
     unet = UNet2DConditionModel(
-        sample_size=size // 8, in_channels=params.codec.channels, out_channels=params.codec.channels,
-        layers_per_block=1, block_out_channels=tuple(params.unet.channels),
-        down_block_types=("CrossAttnDownBlock2D",) * levels, up_block_types=("CrossAttnUpBlock2D",) * levels,
-        cross_attention_dim=params.text.hidden, norm_num_groups=16, use_linear_projection=True,
+        sample_size=size // 8,
+        in_channels=params.codec.channels,
+        out_channels=params.codec.channels,
+        layers_per_block=1,
+        block_out_channels=tuple(params.unet.channels),
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        cross_attention_dim=params.text.hidden,
+        norm_num_groups=16,
+        use_linear_projection=True,
         # diffusers reads `attention_head_dim` as the number of heads in this model.
-        attention_head_dim=params.unet.heads)
+        attention_head_dim=params.unet.heads,
+    )
     return StableDiffusionPipeline(
         vae=PatchCodec(params.codec.channels, tuple(params.codec.widths)),
-        text_encoder=build_text_encoder(tokenizer, params.text), tokenizer=tokenizer, unet=unet,
+        text_encoder=build_text_encoder(tokenizer, params.text),
+        tokenizer=tokenizer,
+        unet=unet,
         scheduler=DPMSolverMultistepScheduler(
-            num_train_timesteps=1000, beta_schedule=params.denoiser.noise_schedule, beta_start=0.00085, beta_end=0.012,
-            prediction_type=params.denoiser.prediction, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+            num_train_timesteps=1000,
+            beta_schedule=params.denoiser.noise_schedule,
+            beta_start=0.00085,
+            beta_end=0.012,
+            prediction_type=params.denoiser.prediction,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

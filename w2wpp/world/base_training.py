@@ -28,9 +28,17 @@ MakeOptimizer = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
 OPTIMIZER: MakeOptimizer = partial(torch.optim.AdamW, betas=(0.9, 0.99), weight_decay=1e-2)
 
 
-def train_modules(what: str, modules: dict[str, nn.Module], loss_of: Callable[[torch.Generator], Tensor], steps: int,
-                  lr: float, seed: int, checkpoint: Path, ema: float = 0.0,
-                  make_optimizer: MakeOptimizer = OPTIMIZER) -> None:
+def train_modules(
+    what: str,
+    modules: dict[str, nn.Module],
+    loss_of: Callable[[torch.Generator], Tensor],
+    steps: int,
+    lr: float,
+    seed: int,
+    checkpoint: Path,
+    ema: float = 0.0,
+    make_optimizer: MakeOptimizer = OPTIMIZER,
+) -> None:
     """Train parts of the base model, in place: steady rate, clipped gradients, resumed from `checkpoint`.
 
     Args:
@@ -41,8 +49,16 @@ def train_modules(what: str, modules: dict[str, nn.Module], loss_of: Callable[[t
     """
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     rate = partial(steady_rate, steps=steps, lr=lr)
-    train(what, lambda step: loss_of(step_generator(seed, step)), make_optimizer(parameters, lr), rate, steps,
-          clip=1.0, ema=ema, checkpoint=Checkpoint(checkpoint, modules))
+    train(
+        what,
+        lambda step: loss_of(step_generator(seed, step)),
+        make_optimizer(parameters, lr),
+        rate,
+        steps,
+        clip=1.0,
+        ema=ema,
+        checkpoint=Checkpoint(checkpoint, modules),
+    )
 
 
 def train_codec(codec: PatchCodec, images: Tensor, params: CodecParams, seed: int, checkpoint: Path) -> None:
@@ -52,8 +68,15 @@ def train_codec(codec: PatchCodec, images: Tensor, params: CodecParams, seed: in
     codec.fit_linear(to_pixels(some).to(codec.device))
     codec.to(memory_format=torch.channels_last).train()
 
-    train_modules("codec", {"codec": codec}, lambda generator: _codec_loss_of(codec, images, params, generator),
-                  params.steps, params.lr, seed, checkpoint)
+    train_modules(
+        "codec",
+        {"codec": codec},
+        lambda generator: _codec_loss_of(codec, images, params, generator),
+        params.steps,
+        params.lr,
+        seed,
+        checkpoint,
+    )
     with torch.no_grad():
         latents = torch.cat([codec.encode(to_pixels(chunk).to(codec.device)).latents for chunk in some.split(200)])
     codec.register_to_config(scaling_factor=1.0 / latents.std().item())
@@ -65,9 +88,16 @@ def refine_decoder(codec: PatchCodec, images: Tensor, params: CodecParams, seed:
     for encoder in encoders:
         encoder.requires_grad_(False)
 
-    train_modules("decoder", {"linear_decoder": codec.linear_decoder, "decoder": codec.decoder},
-                  lambda generator: _codec_loss_of(codec, images, params, generator), params.decoder_steps, params.lr,
-                  seed + 1, checkpoint, ema=DECODER_EMA)
+    train_modules(
+        "decoder",
+        {"linear_decoder": codec.linear_decoder, "decoder": codec.decoder},
+        lambda generator: _codec_loss_of(codec, images, params, generator),
+        params.decoder_steps,
+        params.lr,
+        seed + 1,
+        checkpoint,
+        ema=DECODER_EMA,
+    )
     for encoder in encoders:
         encoder.requires_grad_(True)
 
@@ -81,6 +111,7 @@ def _codec_loss_of(codec: PatchCodec, images: Tensor, params: CodecParams, gener
 @contextmanager
 def named(text_encoder: CLIPTextModel, token: int, names: Tensor) -> Iterator[None]:
     """Within this context the embedding of `token` in sample i is moved by names[i]; names [b, hidden]."""
+
     def move(_, inputs: tuple[Tensor, ...], embeddings: Tensor) -> Tensor:
         return embeddings + names[:, None] * (inputs[0] == token)[..., None]
 
@@ -112,16 +143,28 @@ def caption_tokens(pipe: StableDiffusionPipeline, people: list[Person], params: 
             return class_caption(nuisance, rng, IDENTITY_TOKEN)
         return caption(identity, nuisance, rng)
 
-    texts = [one(identity, nuisance) for identity, nuisances in people for nuisance in nuisances
-             for _ in range(CAPTIONS_PER_PHOTO)]
-    tokens = pipe.tokenizer(texts, padding="max_length", truncation=True, max_length=pipe.tokenizer.model_max_length,
-                            return_tensors="pt").input_ids
+    texts = [
+        one(identity, nuisance)
+        for identity, nuisances in people
+        for nuisance in nuisances
+        for _ in range(CAPTIONS_PER_PHOTO)
+    ]
+    tokens = pipe.tokenizer(
+        texts, padding="max_length", truncation=True, max_length=pipe.tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
     return tokens.unflatten(0, (-1, CAPTIONS_PER_PHOTO))
 
 
-def train_denoiser(pipe: StableDiffusionPipeline, latents: Tensor, tokens: Tensor, factors: Tensor,
-                   params: DenoiserParams, seed: int, checkpoint: Path, make_optimizer: MakeOptimizer = OPTIMIZER
-                   ) -> None:
+def train_denoiser(
+    pipe: StableDiffusionPipeline,
+    latents: Tensor,
+    tokens: Tensor,
+    factors: Tensor,
+    params: DenoiserParams,
+    seed: int,
+    checkpoint: Path,
+    make_optimizer: MakeOptimizer = OPTIMIZER,
+) -> None:
     """Train UNet and text encoder of `pipe` together.
 
     Stable Diffusion has read captions with thousands of names and so knows how one word can mean one face, which is
@@ -154,9 +197,9 @@ def train_denoiser(pipe: StableDiffusionPipeline, latents: Tensor, tokens: Tenso
         with named(pipe.text_encoder, token, name_of(factors[photo].to(device)) * known):
             text = pipe.text_encoder(tokens[photo, pick(tokens.shape[1])].to(device)).last_hidden_state
         noisy = schedule.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        return F.mse_loss(pipe.unet(noisy, timesteps, text).sample,
-                          prediction_target(schedule, clean, noise, timesteps))
+        return F.mse_loss(
+            pipe.unet(noisy, timesteps, text).sample, prediction_target(schedule, clean, noise, timesteps)
+        )
 
     modules = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "name_of": name_of}
-    train_modules("denoiser", modules, loss_of, params.steps, params.lr, seed, checkpoint, params.ema,
-                  make_optimizer)
+    train_modules("denoiser", modules, loss_of, params.steps, params.lr, seed, checkpoint, params.ema, make_optimizer)

@@ -12,7 +12,7 @@ from w2wpp.world.populations import Person
 from w2wpp.world.rendering import render_people
 
 PEOPLE_PER_BATCH = 50
-PHOTOS_PER_WORKER = 100    # drawn in the time that a process takes to start
+PHOTOS_PER_WORKER = 100  # drawn in the time that a process takes to start
 
 
 def _cores_worth_starting(people: list[Person]) -> int:
@@ -43,7 +43,7 @@ def _draw_batch(size: int, people: list[Person]) -> dict[str, torch.Tensor]:
 
 def photo_batches(people: list[Person], people_at_once: int, scratch: Path) -> list[Batch]:
     """Batches of "photos" [n, photos, size, size, 3] that `draw_batches` draws, with files in `scratch`."""
-    return batches_of(len(people), people_at_once, scratch, lambda first, count: (people[first:first + count],))
+    return batches_of(len(people), people_at_once, scratch, lambda first, count: (people[first : first + count],))
 
 
 def draw_batches(batches: list[Batch], size: int, engine: EngineParams | None = None) -> None:

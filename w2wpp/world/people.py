@@ -351,9 +351,12 @@ def class_caption(nuisance: Nuisance, rng: np.random.Generator, token: str | Non
 def _described_in_part(prompt: str, nuisance: Nuisance, say_expression: float, say_surroundings: float) -> str:
     """`prompt` followed by the circumstances that two random numbers in [0, 1] choose."""
     mentioned = say_expression < (0.8 if nuisance.expression != "neutral" else 0.3)
-    return described(prompt, nuisance.expression if mentioned else None,
-                     nuisance.shirt if say_surroundings < 0.3 else None,
-                     nuisance.background if 0.15 < say_surroundings < 0.7 else None)
+    return described(
+        prompt,
+        nuisance.expression if mentioned else None,
+        nuisance.shirt if say_surroundings < 0.3 else None,
+        nuisance.background if 0.15 < say_surroundings < 0.7 else None,
+    )
 
 
 def _row(prefix: str, value: Identity | Nuisance) -> dict[str, float | str]:
@@ -385,6 +388,7 @@ def identity_from_row(row: Mapping[str, str | SupportsFloat]) -> Identity:
     Raises:
         ValueError: a column is missing, is no number where one is due, or holds a value no person can have.
     """
+
     def number(column: str) -> float:
         if column not in row:
             raise ValueError(f"no column {column!r} in the row of a person")

@@ -1,6 +1,5 @@
 """Disjoint groups of people, and packs of their photos with a manifest of every factor."""
 
-
 import numpy as np
 
 from w2wpp.faces.portraits import PortraitsParams
@@ -21,9 +20,13 @@ def sample_people(seed: int, group: str, count: int, photos: int) -> list[Person
     Person i of a group depends on (seed, group, i) alone, so groups never share people and counts may grow.
     """
     where = GROUPS.index(group)
-    return [(sample_identity(_seed(seed, where, index)),
-             [sample_nuisance(_seed(seed, where, index, photo)) for photo in range(photos)])
-            for index in range(count)]
+    return [
+        (
+            sample_identity(_seed(seed, where, index)),
+            [sample_nuisance(_seed(seed, where, index, photo)) for photo in range(photos)],
+        )
+        for index in range(count)
+    ]
 
 
 def with_photos(people: list[Person], first: int, last: int) -> list[Person]:
@@ -48,6 +51,8 @@ def held_out_people(seed: int, params: PortraitsParams) -> tuple[list[str], list
 
 def manifest_rows(names: list[str], splits: list[str], people: list[Person]) -> list[dict]:
     """One row per photo: person, split, photo, then every identity and nuisance factor."""
-    return [{"person": name, "split": split, "photo": photo, **identity_row(identity), **nuisance_row(nuisance)}
-            for name, split, (identity, nuisances) in zip(names, splits, people, strict=True)
-            for photo, nuisance in enumerate(nuisances)]
+    return [
+        {"person": name, "split": split, "photo": photo, **identity_row(identity), **nuisance_row(nuisance)}
+        for name, split, (identity, nuisances) in zip(names, splits, people, strict=True)
+        for photo, nuisance in enumerate(nuisances)
+    ]

@@ -63,17 +63,32 @@ def _age(identity: Identity, _: Nuisance) -> str:
 
 PERSON_FACTORS = {
     "sex": Factor(("man", "woman"), ("man", "woman"), _sex, lambda value, _: f"a photo of a {value}"),
-    "age": Factor(("young", "middle-aged", "old"), ("young", "old"), _age,
-                  lambda value, _: f"a photo of {'an' if value == 'old' else 'a'} {value} man"),
-    "hair": Factor((*HAIR_COLORS, "bald"), tuple(HAIR_COLORS),
-                   lambda i, _: "bald" if i.hair_style == "bald" else i.hair_color,
-                   lambda value, _: f"a photo of a man with {value} hair"),
+    "age": Factor(
+        ("young", "middle-aged", "old"),
+        ("young", "old"),
+        _age,
+        lambda value, _: f"a photo of {'an' if value == 'old' else 'a'} {value} man",
+    ),
+    "hair": Factor(
+        (*HAIR_COLORS, "bald"),
+        tuple(HAIR_COLORS),
+        lambda i, _: "bald" if i.hair_style == "bald" else i.hair_color,
+        lambda value, _: f"a photo of a man with {value} hair",
+    ),
 }
 PHOTO_FACTORS = {
-    "expression": Factor(EXPRESSIONS, ("smiling", "surprised", "frowning"), lambda _, n: n.expression,
-                         lambda value, subject: f"a photo of {subject} person, {value}"),
-    "background": Factor(tuple(BACKGROUNDS), tuple(BACKGROUNDS), lambda _, n: n.background,
-                         lambda value, subject: f"a photo of {subject} person, on a {value} background"),
+    "expression": Factor(
+        EXPRESSIONS,
+        ("smiling", "surprised", "frowning"),
+        lambda _, n: n.expression,
+        lambda value, subject: f"a photo of {subject} person, {value}",
+    ),
+    "background": Factor(
+        tuple(BACKGROUNDS),
+        tuple(BACKGROUNDS),
+        lambda _, n: n.background,
+        lambda value, subject: f"a photo of {subject} person, on a {value} background",
+    ),
 }
 FACTORS = PERSON_FACTORS | PHOTO_FACTORS
 
@@ -86,8 +101,15 @@ class Probe(nn.Module):
         layers: list[nn.Module] = []
         for fan_in, fan_out in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
             layers += [nn.Conv2d(fan_in, fan_out, 4, stride=2, padding=1), nn.GroupNorm(8, fan_out), nn.SiLU()]
-        self.trunk = nn.Sequential(*layers, nn.Conv2d(4 * width, width, 1), nn.SiLU(), nn.Flatten(),
-                                   nn.Dropout(0.3), nn.LazyLinear(128), nn.SiLU())
+        self.trunk = nn.Sequential(
+            *layers,
+            nn.Conv2d(4 * width, width, 1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.LazyLinear(128),
+            nn.SiLU(),
+        )
         self.heads = nn.ModuleDict({name: nn.Linear(128, len(factor.choices)) for name, factor in FACTORS.items()})
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -103,16 +125,25 @@ class Probe(nn.Module):
 
 def labels_of(people: list[Person]) -> dict[str, Tensor]:
     """int64 [people * photos] per factor: the index of its choice, `IGNORED` where a photo shows none of them."""
+
     def index(factor: Factor, value: str) -> int:
         return factor.choices.index(value) if value in factor.choices else IGNORED
 
-    return {name: torch.tensor([index(factor, factor.label(identity, nuisance))
-                                for identity, nuisances in people for nuisance in nuisances])
-            for name, factor in FACTORS.items()}
+    return {
+        name: torch.tensor(
+            [
+                index(factor, factor.label(identity, nuisance))
+                for identity, nuisances in people
+                for nuisance in nuisances
+            ]
+        )
+        for name, factor in FACTORS.items()
+    }
 
 
-def train_probe(images: Tensor, labels: dict[str, Tensor], steps: int, seed: int, batch: int = 64,
-                lr: float = 2e-3) -> Probe:
+def train_probe(
+    images: Tensor, labels: dict[str, Tensor], steps: int, seed: int, batch: int = 64, lr: float = 2e-3
+) -> Probe:
     """Fit a probe to uint8 photos [n, h, w, 3] and their labels [n] per factor, mirroring half of what it sees."""
     torch.manual_seed(seed)
     probe = Probe()
@@ -120,11 +151,24 @@ def train_probe(images: Tensor, labels: dict[str, Tensor], steps: int, seed: int
 
     def loss_of(step: int) -> Tensor:
         rows, pixels = random_pixels(images, batch, step_generator(seed, step))
-        return cast(Tensor, sum(F.cross_entropy(logits, labels[name][rows], ignore_index=IGNORED, reduction="sum")
-                                for name, logits in probe(pixels).items())) / batch
+        return (
+            cast(
+                Tensor,
+                sum(
+                    F.cross_entropy(logits, labels[name][rows], ignore_index=IGNORED, reduction="sum")
+                    for name, logits in probe(pixels).items()
+                ),
+            )
+            / batch
+        )
 
-    train("probe", loss_of, torch.optim.AdamW(probe.parameters(), lr, weight_decay=0.05),
-          partial(cosine_rate, steps=steps, lr=lr), steps)
+    train(
+        "probe",
+        loss_of,
+        torch.optim.AdamW(probe.parameters(), lr, weight_decay=0.05),
+        partial(cosine_rate, steps=steps, lr=lr),
+        steps,
+    )
     return probe.requires_grad_(False).eval()
 
 
@@ -144,16 +188,20 @@ def accuracy(probe: Probe, images: Tensor, labels: dict[str, Tensor]) -> dict[st
     return shares
 
 
-def obedience(probe: Probe, factors: dict[str, Factor], draw: Callable[[list[str]], Tensor], subject: str
-              ) -> dict[str, float]:
+def obedience(
+    probe: Probe, factors: dict[str, Factor], draw: Callable[[list[str]], Tensor], subject: str
+) -> dict[str, float]:
     """Share of pictures that show, to the probe, what their prompt asks for, per factor.
 
     Args:
         draw: gives pictures uint8 [prompts, n, h, w, 3] of prompts.
         subject: of whom the prompts speak, such as "a" or "sks".
     """
-    asked = [(name, factor.choices.index(value), factor.prompt(value, subject)) for name, factor in factors.items()
-             for value in factor.asked]
+    asked = [
+        (name, factor.choices.index(value), factor.prompt(value, subject))
+        for name, factor in factors.items()
+        for value in factor.asked
+    ]
     pictures = draw([prompt for _, _, prompt in asked])
     shown: dict[str, list[float]] = {name: [] for name in factors}
     for (name, number, _), drawn in zip(asked, pictures, strict=True):
@@ -177,6 +225,10 @@ def load_probe(path: Path, size: int) -> Probe:
     try:
         probe.load_state_dict({key: tensor.float() for key, tensor in read_pack(path)[0].items()})
     except RuntimeError as error:
-        raise InputError(str(path), None, f"not a probe for pictures of {size} pixels",
-                         "Run `dvc repro -f probe`, or `git checkout` the shipped one") from error
+        raise InputError(
+            str(path),
+            None,
+            f"not a probe for pictures of {size} pixels",
+            "Run `dvc repro -f probe`, or `git checkout` the shipped one",
+        ) from error
     return probe.requires_grad_(False).eval()

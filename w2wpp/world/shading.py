@@ -197,4 +197,3 @@ class Pixels:
             white = _mix(white, (0.008, 0.008, 0.008), step(0.22, 0.18, angle))
             color[mine] = white
             gloss[mine] = 0.45
-

@@ -15,8 +15,9 @@ from w2wpp.world.populations import manifest_rows, person_names, sample_people
 from w2wpp.world.zoo import ZooParams
 
 
-def shared_start(pipe: StableDiffusionPipeline, layout: WeightLayout, size: int, params: ZooParams, seed: int,
-                 drawn: Path) -> Tensor:
+def shared_start(
+    pipe: StableDiffusionPipeline, layout: WeightLayout, size: int, params: ZooParams, seed: int, drawn: Path
+) -> Tensor:
     """The weight vector [d] that every LoRA starts from, as `params.start` says.
 
     Args:
@@ -28,5 +29,14 @@ def shared_start(pipe: StableDiffusionPipeline, layout: WeightLayout, size: int,
     people = sample_people(seed, "base", params.start_people, params.start_photos)
     photos = draw_resumably(people, size, drawn)
     rows = pd.DataFrame(manifest_rows(person_names("base", len(people)), ["base"] * len(people), people))
-    return gradient_start(layout, person_gradients(pipe, layout, *prompted_latents(pipe, photos, rows, params),
-                                                   params.timestep_shift, seed, params.people_at_once))
+    return gradient_start(
+        layout,
+        person_gradients(
+            pipe,
+            layout,
+            *prompted_latents(pipe, photos, rows, params),
+            params.timestep_shift,
+            seed,
+            params.people_at_once,
+        ),
+    )

@@ -70,13 +70,22 @@ def zoo_roles(seed: int, zoo: ZooParams, portraits: PortraitsParams) -> list[Rol
     differently does not make hours of shipped training stale.
     """
     names, people = person_names("zoo", zoo.people), sample_people(seed, "zoo", zoo.people, 2 * zoo.photos)
-    held_out = [(split, person_names(split, count), sample_people(seed, split, count, zoo.photos))
-                for split, count in (("validation", portraits.validation), ("test", portraits.test))]
-    roles = [Role("zoo", "zoo", names, with_photos(people, 0, zoo.photos), seed),
-             Role("zoo-again", "zoo", names[:zoo.repeated],
-                  with_photos(people[:zoo.repeated], zoo.photos, 2 * zoo.photos), seed + 1),
-             *(Role("true", *group, seed) for group in held_out),
-             *(Role("one-photo", split, names, with_photos(people, 0, 1), seed) for split, names, people in held_out)]
+    held_out = [
+        (split, person_names(split, count), sample_people(seed, split, count, zoo.photos))
+        for split, count in (("validation", portraits.validation), ("test", portraits.test))
+    ]
+    roles = [
+        Role("zoo", "zoo", names, with_photos(people, 0, zoo.photos), seed),
+        Role(
+            "zoo-again",
+            "zoo",
+            names[: zoo.repeated],
+            with_photos(people[: zoo.repeated], zoo.photos, 2 * zoo.photos),
+            seed + 1,
+        ),
+        *(Role("true", *group, seed) for group in held_out),
+        *(Role("one-photo", split, names, with_photos(people, 0, 1), seed) for split, names, people in held_out),
+    ]
     return [role for role in roles if role.people]
 
 
@@ -86,6 +95,7 @@ def lora_batches(role: Role, people_at_once: int, scratch: Path, photos: list[Ba
     Args:
         photos: batches of the photos of the same people, which must be finished when these begin.
     """
+
     def inputs(first: int, count: int) -> tuple:
         drawn = read_batch(photos[first // people_at_once])["photos"]
         return drawn, role.rows(first, count), role.seed, f"{role.name} LoRAs {first + count}/{len(role.people)}"
@@ -93,9 +103,17 @@ def lora_batches(role: Role, people_at_once: int, scratch: Path, photos: list[Ba
     return batches_of(len(role.people), people_at_once, scratch / role.folder, inputs)
 
 
-def train_batch(pipe: StableDiffusionPipeline, layout: WeightLayout, start: Tensor, class_latents: Tensor,
-                params: DreamBoothParams, photos: Tensor, manifest: pd.DataFrame, seed: int, what: str
-                ) -> dict[str, Tensor]:
+def train_batch(
+    pipe: StableDiffusionPipeline,
+    layout: WeightLayout,
+    start: Tensor,
+    class_latents: Tensor,
+    params: DreamBoothParams,
+    photos: Tensor,
+    manifest: pd.DataFrame,
+    seed: int,
+    what: str,
+) -> dict[str, Tensor]:
     """The "weights" [n, d] and "losses" [n] of `train_loras` on photos uint8 [n, photos, h, w, 3] and their manifest.
 
     All that is computed depends on the people of the batch alone, and on what all batches share.
