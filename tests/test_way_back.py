@@ -1,7 +1,6 @@
 """The README's experiments lead back to where they started, also in a clone whose dvc.lock another machine wrote."""
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -74,11 +73,8 @@ class Clone:
 
 
 def commands() -> list[str]:
-    block = next(
-        block
-        for block in re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-        if "dvc exp run" in block
-    )
+    blocks = (ROOT / "README.md").read_text().split("```")[1::2]
+    block = next(block.lstrip() for block in blocks if "dvc exp run" in block)
     return [line.split(" #")[0].strip() for line in block.splitlines()]
 
 
