@@ -40,7 +40,7 @@ def check_sources(params: Params) -> None:
         return
     check_people(params.portraits)
     load_face_finder(params.faces)
-    for recognizer in {params.recognizer, params.second_recognizer} - {"arcface"}:
+    for recognizer in sorted({params.recognizer, params.second_recognizer} - {"arcface"}):
         load_recognizer(recognizer)
     if params.evaluate.prompt_alignment == "clip":
         find_model(params.evaluate.clip, params.evaluate.clip_revision, CLIP_FILES, EvaluateParams, "clip")
