@@ -18,6 +18,7 @@ from w2wpp.compute.resume import VERSIONS
 from w2wpp.compute.schedules import steady_rate
 from w2wpp.diffusion.dreambooth import class_images, photo_prompts
 from w2wpp.diffusion.pipeline import encode_images, reconstruct
+from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.evaluation.sweep_rows import BY_VARIANCE, Row
 from w2wpp.faces.portraits import write_portraits
 from w2wpp.files.settings import with_changes
@@ -36,6 +37,7 @@ from w2wpp.run.sweep import Sweep
 from w2wpp.spaces.base import BASIS, FitContext
 from w2wpp.spaces.pca import fit_pca
 from w2wpp.spaces.registry import METHODS
+from w2wpp.world.base_model import build_pipeline
 from w2wpp.world.base_training import (
     DECODER_EMA,
     caption_tokens,
@@ -45,6 +47,7 @@ from w2wpp.world.base_training import (
     train_denoiser,
 )
 from w2wpp.world.drawing import PEOPLE_PER_BATCH, draw_resumably, photo_batches
+from w2wpp.world.people import CAPTION_WORDS
 from w2wpp.world.populations import manifest_rows, person_names, sample_people
 from w2wpp.world.start import shared_start
 from w2wpp.world.zoo import train_batch
@@ -306,24 +309,23 @@ def inversion(pipe, layout, params) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def sweep(make_pipe, layout, params, write_networks, tmp_path, monkeypatch) -> dict[str, Tensor]:
+def sweep(base_params, layout, params, tmp_path, monkeypatch) -> dict[str, Tensor]:
     names, people = person_names("zoo", 8), sample_people(0, "zoo", 8, 1)
     files = write_loras(tmp_path / "zoo/loras", "zoo-zoo", layout, curved(8, layout, 2))
     write_csv(
         tmp_path / "zoo/manifest.csv", pd.DataFrame({"person": names, "split": "zoo", "role": "zoo", "file": files})
     )
-    write_portraits(tmp_path / "zoo/people", pictures(8, 1), manifest_rows(names, ["zoo"] * 8, people))
-    make_pipe().save_pretrained(tmp_path / "base")
-    for name, numbers in (("tiny", 6), ("other", 7)):
-        write_networks(tmp_path / "models" / name, numbers)
-    monkeypatch.setenv("INSIGHTFACE_HOME", str(tmp_path))
+    rows = manifest_rows(names, ["zoo"] * 8, people)
+    write_portraits(tmp_path / "zoo/people", draw_resumably(people, 64, tmp_path / "photos"), rows)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        build_pipeline(base_params, 64, [*CAPTION_WORDS, IDENTITY_TOKEN]).save_pretrained(tmp_path / "base")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     settings = with_changes(
         params,
         {
-            "recognizer": "insightface:tiny",
-            "second_recognizer": "insightface:other",
-            "portraits.size": 32,
+            "recognizer": "dlib",
+            "second_recognizer": "dlib",
             "portraits.photos": 3,
             "portraits.score_photos": 2,
             "portraits.validation": 2,
@@ -363,7 +365,6 @@ def w2w(toy_layout, tmp_path) -> dict[str, Tensor | str]:
         tmp_path / "scratch",
         validation=0.2,
         test=0.2,
-        max_quarantined=0.1,
         rows_per_shard=8,
     )
     vectors = torch.cat([next(shards.blocks(30)) for shards in data.shards.values()])
