@@ -18,7 +18,6 @@ from w2wpp.compute.resume import VERSIONS
 from w2wpp.compute.schedules import steady_rate
 from w2wpp.diffusion.dreambooth import class_images, photo_prompts
 from w2wpp.diffusion.pipeline import encode_images, reconstruct
-from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.evaluation.sweep_rows import BY_VARIANCE, Row
 from w2wpp.faces.portraits import write_portraits
 from w2wpp.files.settings import with_changes
@@ -37,7 +36,6 @@ from w2wpp.run.sweep import Sweep
 from w2wpp.spaces.base import BASIS, FitContext
 from w2wpp.spaces.pca import fit_pca
 from w2wpp.spaces.registry import METHODS
-from w2wpp.world.base_model import build_pipeline
 from w2wpp.world.base_training import (
     DECODER_EMA,
     caption_tokens,
@@ -47,7 +45,6 @@ from w2wpp.world.base_training import (
     train_denoiser,
 )
 from w2wpp.world.drawing import PEOPLE_PER_BATCH, draw_resumably, photo_batches
-from w2wpp.world.people import CAPTION_WORDS
 from w2wpp.world.populations import manifest_rows, person_names, sample_people
 from w2wpp.world.start import shared_start
 from w2wpp.world.zoo import train_batch
@@ -74,7 +71,7 @@ def rates() -> Tensor:
 
 def squares(drawn: Tensor) -> Tensor:
     """Means over squares of 8x8 pixels of pictures [n, h, w, 3], of which single pixels differ between processors."""
-    return drawn.float().unflatten(2, (-1, 8)).unflatten(1, (-1, 8)).mean((2, 4))
+    return (drawn.float() - 128).unflatten(2, (-1, 8)).unflatten(1, (-1, 8)).mean((2, 4))
 
 
 @pytest.fixture
@@ -309,7 +306,7 @@ def inversion(pipe, layout, params) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def sweep(base_params, layout, params, tmp_path, monkeypatch) -> dict[str, Tensor]:
+def sweep(make_pipe, layout, params, tmp_path, monkeypatch) -> dict[str, Tensor]:
     names, people = person_names("zoo", 8), sample_people(0, "zoo", 8, 1)
     files = write_loras(tmp_path / "zoo/loras", "zoo-zoo", layout, curved(8, layout, 2))
     write_csv(
@@ -317,9 +314,7 @@ def sweep(base_params, layout, params, tmp_path, monkeypatch) -> dict[str, Tenso
     )
     rows = manifest_rows(names, ["zoo"] * 8, people)
     write_portraits(tmp_path / "zoo/people", draw_resumably(people, 64, tmp_path / "photos"), rows)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        build_pipeline(base_params, 64, [*CAPTION_WORDS, IDENTITY_TOKEN]).save_pretrained(tmp_path / "base")
+    make_pipe(64).save_pretrained(tmp_path / "base")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     settings = with_changes(
         params,
