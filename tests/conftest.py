@@ -78,13 +78,13 @@ def base_params(params) -> BaseParams:
 
 
 @pytest.fixture(scope="session")
-def make_pipe(base_params) -> Callable[[], StableDiffusionPipeline]:
-    """Builds the same tiny pipeline every time, trainable; no part is left at zero."""
+def make_pipe(base_params) -> Callable[..., StableDiffusionPipeline]:
+    """make_pipe(size=SIZE) builds the same tiny pipeline every time, trainable; no part is left at zero."""
 
-    def make() -> StableDiffusionPipeline:
+    def make(size: int = SIZE) -> StableDiffusionPipeline:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            pipe = build_pipeline(base_params, SIZE, [*CAPTION_WORDS, IDENTITY_TOKEN])
+            pipe = build_pipeline(base_params, size, [*CAPTION_WORDS, IDENTITY_TOKEN])
             with torch.no_grad():
                 for module in (pipe.vae, pipe.text_encoder, pipe.unet):
                     for parameter in module.parameters():
