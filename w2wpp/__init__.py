@@ -4,13 +4,15 @@ A space makes people of points: each point decodes to a LoRA, and so to a person
 
     import w2wpp
 
-    space = w2wpp.load_space("vae")             # data/spaces/vae, or the file of any space
-    person = w2wpp.sample(space, seed=7)        # z ~ N(0, I), decoded to a LoRA
-    person.save("person.safetensors")           # for pipe.load_lora_weights of diffusers
+    space = w2wpp.load_space("vae")  # data/spaces/vae, or the file of any space
+    person = w2wpp.sample(space, seed=7)  # z ~ N(0, I), decoded to a LoRA
+    person.save("person.safetensors")  # for pipe.load_lora_weights of diffusers
+    person.draw("a photo of sks person, smiling", seeds=4)[0].save("person.png")
 
-    other = w2wpp.sample(space, seed=8)
-    blend = w2wpp.blend(person, other, 0.3)
-    blend.draw("a photo of sks person, smiling", seeds=4)[0].save("person.png")
+Two people of one space blend, and every person can be written for another tool:
+
+    blend = w2wpp.blend(person, w2wpp.sample(space, seed=8), 0.3)
+    blend.save("blend.safetensors", format="kohya", dtype="fp16")
 
 And one photo of any size, or several of one person, are the point that explains them best:
 
