@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 import torch
-from golden import GOLDEN, check, record
+from golden import GOLDEN, check, record, summary
 from torch import Tensor
 
 from w2wpp.compute.batches import finish
@@ -378,3 +378,37 @@ def test_results_are_those_of_the_version(task, request):
         if task in written.split(",") or known.get(task, {}).get("version") != VERSIONS[task]:
             record(task, results)
     check(task, results, read_json(GOLDEN))
+
+
+def test_every_golden_result_is_of_a_task():
+    assert read_json(GOLDEN).keys() == VERSIONS.keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda matrix: matrix * 1.01,
+        lambda matrix: matrix + 0.01,
+        lambda matrix: matrix.flip(1),
+        lambda matrix: matrix.flip(0),
+        lambda matrix: matrix[:-1],
+        lambda matrix: matrix.T,
+    ],
+)
+def test_other_results_say_which_version_to_raise(change):
+    matrix = noise(5, 30)
+    known = {"vae": {"version": VERSIONS["vae"], "results": {"z": summary(matrix), "text": "a"}}}
+    check("vae", {"z": matrix + 1e-4 * noise(5, 30, seed=1), "text": "a"}, known)
+    words = r"raise VERSIONS\['vae'\] in w2wpp/compute/resume.py and run `python tests/golden.py`"
+    for other in ({"z": change(matrix), "text": "a"}, {"z": matrix, "text": "b"}, {"z": matrix}):
+        with pytest.raises(pytest.fail.Exception, match=words):
+            check("vae", other, known)
+
+
+def test_a_raised_version_asks_for_golden_results_of_its_own():
+    known = {"vae": {"version": VERSIONS["vae"] - 1, "results": {"z": summary(noise(5, 30))}}}
+    for golden in (known, {}):
+        with pytest.raises(
+            pytest.fail.Exception, match=rf"of vae, not {VERSIONS['vae']}: run `python tests/golden.py`"
+        ):
+            check("vae", {"z": noise(5, 30)}, golden)
