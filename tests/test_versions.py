@@ -188,7 +188,9 @@ def fitted(make_pipe, layout, params, tmp_path_factory) -> dict[str, dict]:
     zoo, others = curved(24, layout, 2), curved(8, layout, 4)
     vectors = {
         ("zoo", "zoo"): zoo,
-        ("zoo-again", "zoo"): zoo[:8] + 0.01 * noise(8, layout.dimension, seed=6),
+        ("zoo-again", "zoo"): zoo[:8]
+        + 0.1 * noise(8, layout.dimension, seed=6)
+        + 0.05 * noise(1, layout.dimension, seed=7),
         ("true", "validation"): others,
     }
     shards = {
@@ -294,7 +296,7 @@ def inversion(pipe, layout, params) -> dict[str, Tensor]:
     space = fit_pca(zoo, *standardise(zoo), 4, layout, 0)[0]
     prior = LatentPrior(0.3 * noise(3, 4, seed=7), torch.tensor([1.0, 0.9, 0.6, 0.4]))
     text = photo_prompts(pipe, pd.DataFrame(index=range(6)), False).unflatten(0, (3, 2))
-    photos = EncodedPhotos(noise(3, 2, 4, 4, 4, seed=9), text, noise(3, 2, 4, 4, seed=8).gt(-1).float())
+    photos = EncodedPhotos(noise(3, 2, 4, 4, 4, seed=9), text, noise(3, 2, 4, 4, seed=8).gt(1).float())
     results = {}
     for whitened, steps in ((True, 60), (False, 8)):
         settings = params.invert.model_copy(
