@@ -129,14 +129,14 @@ def align_photo(
             None,
             "no face found",
             "Give a photo of an upright face seen from the front, or one "
-            "that is framed like training photos, with framing none",
+            "that is framed like training photos (--framing none)",
         )
     if len(frames) > 1 and not largest and abs(frames[0][0]) < CLEARLY_LARGER * abs(frames[1][0]):
         raise InputError(
             where,
             None,
             f"{len(frames)} faces, none of them clearly the largest",
-            "Cut the photo to one of them, or ask for the largest",
+            "Cut the photo to one of them, or take the largest (--largest)",
         )
     if is_framed(image.size, frames[0], framing):
         return AlignedPhoto(_resized(image, side), image.size, len(frames), True)
