@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from w2wpp import artifacts
+from w2wpp.api import artifacts
 from w2wpp.compute.runtime import device
 from w2wpp.compute.schedules import step_generator
 from w2wpp.diffusion.denoising import GenerateParams, generate

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from diffusers import StableDiffusionPipeline
 
-from w2wpp import artifacts
+from w2wpp.api import artifacts
+from w2wpp.api.person import Base, Person, Space, check_fit, check_seed, decode, the_base, the_space
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.inversion.search import InvertParams, SearchOptions
-from w2wpp.person import Base, Person, Space, check_fit, check_seed, decode, the_base, the_space
 from w2wpp.spaces.base import WeightSpace
 
 if TYPE_CHECKING:
