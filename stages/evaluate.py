@@ -8,7 +8,8 @@ from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.evaluation import scoring
 from w2wpp.evaluation.gallery import Gallery, embed_all, score_rungs
 from w2wpp.evaluation.prompt_alignment import PromptAlignment
-from w2wpp.faces.recognizers import Embeddings, load_recognizer
+from w2wpp.faces.embeddings import Embeddings
+from w2wpp.faces.recognizers import load_recognizer
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_json, read_pack, rounded, write_csv, write_json, write_pack
 from w2wpp.lora.weights import Weights, read_weights

@@ -9,7 +9,8 @@ from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.dreambooth import photo_prompts
 from w2wpp.diffusion.pipeline import check_photo_size, encode_images, load_pipeline
-from w2wpp.faces.frames import face_masks, load_face_finder
+from w2wpp.faces.finders import load_face_finder
+from w2wpp.faces.frames import face_masks
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import file_hash, folder_hash, write_json, write_pack
 from w2wpp.inversion.photo_encoder import PhotoEncoder

@@ -4,7 +4,7 @@ import sys
 
 import pandas as pd
 
-from w2wpp.faces.frames import load_face_finder
+from w2wpp.faces.finders import load_face_finder
 from w2wpp.faces.photos import read_people
 from w2wpp.faces.portraits import write_portraits
 from w2wpp.files.storage import write_csv

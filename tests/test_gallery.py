@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from w2wpp.evaluation.gallery import Gallery, build_gallery, embed_all
-from w2wpp.faces.recognizers import Embeddings
+from w2wpp.faces.embeddings import Embeddings
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import rounded, write_pack
 

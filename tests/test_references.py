@@ -15,7 +15,7 @@ from w2wpp.evaluation.references import (
     world_metrics,
     zoo_metrics,
 )
-from w2wpp.faces.recognizers import Embeddings
+from w2wpp.faces.embeddings import Embeddings
 from w2wpp.files.errors import InputError
 from w2wpp.lora.shards import open_shards, write_shard
 from w2wpp.lora.weights import Weights

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from w2wpp.diffusion.denoising import GenerateParams, generate
 from w2wpp.evaluation import scoring
+from w2wpp.faces.embeddings import Embeddings
 from w2wpp.faces.portraits import Portraits
-from w2wpp.faces.recognizers import Embeddings, Recognizer
+from w2wpp.faces.recognizers import Recognizer
 from w2wpp.files.errors import InputError
 from w2wpp.files.settings import Count, Prompt, Section
 from w2wpp.files.settings import Path as PathText

@@ -8,7 +8,7 @@ from w2wpp.codec import psnr_db
 from w2wpp.diffusion.pipeline import reconstruct, to_pixels
 from w2wpp.evaluation import scoring
 from w2wpp.evaluation.gallery import Gallery
-from w2wpp.faces.recognizers import Embeddings
+from w2wpp.faces.embeddings import Embeddings
 from w2wpp.files.errors import InputError
 from w2wpp.lora.weights import Weights, variance_shares
 

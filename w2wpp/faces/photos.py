@@ -67,7 +67,7 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
 
     Args:
         params: `path` is the folder.
-        find: see `w2wpp.faces.frames.load_face_finder`.
+        find: see `w2wpp.faces.finders.load_face_finder`.
 
     Raises:
         InputError: as of `people_in`, a photo is a symbolic link, or there are too few people with enough photos.

@@ -23,7 +23,8 @@ from w2wpp.diffusion.pipeline import encode_images, load_pipeline
 from w2wpp.evaluation.gallery import Gallery, build_gallery, embed_all
 from w2wpp.evaluation.sweep_record import identity, row_settings, versions
 from w2wpp.evaluation.sweep_rows import Row
-from w2wpp.faces.frames import face_masks, load_face_finder
+from w2wpp.faces.finders import load_face_finder
+from w2wpp.faces.frames import face_masks
 from w2wpp.faces.portraits import Portraits, read_portraits
 from w2wpp.faces.recognizers import Recognizer, load_recognizer
 from w2wpp.files.storage import folder_hash, read_csv, read_pack, write_csv, write_pack
