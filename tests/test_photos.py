@@ -91,7 +91,7 @@ def test_an_unreadable_photo_is_told_in_the_same_words_each_time(photos, wanted)
     found, again = read_people(wanted, 0, no_face), read_people(wanted, 0, no_face)
     assert found.rejected == again.rejected
     assert told(found) == {
-        ("Person 0", "00.jpg"): "empty; JPEG, PNG and WebP are read",
+        ("Person 0", "00.jpg"): "an empty file; JPEG, PNG and WebP are read",
         ("Person 1", "00.jpg"): "a damaged JPEG (cannot identify image file)",
     }
 
@@ -146,7 +146,7 @@ def test_files_that_begin_like_no_photo_are_refused_before_any_is_read(photos, w
     for path in photos.glob("*/0.png"):
         path.write_bytes(b"\0\0\0\x18ftypheic")
     error = refusal(check_people, wanted)
-    assert "Person 0: 0.png, a HEIC; JPEG, PNG and WebP are read" in error.reason
+    assert "Person 0: 0.png, a HEIC picture; JPEG, PNG and WebP are read" in error.reason
     (photos / "Person 9").mkdir()
     for path in photos.glob("*/0.png"):
         path.write_bytes(b"\x89PNG\r\n\x1a\n and nothing else")
