@@ -802,11 +802,3 @@ def test_a_bad_configuration_is_named_in_the_list(tmp_path):
     (rejected,) = scan_folder(tmp_path, LAYOUT).rejected
     assert (rejected.name, rejected.key) == ("x.safetensors", "r")
     assert rejected.reason.startswith("adapter_config.json: None, expected")
-
-
-def test_folder_of_too_many_names(tmp_path, monkeypatch):
-    for number in range(4):
-        (tmp_path / str(number)).touch()
-    monkeypatch.setattr(lora_files, "MAX_NAMES", 3)
-    with pytest.raises(InputError, match="more than 3 names"):
-        scan_folder(tmp_path, LAYOUT)

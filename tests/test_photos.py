@@ -18,7 +18,6 @@ from w2wpp.faces.frames import align
 from w2wpp.faces.photos import check_people, read_people
 from w2wpp.faces.portraits import PortraitsParams
 from w2wpp.files.errors import InputError
-from w2wpp.files.folders import MAX_NAMES, children
 
 
 @pytest.fixture
@@ -351,17 +350,6 @@ def test_the_folder_may_be_given_from_home(photos, wanted, monkeypatch):
     home = PortraitsParams.model_validate(wanted.model_dump() | {"path": "~/photos"})
     check_people(home)
     assert read_people(home, 0, no_face).rows == read_people(wanted, 0, no_face).rows
-
-
-def test_folders_of_too_many_names_are_not_listed(tmp_path, wanted):
-    crowd = tmp_path / "photos"
-    crowd.mkdir()
-    for number in range(5):
-        (crowd / str(number)).touch()
-    assert [entry.name for entry in children(crowd, "x", limit=5)] == list("01234")
-    error = refusal(children, crowd, "x", 4)
-    assert error.reason == "more than 4 names"
-    assert MAX_NAMES == 100_000
 
 
 def test_a_folder_that_cannot_be_read(tmp_path, wanted):

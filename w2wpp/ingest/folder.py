@@ -97,7 +97,7 @@ def scan_folder(
             of that training are.
 
     Raises:
-        InputError: the folder itself cannot be read, or holds more than `w2wpp.ingest.names.MAX_NAMES` names; or more
+        InputError: the folder itself cannot be read, or holds more than `w2wpp.files.folders.MAX_NAMES` names; or more
             than `MAX_UNSURE` LoRAs that are not listed differ by a number at the end of their names alone, so that they
             could be checkpoints of one training as well as people.
     """
