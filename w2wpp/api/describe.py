@@ -13,8 +13,8 @@ from w2wpp.files.storage import open_pack
 from w2wpp.files.tensor_files import opened, printable, read_header
 from w2wpp.ingest.exported import read_exported
 from w2wpp.ingest.foreign import read_lora
-from w2wpp.lora.canonical import product_distance
 from w2wpp.lora.layout import WeightLayout
+from w2wpp.lora.products import product_distance
 from w2wpp.spaces.base import WeightSpace
 
 

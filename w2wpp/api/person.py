@@ -21,9 +21,9 @@ from w2wpp.files.errors import ArgumentError
 from w2wpp.files.tensor_files import printable
 from w2wpp.ingest.exported import read_exported
 from w2wpp.ingest.foreign import read_lora
-from w2wpp.lora.canonical import on_rows
 from w2wpp.lora.export import LoraDtype, LoraFormat, export_lora
 from w2wpp.lora.layout import WeightLayout
+from w2wpp.lora.products import on_rows
 from w2wpp.spaces import registry
 from w2wpp.spaces.base import WeightSpace
 

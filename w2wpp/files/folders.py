@@ -24,7 +24,7 @@ def normal_form(name: str) -> str:
 
 
 def left_behind(entry: os.DirEntry) -> str:
-    """What something is that a system, an archive or a file server leaves in a folder, or that is hidden; ""."""
+    """What something is that a system, an archive or a file server leaves in a folder, or that is hidden, else ""."""
     if entry.name.lower() in _LEFT_BEHIND:
         return f"what {_LEFT_BEHIND[entry.name.lower()]}"
     if entry.name.startswith("._"):
