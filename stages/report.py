@@ -12,8 +12,9 @@ import pandas as pd
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import read_csv, read_json, read_pack, write_atomically
 from w2wpp.lora.weights import read_weights
-from w2wpp.report import figures as fig
 from w2wpp.report import page as report
+from w2wpp.report.curves import explained_variance, inversion_loss, kl_curves
+from w2wpp.report.scores import RUNGS, SWEEPS, gains, ladder
 from w2wpp.report.sheets import (
     SHOWN,
     SPACES,
@@ -25,6 +26,7 @@ from w2wpp.report.sheets import (
     true_lora_figures,
     world_figures,
 )
+from w2wpp.report.style import png_bytes
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.registry import BASELINE, METHODS
@@ -66,23 +68,23 @@ def main() -> None:
     figures |= inversion_figures(sheets)
     if rendered:
         figures["latent_space"] = latent_figure(args.spaces, read_weights(args.weights), zoo, sheets.held_out)
-    figures["kl_curves"] = fig.kl_curves(pd.DataFrame(training["history"]))
-    figures["explained_variance"] = fig.explained_variance(
+    figures["kl_curves"] = kl_curves(pd.DataFrame(training["history"]))
+    figures["explained_variance"] = explained_variance(
         np.array(variance["shares"]), metrics["pca"]["latent_dim"], variance["kept"]
     )
-    figures["inversion_loss"] = fig.inversion_loss(
+    figures["inversion_loss"] = inversion_loss(
         {space: read_pack(args.inversions / space / "latents.safetensors")[0]["losses"].numpy() for space in SPACES}
     )
     rungs = read_csv(args.comparison / "ladder.csv", ["split", "rung", "id_score", "low", "high"])
-    figures["ladder"] = fig.ladder(
+    figures["ladder"] = ladder(
         rungs[rungs["split"] == "test"], metrics["world"]["id_floor"], metrics["world"]["id_ceiling"]
     )
     sweep = read_json(args.comparison / "sweep.json") if rendered else {"tables": [], "left_out": ""}
     for table in sweep["tables"]:
-        lines = read_csv(args.sweep / f"{table}.csv", ["recognizer", "variant", fig.SWEEPS[table], "gain"])
-        figures[f"sweep_{table}"] = fig.gains(lines, fig.SWEEPS[table])
+        lines = read_csv(args.sweep / f"{table}.csv", ["recognizer", "variant", SWEEPS[table], "gain"])
+        figures[f"sweep_{table}"] = gains(lines, SWEEPS[table])
 
-    pngs = {name: fig.png_bytes(figure, palette=256) for name, figure in figures.items()}
+    pngs = {name: png_bytes(figure, palette=256) for name, figure in figures.items()}
     verdict, sentence = report.headline(metrics["comparison"])
     page = report.render_html(
         pngs,
@@ -114,7 +116,7 @@ def read_sheets(args: Namespace) -> Sheets:
     for space in SPACES:
         pack, _ = read_pack(args.evaluations / space / "pictures.safetensors")
         pictures_of |= {f"{space} {rung}": pictures.numpy() for rung, pictures in pack.items()}
-    known = [rung for rung in fig.RUNGS if rung in pictures_of]
+    known = [rung for rung in RUNGS if rung in pictures_of]
     scores = read_csv(args.comparison / "scores.csv", ["person", "split", *known]).set_index("person")
     floor = read_pack(args.references / "gallery.safetensors")[1]["floor"]
     return Sheets(read_portraits(args.portraits), args.params.portraits.score_photos, pictures_of, scores, floor)

@@ -5,7 +5,7 @@ import torch
 
 from w2wpp.faces.portraits import read_portraits, write_portraits
 from w2wpp.files.errors import InputError
-from w2wpp.world.people import identity_from_row
+from w2wpp.world.factors import identity_from_row
 from w2wpp.world.populations import GROUPS, held_out_people, manifest_rows, person_names, sample_people
 
 

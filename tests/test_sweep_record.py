@@ -11,7 +11,7 @@ from w2wpp.evaluation.sweep_rows import fits, tables
 from w2wpp.files.errors import InputError
 from w2wpp.files.settings import with_changes
 from w2wpp.files.storage import read_json, write_csv, write_json
-from w2wpp.report.figures import SWEEPS
+from w2wpp.report.scores import SWEEPS
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = [ROOT / "data" / name for name in ("base", "zoo", "arcface/arcface.onnx")]

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from w2wpp.faces.portraits import Portraits
 from w2wpp.files.storage import read_pack
 from w2wpp.lora.weights import Weights
-from w2wpp.report.figures import COLORS, INK, LABELS, Column, contact_sheet, latent_plane, latent_space, picture_sheet
+from w2wpp.report.latent_planes import latent_plane, latent_space
 from w2wpp.report.page import latent_effects, people_factors, score_text, side_by_side, spread
+from w2wpp.report.picture_sheets import Column, contact_sheet, picture_sheet
+from w2wpp.report.style import COLORS, INK, LABELS
 from w2wpp.spaces.registry import BASELINE, METHODS, load_space
 
 SPACES = tuple(METHODS)
