@@ -146,7 +146,7 @@ def main() -> None:
         "",
         "| LoRAs trained | people per minute | times as fast |",
         "|---|---:|---:|",
-        *(f"| {how} | {rate:.1f} | {rate / slowest:.1f} |" for how, rate in result["people_per_minute"].items()),
+        *(f"| {method} | {rate:.1f} | {rate / slowest:.1f} |" for method, rate in result["people_per_minute"].items()),
     ]
     rate = result["matmul_operations_per_second"]
     bound = 60 * rate / result["operations_per_lora"]

@@ -272,7 +272,7 @@ def main() -> None:
     if args.limits:
         return measure_limits()
     counts, failures, longest = fuzz_folders(args.folders, args.seed)
-    print(", ".join(f"{count} {what}" for what, count in counts.items()), f"; longest folder: {longest:.2f} s")
+    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()), f"; longest folder: {longest:.2f} s")
     if failures:
         sys.exit("\n".join(failures[:20]))
 

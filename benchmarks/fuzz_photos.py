@@ -85,20 +85,20 @@ def fuzz(inputs: int, seed: int, limit: float = 5.0) -> Tally:
 
 def _fuzz_folder(root: Path, rng: random.Random, number: int, tally: Tally, limit: float) -> None:
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        made, thing = Made(Path(folder), rng, number), rng.choice(THINGS)
-        thing(made)
+        case, thing = Made(Path(folder), rng, number), rng.choice(THINGS)
+        thing(case)
         made_seed = rng.randrange(99)
         tally.add(
             f"folder: {thing.__name__}",
             f"folder {number}",
             attempt(
-                lambda: read_folder(made.folder, made_seed), lambda found: folder_fault(found, made, made_seed), limit
+                lambda: read_folder(case.folder, made_seed), lambda found: folder_fault(found, case, made_seed), limit
             ),
-            sound=made.sound,
+            sound=case.sound,
         )
         for name in ("Crowd", ".crowd", "__MACOSX"):
-            if thing is crowd and (made.folder / name).exists():
-                (made.folder / name).rename(root / "crowd")
+            if thing is crowd and (case.folder / name).exists():
+                (case.folder / name).rename(root / "crowd")
 
 
 if __name__ == "__main__":

@@ -99,9 +99,9 @@ def _reset_peak() -> int:
     return _held("VmRSS")
 
 
-def _held(what: str) -> int:
+def _held(quantity: str) -> int:
     try:
-        found = re.search(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())
+        found = re.search(rf"{quantity}:\s+(\d+)", Path("/proc/self/status").read_text())
     except OSError:
         return 0
     return 1024 * int(found[1]) if found else 0

@@ -23,7 +23,7 @@ def scene(seed: int, size: tuple[int, int] = (90, 80)) -> Image.Image:
     return Image.fromarray((np.asarray(blobs) + rng.normal(0, 4, (*size[::-1], 3))).clip(0, 255).astype(np.uint8))
 
 
-def encoded(picture: Image.Image, kind: str, mode: str, **how) -> bytes:
+def encoded(picture: Image.Image, kind: str, mode: str, **options) -> bytes:
     """A picture as a file of one of `MODES`; alpha is a ramp."""
     if mode == "I;16":
         picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
@@ -33,7 +33,7 @@ def encoded(picture: Image.Image, kind: str, mode: str, **how) -> bytes:
     else:
         picture = picture.convert(mode)
     file = io.BytesIO()
-    picture.save(file, kind, **how)
+    picture.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -41,21 +41,21 @@ def sound_photo(rng: random.Random, number: int) -> bytes:
     """The bytes of a photo of a random format, mode, size and orientation."""
     kind = rng.choice(list(MODES))
     mode, size = rng.choice(MODES[kind]), (rng.randrange(64, 130), rng.randrange(64, 130))
-    how = {}
+    options = {}
     if rng.random() < 0.4:
-        how["exif"] = Image.Exif()
-        how["exif"][0x0112] = rng.randrange(1, 9)
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = rng.randrange(1, 9)
     if kind == "JPEG":
-        how |= {"quality": rng.randrange(30, 96), "progressive": rng.random() < 0.3}
+        options |= {"quality": rng.randrange(30, 96), "progressive": rng.random() < 0.3}
     elif kind == "PNG" and mode == "P" and rng.random() < 0.5:
-        how["transparency"] = rng.choice((rng.randrange(256), rng.randbytes(200)))
+        options["transparency"] = rng.choice((rng.randrange(256), rng.randbytes(200)))
     elif kind == "PNG" and mode in ("1", "L", "I;16") and rng.random() < 0.3:
-        how["transparency"] = rng.randrange(2 if mode == "1" else 256 if mode == "L" else 2**16)
+        options["transparency"] = rng.randrange(2 if mode == "1" else 256 if mode == "L" else 2**16)
     elif kind == "WEBP":
-        how |= {"lossless": rng.random() < 0.5, "quality": 80}
+        options |= {"lossless": rng.random() < 0.5, "quality": 80}
     if rng.random() < 0.1 and kind != "JPEG" and mode in ("RGB", "RGBA"):
-        how |= {"save_all": True, "append_images": [scene(number + 10**6, size).convert(mode)]}
-    return encoded(scene(number, size), kind, mode, **how)
+        options |= {"save_all": True, "append_images": [scene(number + 10**6, size).convert(mode)]}
+    return encoded(scene(number, size), kind, mode, **options)
 
 
 def undamaged(content: bytes, _: random.Random) -> bytes:

@@ -36,15 +36,15 @@ class Made:
             for photo in range(rng.choice((2, 3, 3, 4))):
                 self.photo(f"Person {person}", f"{photo}.{rng.choice(SUFFIXES)}", 100 * number + 10 * person + photo)
 
-    def photo(self, person: str, file: str, seed: int, **how) -> None:
+    def photo(self, person: str, file: str, seed: int, **options) -> None:
         """Write a photo; nobody else needs to have one of this name."""
         path = self.folder / person / file
         path.parent.mkdir(exist_ok=True)
         picture = scene(seed, (96, 80))
         kind = self.rng.choice(list(MODES))
-        if how:
+        if options:
             picture = picture.resize((144, 120), Image.Resampling.BICUBIC)
-            picture = ImageOps.mirror(picture) if how["mirrored"] else picture
+            picture = ImageOps.mirror(picture) if options["mirrored"] else picture
         path.write_bytes(encoded(picture, kind, "RGB", **({} if kind == "PNG" else {"quality": 85})))
         self.scenes[unicodedata.normalize("NFC", person), unicodedata.normalize("NFC", file)] = seed
 
@@ -66,7 +66,7 @@ def nothing(_: Made) -> None:
     pass
 
 
-def bystanders(made: Made) -> None:
+def bystanders(case: Made) -> None:
     for name, content in (
         (".DS_Store", b"\0\0\0\1Bud1"),
         ("Thumbs.db", b"\xd0\xcf\x11\xe0"),
@@ -77,51 +77,51 @@ def bystanders(made: Made) -> None:
         ("0.safetensors", bytes(16)),
         (".hidden.png", b"\x89PNG"),
     ):
-        (made.rng.choice((made.folder, made.someone())) / name).write_bytes(content)
+        (case.rng.choice((case.folder, case.someone())) / name).write_bytes(content)
 
 
-def left_by_archives(made: Made) -> None:
+def left_by_archives(case: Made) -> None:
     for name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN", ".git", "empty"):
-        (made.folder / name).mkdir()
-        (made.folder / name / "._0.jpg").write_bytes(b"\0\5\x16\7")
+        (case.folder / name).mkdir()
+        (case.folder / name / "._0.jpg").write_bytes(b"\0\5\x16\7")
 
 
-def loose_photos(made: Made) -> None:
+def loose_photos(case: Made) -> None:
     for photo in range(3):
-        (made.folder / f"{photo}.png").write_bytes(encoded(scene(photo), "PNG", "RGB"))
+        (case.folder / f"{photo}.png").write_bytes(encoded(scene(photo), "PNG", "RGB"))
 
 
-def deep_folders(made: Made) -> None:
-    deep = made.someone() / "/".join(["0"] * 60)
+def deep_folders(case: Made) -> None:
+    deep = case.someone() / "/".join(["0"] * 60)
     deep.mkdir(parents=True)
     (deep / "0.png").write_bytes(encoded(scene(1), "PNG", "RGB"))
 
 
-def link(made: Made) -> None:
+def link(case: Made) -> None:
     """Symbolic links: a loop, out of the folder, to nowhere, to a person, hidden."""
-    target, name = made.rng.choice(
+    target, name = case.rng.choice(
         (
             (".", "loop"),
             ("..", "loop"),
             ("/etc/passwd", "00.png"),
             ("nowhere", "00.jpg"),
-            (str(made.someone()), "again"),
+            (str(case.someone()), "again"),
             ("/etc/passwd", ".hidden"),
         )
     )
-    (made.rng.choice((made.folder, made.someone())) / name).symlink_to(target)
+    (case.rng.choice((case.folder, case.someone())) / name).symlink_to(target)
     # One beside photos that are enough is not come to.
-    made.refused = name != ".hidden"
+    case.refused = name != ".hidden"
 
 
-def no_file(made: Made) -> None:
-    os.mkfifo(made.someone() / "00.png")
-    (made.someone() / "000.jpg").mkdir()
+def no_file(case: Made) -> None:
+    os.mkfifo(case.someone() / "00.png")
+    (case.someone() / "000.jpg").mkdir()
 
 
-def names(made: Made) -> None:
+def names(case: Made) -> None:
     """Names in any script, composed or not."""
-    name = made.rng.choice(
+    name = case.rng.choice(
         (
             "Jose\u0301",
             "José",
@@ -139,11 +139,11 @@ def names(made: Made) -> None:
         )
     )
     for photo in range(EACH):
-        made.photo(name, f"e\u0301te\u0301 {photo}.png", 100 * made.number + 50 + photo)
+        case.photo(name, f"e\u0301te\u0301 {photo}.png", 100 * case.number + 50 + photo)
 
 
-def hostile_names(made: Made) -> None:
-    name = made.rng.choice(
+def hostile_names(case: Made) -> None:
+    name = case.rng.choice(
         (
             "a\nb",
             "$x^2$",
@@ -161,60 +161,60 @@ def hostile_names(made: Made) -> None:
             "😀",
         )
     )
-    (made.folder / name).mkdir()
-    made.refused = True
+    (case.folder / name).mkdir()
+    case.refused = True
 
 
-def same_name(made: Made) -> None:
+def same_name(case: Made) -> None:
     for name in ("Jose\u0301", "José"):
-        made.photo(name, "0.png", 100 * made.number + 60)
-    made.refused = True
+        case.photo(name, "0.png", 100 * case.number + 60)
+    case.refused = True
 
 
-def copies(made: Made) -> None:
+def copies(case: Made) -> None:
     """Photos of a person again: byte by byte, or in another format, size and quality, or mirrored."""
-    for (person, file), seed in list(made.scenes.items()):
-        path = made.folder / person / file
+    for (person, file), seed in list(case.scenes.items()):
+        path = case.folder / person / file
         for name in (f"0{file}", f"{file} (1)"):
-            if made.rng.random() < 0.5:
+            if case.rng.random() < 0.5:
                 (path.parent / name).write_bytes(path.read_bytes())
-                made.scenes[person, name] = seed
+                case.scenes[person, name] = seed
             else:
-                made.photo(person, name, seed, mirrored=made.rng.random() < 0.5)
+                case.photo(person, name, seed, mirrored=case.rng.random() < 0.5)
 
 
-def shared_photos(made: Made) -> None:
-    people = sorted({person for person, _ in made.scenes})
-    for (person, file), seed in list(made.scenes.items()):
-        if made.rng.random() < 0.5:
-            made.photo(made.rng.choice(people), f"{made.rng.randrange(9)} {person} {file}", seed, mirrored=False)
+def shared_photos(case: Made) -> None:
+    people = sorted({person for person, _ in case.scenes})
+    for (person, file), seed in list(case.scenes.items()):
+        if case.rng.random() < 0.5:
+            case.photo(case.rng.choice(people), f"{case.rng.randrange(9)} {person} {file}", seed, mirrored=False)
 
 
-def damaged_photos(made: Made) -> None:
-    for person in sorted({person for person, _ in made.scenes}):
-        for photo in range(made.rng.randrange(4)):
-            damage = made.rng.choice((truncate, noise, other_kind, bomb))
-            content = damage(encoded(scene(photo), "JPEG", "RGB"), made.rng)
+def damaged_photos(case: Made) -> None:
+    for person in sorted({person for person, _ in case.scenes}):
+        for photo in range(case.rng.randrange(4)):
+            damage = case.rng.choice((truncate, noise, other_kind, bomb))
+            content = damage(encoded(scene(photo), "JPEG", "RGB"), case.rng)
             try:  # what happens to be sound after all would be one more photo
                 Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")).load()
             except Exception:
-                (made.folder / person / f"00{photo}.jpg").write_bytes(content)
+                (case.folder / person / f"00{photo}.jpg").write_bytes(content)
 
 
-def unprintable_files(made: Made) -> None:
+def unprintable_files(case: Made) -> None:
     for name in ("\x1b[2J.png", "\udcff.jpg", "n" * 251 + ".png", "a\nb.jpg"):
-        (made.someone() / name).write_bytes(b"no photo")
+        (case.someone() / name).write_bytes(b"no photo")
 
 
-def crowd(made: Made) -> None:
+def crowd(case: Made) -> None:
     """More names than are listed, in a person's folder or loose."""
-    crowded = made.folder.parent / "crowd"
+    crowded = case.folder.parent / "crowd"
     if not crowded.exists():
         crowded.mkdir()
         for number in range(100_001):
             (crowded / f"{number}.txt").touch()
-    crowded.rename(made.folder / made.rng.choice(("Crowd", ".crowd", "__MACOSX")))
-    made.refused = (made.folder / "Crowd").exists()
+    crowded.rename(case.folder / case.rng.choice(("Crowd", ".crowd", "__MACOSX")))
+    case.refused = (case.folder / "Crowd").exists()
 
 
 THINGS: tuple[Callable[[Made], None], ...] = (
@@ -244,9 +244,9 @@ def read_folder(folder: Path, seed: int) -> FolderPhotos:
         return read_people(params, seed, lambda _: [])
 
 
-def folder_fault(found: FolderPhotos, made: Made, seed: int) -> str | None:
+def folder_fault(found: FolderPhotos, case: Made, seed: int) -> str | None:
     """What is wrong with what was read of a folder; None when it is what the folder was made of."""
-    taken = [made.scenes.get((row["person"], row["file"])) for row in found.rows]
+    taken = [case.scenes.get((row["person"], row["file"])) for row in found.rows]
     if None in taken:
         return "a photo that nobody made"
     if len(set(taken)) < len(taken):
@@ -261,7 +261,7 @@ def folder_fault(found: FolderPhotos, made: Made, seed: int) -> str | None:
         )
         if min(np.abs(cut - seen).mean() for cut in cuts) > 4:
             return "another picture than the file's"
-    again = read_folder(made.folder, seed)
+    again = read_folder(case.folder, seed)
     return (
         "other the second time"
         if (again.rows, again.rejected, again.others) != (found.rows, found.rejected, found.others)

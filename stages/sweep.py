@@ -40,9 +40,9 @@ def main() -> None:
         return
 
     people = zoo_people(args.zoo)
-    asked = tables(params.sweep, people)
-    kept = {name: some for name, rows in asked.items() if (some := [row for row in rows if fits(row, people)])}
-    left_out = [row.name for row in chain(*asked.values()) if not fits(row, people)]
+    wanted = tables(params.sweep, people)
+    kept = {name: some for name, rows in wanted.items() if (some := [row for row in rows if fits(row, people)])}
+    left_out = [row.name for row in chain(*wanted.values()) if not fits(row, people)]
     if left_out:
         print(f"sweep: {people} zoo people are too few for {', '.join(left_out)}", file=sys.stderr)
     sweep = Sweep(params, args.base, args.zoo, network, args.scratch)

@@ -61,9 +61,9 @@ def test_repeated_batch_goes_round_the_loras(pipe, layout, draw_weights, inputs)
 
 def test_guided_pictures_equal_one_lora_at_a_time(pipe, params, any_layout, draw_weights, with_lora):
     weights = draw_weights(any_layout, N)
-    how = params.generate.model_copy(update={"inference_steps": 3, "guidance": 3.0})
+    drawing = params.generate.model_copy(update={"inference_steps": 3, "guidance": 3.0})
     prompts = ["a photo of sks person", "a photo of sks person, smiling"]
-    pictures = generate(pipe, any_layout, weights, prompts, 2, how, "test")
+    pictures = generate(pipe, any_layout, weights, prompts, 2, drawing, "test")
     for i in range(N):
         single = with_lora(weights[i], any_layout)
         for j, prompt in enumerate(prompts):

@@ -38,16 +38,16 @@ def whole(zoo_batches, train_work, tmp_path) -> list[Batch]:
 
 
 def test_finished_batches_are_read_back(tmp_path):
-    asked = []
+    requests = []
 
     def work(first: int, length: int) -> dict[str, torch.Tensor]:
-        asked.append((first, length))
+        requests.append((first, length))
         return squares(first, length)
 
     assert torch.equal(in_resumable_batches(5, 2, tmp_path, work)["square"], torch.arange(5) ** 2)
     (tmp_path / "000002-2.safetensors").unlink()
     assert torch.equal(in_resumable_batches(5, 2, tmp_path, work)["square"], torch.arange(5) ** 2)
-    assert asked == [(0, 2), (2, 2), (4, 1), (2, 2)]
+    assert requests == [(0, 2), (2, 2), (4, 1), (2, 2)]
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 7])

@@ -417,18 +417,18 @@ def test_a_lora_of_xl_that_has_some_of_the_modules(tmp_path, layout):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("how", [{"bias": "all"}, {"modules_to_save": ["conv_in"]}])
-def test_what_else_a_file_changes_is_said(tmp_path, base, layout, collected, capsys, how):
+@pytest.mark.parametrize("options", [{"bias": "all"}, {"modules_to_save": ["conv_in"]}])
+def test_what_else_a_file_changes_is_said(tmp_path, base, layout, collected, capsys, options):
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
     targets = [layer.module for layer in layout.layers if layer.module.endswith("to_q")]
-    model = get_peft_model(unet, LoraConfig(r=2, target_modules=targets, init_lora_weights=False, **how))
+    model = get_peft_model(unet, LoraConfig(r=2, target_modules=targets, init_lora_weights=False, **options))
     model.save_pretrained(tmp_path / "peft")
     query = WeightLayout(layout.layers[:1], 2, 3.0)
     lora = read_lora(tmp_path / "peft/adapter_model.safetensors", query)
     assert lora.beyond == lora.ignored != ()
     assert all("lora_" not in key for key in lora.beyond)
     # Of the layers that the vector stands for, nothing is left out.
-    if "bias" in how:
+    if "bias" in options:
         with pytest.raises(InputError, match=r"to_out\.0\.bias: neither A, B nor alpha of a LoRA \(a bias\)"):
             read_lora(tmp_path / "peft/adapter_model.safetensors", layout)
     for number in range(5):
@@ -436,8 +436,8 @@ def test_what_else_a_file_changes_is_said(tmp_path, base, layout, collected, cap
     extra = {key: torch.ones(2) for key in lora.beyond[:5]}
     kohya(tmp_path / "loras/x.safetensors", layout, 9, extra=extra)
     tables, _ = collected(tmp_path / "loras")
-    said = tables["manifest"].set_index("lora")["beyond"]["x.safetensors"]
-    assert said == "; ".join(lora.beyond[:3]) + (f" and {len(extra) - 3} more" if len(extra) > 3 else "")
+    beyond = tables["manifest"].set_index("lora")["beyond"]["x.safetensors"]
+    assert beyond == "; ".join(lora.beyond[:3]) + (f" and {len(extra) - 3} more" if len(extra) > 3 else "")
     assert (
         "warning: 1 of the files hold more than a LoRA, which is left out, such as x.safetensors"
         in capsys.readouterr().err

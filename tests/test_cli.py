@@ -79,10 +79,10 @@ def test_help_fits_a_screen_and_answers_at_once():
 
 
 def test_invert_writes_a_lora_and_a_sheet_and_says_what_it_did(world, run):
-    said = run("invert", "photo.jpg", "-o", "me.safetensors", "--space", "pca")
-    assert [line.split()[0] for line in said] == ["photo", "space", "start", "search", "wrote"]
-    assert "512 x 512 pixels: one face, aligned" in said[0] and "4 dimensions" in said[1]
-    assert "photo encoder's guess" in said[2] and "3 steps" in said[3] and "me-sheet.png" in said[4]
+    printed = run("invert", "photo.jpg", "-o", "me.safetensors", "--space", "pca")
+    assert [line.split()[0] for line in printed] == ["photo", "space", "start", "search", "wrote"]
+    assert "512 x 512 pixels: one face, aligned" in printed[0] and "4 dimensions" in printed[1]
+    assert "photo encoder's guess" in printed[2] and "3 steps" in printed[3] and "me-sheet.png" in printed[4]
     me = w2wpp.load_lora("me.safetensors", "pca")
     found = w2wpp.invert("photo.jpg", "pca", settings=w2wpp.InvertParams(steps=3))
     torch.testing.assert_close(me.weights, found.weights)
@@ -101,16 +101,16 @@ def test_invert_by_a_base_model_a_space_and_settings_of_ones_own(world, run, sd1
     Path("sd15.yaml").write_text("invert: {steps: 2, prompt: sks person, mask: face}\ngenerate: {inference_steps: 1}\n")
     layout = WeightLayout.of_unet(w2wpp.load_base(sd15_base).unet, 1, 27.0, ["to_q", "to_v"])
     make_space(layout, draw_weights(layout, 3, seed=4), draw_weights(layout, 1)[0]).save("mine.safetensors")
-    said = run("invert", "photo.jpg", "--base", sd15_base, "--space", "mine.safetensors", "--params", "sd15.yaml")
-    assert "the mean of the space" in said[2]
+    printed = run("invert", "photo.jpg", "--base", sd15_base, "--space", "mine.safetensors", "--params", "sd15.yaml")
+    assert "the mean of the space" in printed[2]
     assert w2wpp.load_lora("photo.safetensors", "mine.safetensors").z.abs().max() > 0
     assert size(world / "photo-sheet.png")[1] > 160
 
 
 def test_several_photos_of_one_person(world, run):
     Image.fromarray(pictures.astronaut()[:, ::-1]).save("other.png")
-    said = run("invert", "photo.jpg", "other.png", "--space", "pca", "--encoder", "none", "--format", "peft")
-    assert "photo.jpg and 1 more" in said[0] and "mean of the space" in said[2]
+    printed = run("invert", "photo.jpg", "other.png", "--space", "pca", "--encoder", "none", "--format", "peft")
+    assert "photo.jpg and 1 more" in printed[0] and "mean of the space" in printed[2]
     assert sorted(path.name for path in Path("photo").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
@@ -151,30 +151,32 @@ def test_export_writes_what_each_tool_reads(world, run, layout, format):
 
 
 def test_info_of_a_space_and_of_loras(world, run, pipe, layout, wide_layout, draw_weights, sd15_base):
-    said = dict(line.split(maxsplit=1) for line in run("info", "data/spaces/pca/space.safetensors"))
-    assert said["space"].startswith("pca, 4 dimensions") and said["base"] == "fits data/base"
-    assert f"rank 1, alpha 8, {layout.dimension} numbers" in said["LoRAs"] and "one A for all" not in said["LoRAs"]
-    said = run("info", "data/spaces/pca/space.safetensors", "--base", sd15_base)[-1]
-    assert said.startswith("base") and "does not fit" in said
+    printed = dict(line.split(maxsplit=1) for line in run("info", "data/spaces/pca/space.safetensors"))
+    assert printed["space"].startswith("pca, 4 dimensions") and printed["base"] == "fits data/base"
+    assert (
+        f"rank 1, alpha 8, {layout.dimension} numbers" in printed["LoRAs"] and "one A for all" not in printed["LoRAs"]
+    )
+    printed = run("info", "data/spaces/pca/space.safetensors", "--base", sd15_base)[-1]
+    assert printed.startswith("base") and "does not fit" in printed
 
     w2wpp.sample("pca", 1).save("own.safetensors")
-    said = dict(line.split(maxsplit=1) for line in run("info", "own.safetensors", "--space", "pca"))
-    assert said["LoRA"].startswith("of w2w++ for diffusers; rank 1, alpha 8") and said["base"] == "fits data/base"
-    assert "the space keeps 100%" in said["space"]
+    printed = dict(line.split(maxsplit=1) for line in run("info", "own.safetensors", "--space", "pca"))
+    assert printed["LoRA"].startswith("of w2w++ for diffusers; rank 1, alpha 8") and printed["base"] == "fits data/base"
+    assert "the space keeps 100%" in printed["space"]
     export_lora("other.safetensors", draw_weights(layout, 1, seed=9)[0], layout, "kohya", "fp16")
-    said = dict(line.split(maxsplit=1) for line in run("info", "other.safetensors", "--space", "pca"))
-    assert said["LoRA"].startswith("in the keys of kohya, rank 1, alpha from tensors") and "F16" in said["file"]
-    assert int(re.search(r"keeps (-?\d+)%", said["space"])[1]) < 50
+    printed = dict(line.split(maxsplit=1) for line in run("info", "other.safetensors", "--space", "pca"))
+    assert printed["LoRA"].startswith("in the keys of kohya, rank 1, alpha from tensors") and "F16" in printed["file"]
+    assert int(re.search(r"keeps (-?\d+)%", printed["space"])[1]) < 50
     keys = WeightLayout.of_unet(pipe.unet, 1, 8.0, ["to_k"])
     export_lora("wide.safetensors", draw_weights(wide_layout, 1)[0], wide_layout)
-    said = dict(line.split(maxsplit=1) for line in run("info", "wide.safetensors"))
-    assert said["base"] == "fits data/base" and "space: no data/spaces/vae" in said["space"]
+    printed = dict(line.split(maxsplit=1) for line in run("info", "wide.safetensors"))
+    assert printed["base"] == "fits data/base" and "space: no data/spaces/vae" in printed["space"]
     export_lora("keys.safetensors", torch.ones(keys.dimension), keys)
-    said = dict(line.split(maxsplit=1) for line in run("info", "keys.safetensors", "--space", "pca"))
-    assert said["base"] == "fits data/base" and "pca does not fit" in said["space"]
+    printed = dict(line.split(maxsplit=1) for line in run("info", "keys.safetensors", "--space", "pca"))
+    assert printed["base"] == "fits data/base" and "pca does not fit" in printed["space"]
     save_file({"lora_te_x.lora_down.weight": torch.zeros(2, 2)}, "text.safetensors")
-    said = dict(line.split(maxsplit=1) for line in run("info", "text.safetensors", "--space", "pca"))
-    assert said["LoRA"] == "not written by w2w++ for diffusers" and "pca does not fit" in said["space"]
+    printed = dict(line.split(maxsplit=1) for line in run("info", "text.safetensors", "--space", "pca"))
+    assert printed["LoRA"] == "not written by w2w++ for diffusers" and "pca does not fit" in printed["space"]
 
 
 @pytest.mark.parametrize(

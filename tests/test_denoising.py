@@ -14,27 +14,27 @@ PROMPTS = ["a photo of sks person", "a photo of sks person, smiling"]
 
 
 @pytest.fixture
-def how(params):
+def drawing(params):
     return params.generate.model_copy(update={"inference_steps": 3, "guidance": 2.0})
 
 
-def test_pictures_do_not_depend_on_the_batch(pipe, layout, draw_weights, how):
+def test_pictures_do_not_depend_on_the_batch(pipe, layout, draw_weights, drawing):
     weights = draw_weights(layout, 5)
-    pictures = generate(pipe, layout, weights, PROMPTS, 3, how, "test")
+    pictures = generate(pipe, layout, weights, PROMPTS, 3, drawing, "test")
     assert pictures.shape == (5, 2, 3, 32, 32, 3)
     assert pictures.dtype == torch.uint8
     for batch in (1, 13):
-        other = generate(pipe, layout, weights, PROMPTS, 3, how.model_copy(update={"batch": batch}), "test")
+        other = generate(pipe, layout, weights, PROMPTS, 3, drawing.model_copy(update={"batch": batch}), "test")
         assert (other.int() - pictures.int()).abs().max() <= 1
-    alone = generate(pipe, layout, weights[3:4], PROMPTS[1:], 3, how, "test")
+    alone = generate(pipe, layout, weights[3:4], PROMPTS[1:], 3, drawing, "test")
     assert (alone[0, 0].int() - pictures[3, 1].int()).abs().max() <= 1
-    chosen = generate(pipe, layout, weights[3:4], PROMPTS[1:], [2, 0], how, None)
+    chosen = generate(pipe, layout, weights[3:4], PROMPTS[1:], [2, 0], drawing, None)
     assert (chosen[0, 0].int() - pictures[3, 1, [2, 0]].int()).abs().max() <= 1
 
 
-def test_pictures_are_repeatable_and_all_different(pipe, layout, draw_weights, how):
+def test_pictures_are_repeatable_and_all_different(pipe, layout, draw_weights, drawing):
     weights = draw_weights(layout, 2, size=0.3)
-    first, again = (generate(pipe, layout, weights, PROMPTS, 2, how, "test") for _ in range(2))
+    first, again = (generate(pipe, layout, weights, PROMPTS, 2, drawing, "test") for _ in range(2))
     assert torch.equal(first, again)
     pictures = first.flatten(0, 2).float()
     for i in range(len(pictures)):
@@ -133,11 +133,11 @@ def test_bfloat16_is_near_float32(pipe, make_pipe, layout, draw_weights, params,
     space.components.copy_(draw_weights(layout, 3, seed=4))
     settings = params.invert.model_copy(update={"steps": 3})
     latents, weights = normal(2, 4, 4, 4), draw_weights(layout, 2)
-    how = params.generate.model_copy(update={"inference_steps": 2, "guidance": 2.0})
+    drawing = params.generate.model_copy(update={"inference_steps": 2, "guidance": 2.0})
     results = []
     for each in (pipe, half):
         text = encode_prompts(each, [IDENTITY_TOKEN]).expand(2, -1, -1)
-        pictures = generate(each, layout, weights, ["a photo of sks person"], 2, how, "test")
+        pictures = generate(each, layout, weights, ["a photo of sks person"], 2, drawing, "test")
         prior = LatentPrior(torch.zeros(2, 3), torch.ones(3))
         _, losses = invert(each, space, prior, EncodedPhotos(latents[:, None], text[:, None]), SearchOptions(settings))
         results.append((losses, pictures.float(), encode_images(each, pictures[0, 0])))
@@ -152,31 +152,31 @@ def test_bfloat16_is_for_cuda_alone(sd15_base):
 
 
 def test_a_frozen_text_encoder_is_asked_once(pipe, make_pipe, monkeypatch):
-    asked = []
+    calls = []
     forward = type(pipe.text_encoder).forward
     monkeypatch.setattr(
         type(pipe.text_encoder),
         "forward",
-        lambda self, *args, **kwargs: asked.append(1) or forward(self, *args, **kwargs),
+        lambda self, *args, **kwargs: calls.append(1) or forward(self, *args, **kwargs),
     )
     first, again = (encode_prompts(pipe, ["a photo", "a shirt"]) for _ in range(2))
-    assert len(asked) == 1 and first is again
+    assert len(calls) == 1 and first is again
     assert not torch.equal(encode_prompts(pipe, ["a shirt", "a photo"]), first)
     trained = make_pipe()
     for _ in range(2):
         encode_prompts(trained, ["a photo"])
-    assert len(asked) == 4
+    assert len(calls) == 4
 
 
 def test_guidance_leads_away_from_the_negative_prompt(pipe, layout, draw_weights, params):
-    def draw(**how):
+    def draw(**drawing):
         return generate(
             pipe,
             layout,
             draw_weights(layout, 1),
             ["a photo of sks person"],
             1,
-            params.generate.model_copy(update={"inference_steps": 2, **how}),
+            params.generate.model_copy(update={"inference_steps": 2, **drawing}),
             "test",
         ).float()
 

@@ -199,10 +199,10 @@ ABOVE, BELOW, ACROSS, NONE = (0.01, 0.05), (-0.05, -0.01), (-0.02, 0.04), (0.0, 
 )
 def test_headline_follows_both_intervals(first, second, verdict):
     gain, other = ({"low": low, "mean": (low + high) / 2, "high": high} for low, high in (first, second))
-    said, sentence = report.headline(
+    found, sentence = report.headline(
         {"gain": gain, "people": 64, "people_better_with_vae": 0.55, "second_opinion": {"gain": other}}
     )
-    assert said == verdict
+    assert found == verdict
     assert "{:+.3f} to {:+.3f}".format(*first) in sentence and "64 people" in sentence and "55 %" in sentence
     assert "({:+.3f} to {:+.3f})".format(*second) in sentence
 
@@ -237,5 +237,5 @@ def test_world_rows_tell_how_fast_loras_train():
     throughput = json.loads((ROOT / "benchmarks/batched_training.json").read_text())
     rows = report.world_rows({"throughput": throughput})
     speeds = throughput["people_per_minute"]
-    shown = [f"{speeds[how]:,.0f}" for how in ("one at a time", "8 together", "32 together", "64 together")]
+    shown = [f"{speeds[method]:,.0f}" for method in ("one at a time", "8 together", "32 together", "64 together")]
     assert [row["value"] for row in rows] == [str(throughput["steps"]), str(throughput["threads"]), *shown]

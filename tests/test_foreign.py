@@ -715,7 +715,7 @@ def test_duplicates_are_found_whatever_the_naming_and_the_precision(tmp_path):
     write(tmp_path / "stronger.safetensors", "diffusers", 2, 2.1)
     scan = scan_folder(tmp_path, LAYOUT)
     assert list(scan.accepted) == [f"{name}.safetensors" for name in ("a", "negative", "other", "stronger")]
-    assert [(each.name[0], each.original, each.how) for each in scan.duplicates] == [
+    assert [(each.name[0], each.original, each.match) for each in scan.duplicates] == [
         ("b", "a.safetensors", "identical file"),
         ("c", "a.safetensors", "equal weights"),
         ("d", "a.safetensors", "equal weights"),

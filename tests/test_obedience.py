@@ -29,14 +29,20 @@ def test_a_factor_is_obeyed_by_the_share_of_pictures_that_show_it(pipe, layout, 
         (lora_obedience(probe, pipe, layout, people, 3, drawing), PHOTO_FACTORS, people, "sks"),
     ):
         assert shares.keys() == factors.keys()
-        asked = [(name, value) for name, factor in factors.items() for value in factor.asked]
+        prompted = [(name, value) for name, factor in factors.items() for value in factor.prompted]
         drawn = generate(
-            pipe, layout, weights, [factors[name].prompt(value, subject) for name, value in asked], 3, drawing, "test"
+            pipe,
+            layout,
+            weights,
+            [factors[name].prompt(value, subject) for name, value in prompted],
+            3,
+            drawing,
+            "test",
         )
         for name, factor in factors.items():
             shown = [
                 (probe.read(drawn[:, number].flatten(0, 1), name) == factor.choices.index(value)).double().mean()
-                for number, (each, value) in enumerate(asked)
+                for number, (each, value) in enumerate(prompted)
                 if each == name
             ]
             assert shares[name] == pytest.approx(sum(shown).item() / len(shown))

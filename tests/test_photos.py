@@ -46,7 +46,7 @@ def refusal(function, *args) -> InputError:
     return caught.value
 
 
-def told(found) -> dict[tuple[str, str], str]:
+def reasons_of(found) -> dict[tuple[str, str], str]:
     return {(row["person"], row["file"]): row["reason"] for row in found.rejected}
 
 
@@ -74,7 +74,7 @@ def test_what_is_no_photo_is_told(tmp_path, wanted, draw_people):
     Image.fromarray(np.zeros((70, 90), np.uint8)).save(whole / "0x.png")  # grey, but a photo
     found = read_people(wanted, 0, no_face)
     assert {row["person"] for row in found.rows} == {f"Person {number}" for number in range(1, 5)}
-    reasons = told(found)
+    reasons = reasons_of(found)
     if ("Person 0", "") in reasons:  # unless the others were enough
         assert reasons["Person 0", "0.png"].startswith("a damaged PNG")
         assert reasons["Person 0", ""] == "2 photos can be read, expected at least 3"
@@ -89,7 +89,7 @@ def test_an_unreadable_photo_is_told_in_the_same_words_each_time(photos, wanted)
     (photos / "Person 1/00.jpg").write_bytes(b"\xff\xd8\xff no photo")
     found, again = read_people(wanted, 0, no_face), read_people(wanted, 0, no_face)
     assert found.rejected == again.rejected
-    assert told(found) == {
+    assert reasons_of(found) == {
         ("Person 0", "00.jpg"): "an empty file; JPEG, PNG and WebP are read",
         ("Person 1", "00.jpg"): "a damaged JPEG (cannot identify image file)",
     }
@@ -248,10 +248,10 @@ def test_hostile_names_of_people_are_refused(photos, wanted, name):
         assert error.reason == "no plain name of a person"
 
 
-@pytest.mark.parametrize("what", ["person", "photo", "loop"])
-def test_symbolic_links_are_refused(photos, wanted, what):
-    link = photos / {"person": "Person 9", "photo": "Person 2/00.png", "loop": "Person 2/00"}[what]
-    link.symlink_to({"person": photos / "Person 1", "photo": "/etc/passwd", "loop": photos}[what])
+@pytest.mark.parametrize("place", ["person", "photo", "loop"])
+def test_symbolic_links_are_refused(photos, wanted, place):
+    link = photos / {"person": "Person 9", "photo": "Person 2/00.png", "loop": "Person 2/00"}[place]
+    link.symlink_to({"person": photos / "Person 1", "photo": "/etc/passwd", "loop": photos}[place])
     for error in (refusal(check_people, wanted), refusal(read_people, wanted, 0, no_face)):
         assert error.reason == "a symbolic link"
 
@@ -267,28 +267,28 @@ def test_photos_are_turned_as_they_were_taken(photos, wanted):
     np.testing.assert_array_equal(found.photos[person, 0].numpy(), np.asarray(align(upright, None, 64)))
 
 
-def again(picture: Image.Image, how: str) -> bytes:
+def again(picture: Image.Image, change: str) -> bytes:
     """The bytes of a copy of a picture."""
-    if how == "larger":
+    if change == "larger":
         return encoded(picture.resize((200, 240), Image.Resampling.LANCZOS), "JPEG", "RGB", quality=80)
-    if how == "grey":
+    if change == "grey":
         return encoded(picture, "PNG", "L")
-    if how == "mirrored":
+    if change == "mirrored":
         return encoded(ImageOps.mirror(picture), "WEBP", "RGB", quality=90)
     exif = Image.Exif()
     exif[0x0112] = 3
     return encoded(picture.rotate(180), "JPEG", "RGB", quality=95, exif=exif)
 
 
-@pytest.mark.parametrize("how", ["bytes", "larger", "grey", "mirrored", "turned"])
-def test_a_photo_that_is_inverted_is_none_that_it_is_scored_against(photos, wanted, how):
+@pytest.mark.parametrize("change", ["bytes", "larger", "grey", "mirrored", "turned"])
+def test_a_photo_that_is_inverted_is_none_that_it_is_scored_against(photos, wanted, change):
     original = photos / "Person 1/0.png"
     picture = scene(3, (160, 192))
     picture.save(original)
     copy = photos / "Person 1/0 (1).jpg"  # by name before the other
-    copy.write_bytes(original.read_bytes() if how == "bytes" else again(picture, how))
+    copy.write_bytes(original.read_bytes() if change == "bytes" else again(picture, change))
     found = read_people(wanted, 0, no_face)
-    assert told(found)["Person 1", "0.png"] == "a copy of 0 (1).jpg"
+    assert reasons_of(found)["Person 1", "0.png"] == "a copy of 0 (1).jpg"
     assert [row["file"] for row in found.rows if row["person"] == "Person 1"] == ["0 (1).jpg", "1.jpg", "2.png"]
 
 
@@ -365,14 +365,14 @@ QUICK = tuple(thing for thing in photo_folders.THINGS if thing is not photo_fold
 def test_folders_of_all_kinds_give_what_they_were_made_of(tmp_path, thing):
     read = 0
     for number in range(4):
-        made = photo_folders.Made(tmp_path / str(number), random.Random(number), number)
-        thing(made)
+        case = photo_folders.Made(tmp_path / str(number), random.Random(number), number)
+        thing(case)
         try:
-            found = photo_folders.read_folder(made.folder, number)
+            found = photo_folders.read_folder(case.folder, number)
         except InputError:
-            assert not made.sound
+            assert not case.sound
         else:
-            assert photo_folders.folder_fault(found, made, number) is None
+            assert photo_folders.folder_fault(found, case, number) is None
             read += 1
     assert thing is not photo_folders.nothing or read > 0
 
@@ -392,6 +392,6 @@ def test_fuzz_run_finds_nothing_and_would_find_something(monkeypatch):
 
 def test_a_copy_that_is_not_told_would_be_found(tmp_path, monkeypatch):
     monkeypatch.setattr("w2wpp.faces.photos.SAME", -1.0)
-    made = photo_folders.Made(tmp_path, random.Random(0), 0)
-    photo_folders.copies(made)
-    assert photo_folders.folder_fault(photo_folders.read_folder(tmp_path, 0), made, 0) == "a photo twice"
+    case = photo_folders.Made(tmp_path, random.Random(0), 0)
+    photo_folders.copies(case)
+    assert photo_folders.folder_fault(photo_folders.read_folder(tmp_path, 0), case, 0) == "a photo twice"

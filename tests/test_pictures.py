@@ -123,17 +123,17 @@ def test_every_mode_gives_the_picture(read, kind, mode):
     expected = np.asarray(grey if mode in ("1", "L", "LA", "I;16") else scenery).astype(float)
     if mode in ("LA", "RGBA"):
         expected = on_white(expected, np.asarray(Image.linear_gradient("L").resize((WIDTH, HEIGHT))) / 255)
-    how = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
-    difference = np.abs(read(encoded(scenery, kind, mode, **how)) - expected).mean()
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
+    difference = np.abs(read(encoded(scenery, kind, mode, **options)) - expected).mean()
     assert difference < {"JPEG": 5, "PNG": 20 if mode == "P" else 0.6, "WEBP": 0.6}[kind]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "MPO"])
 def test_of_several_pictures_the_first_is_taken(read, kind):
     first, second = (scene(seed, (WIDTH, HEIGHT)) for seed in (5, 6))
-    how = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "MPO" else {}
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "MPO" else {}
     file = io.BytesIO()
-    first.save(file, kind, save_all=True, append_images=[second], **how)
+    first.save(file, kind, save_all=True, append_images=[second], **options)
     assert Image.open(io.BytesIO(file.getvalue())).n_frames == 2
     assert np.abs(read(file.getvalue()) - np.asarray(first)).mean() < 5
 
@@ -241,8 +241,8 @@ def test_bystanders_make_no_claim(tmp_path):
 )
 def test_sizes_are_refused_before_anything_is_decoded(refused, size):
     header = struct.pack(">IIBBBBB", *size, 8, COLOR, 0, 0, 0)
-    told = refused(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"no data"))
-    assert f"{size[0]} x {size[1]} pixels, expected 64 to 16384" in told or "more than 64 million pixels" in told
+    reason = refused(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"no data"))
+    assert f"{size[0]} x {size[1]} pixels, expected 64 to 16384" in reason or "more than 64 million pixels" in reason
 
 
 def test_a_strip_of_which_all_is_there_is_refused(refused):

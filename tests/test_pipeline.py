@@ -176,8 +176,8 @@ def test_killed_shards_of_collect_end_with_the_same_bytes(clone, tmp_path):
             os.killpg(stage.pid, signal.SIGKILL)
             stage.wait()
     with ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(lambda shard: clone.run(*shard), shards))
-    assert all("Run without --shard to merge" in text for text in said)
+        printed = list(pool.map(lambda shard: clone.run(*shard), shards))
+    assert all("Run without --shard to merge" in text for text in printed)
     assert not (tmp_path / "zoo").exists()
     clone.run(*command)
     whole = clone.folder / "data/zoo"
@@ -191,7 +191,7 @@ def test_killed_shards_of_collect_end_with_the_same_bytes(clone, tmp_path):
 
 @pytest.mark.parametrize("origin", ["zoo", "sampled", "inverted"])
 def test_exported_lora_draws_what_the_batched_path_drew(clone, origin, tmp_path):
-    data, how = clone.folder / "data", load_params(clone.folder / "params.yaml").generate
+    data, drawing = clone.folder / "data", load_params(clone.folder / "params.yaml").generate
     space = load_space(data / "spaces/vae/space.safetensors")
     if origin == "zoo":
         weights, file = read_weights(data / "weights").of("zoo")[:1], tmp_path / "zoo.safetensors"
@@ -206,10 +206,10 @@ def test_exported_lora_draws_what_the_batched_path_drew(clone, origin, tmp_path)
         weights = space.decode(tensors["z"][[meta["people"].index("test-00000")]])
 
     pipe = load_pipeline(data / "base")
-    batched = generate(pipe, space.layout, weights, [IDENTITY_PROMPT], 1, how, origin)[0, 0, 0]
+    batched = generate(pipe, space.layout, weights, [IDENTITY_PROMPT], 1, drawing, origin)[0, 0, 0]
     if origin == "sampled":
-        asked = generate(pipe, space.layout, weights, meta["prompts"][1:2], 1, how.prompted, origin)[0, 0, 0]
-        for picture, kept in zip((batched, asked), sampled["pictures"][0, :2, 0], strict=True):
+        prompted = generate(pipe, space.layout, weights, meta["prompts"][1:2], 1, drawing.prompted, origin)[0, 0, 0]
+        for picture, kept in zip((batched, prompted), sampled["pictures"][0, :2, 0], strict=True):
             assert (picture.int() - kept.int()).abs().max() <= 2
     start = torch.randn((1, pipe.unet.config.in_channels, 8, 8), generator=torch.Generator().manual_seed(0))
 
@@ -217,8 +217,8 @@ def test_exported_lora_draws_what_the_batched_path_drew(clone, origin, tmp_path)
         pixels = pipe(
             IDENTITY_PROMPT,
             latents=start,
-            num_inference_steps=how.inference_steps,
-            guidance_scale=how.guidance,
+            num_inference_steps=drawing.inference_steps,
+            guidance_scale=drawing.guidance,
             output_type="pt",
         ).images[0]
         return (pixels * 255).round().permute(1, 2, 0)

@@ -61,10 +61,10 @@ def test_accuracy_counts_labelled_pictures_alone(probe):
 
 
 def test_obedience_is_the_share_of_pictures_that_show_what_was_asked(probe):
-    asked = []
+    prompted = []
 
     def draw(prompts):
-        asked.extend(prompts)
+        prompted.extend(prompts)
         names = [name for prompt in prompts for name in BACKGROUNDS if name in prompt]
         choices = torch.tensor([list(BACKGROUNDS).index(name) for name in names])
         wrong = (choices + 1) % len(COLORS)
@@ -72,7 +72,7 @@ def test_obedience_is_the_share_of_pictures_that_show_what_was_asked(probe):
 
     shares = obedience(probe, {"background": PHOTO_FACTORS["background"]}, draw, "sks")
     assert shares["background"] == pytest.approx(0.75, abs=0.1)
-    assert asked[0] == "a photo of sks person, on a white background"
+    assert prompted[0] == "a photo of sks person, on a white background"
 
 
 def test_labels_are_the_factors_of_each_photo():
@@ -93,8 +93,8 @@ def test_labels_are_the_factors_of_each_photo():
 def test_every_word_of_a_prompt_is_a_word_of_captions(pipe):
     known = {f"{word}</w>" for word in [*CAPTION_WORDS, IDENTITY_TOKEN]}
     for factor in FACTORS.values():
-        assert set(factor.asked) <= set(factor.choices)
-        for value in factor.asked:
+        assert set(factor.prompted) <= set(factor.choices)
+        for value in factor.prompted:
             assert set(pipe.tokenizer.tokenize(factor.prompt(value, IDENTITY_TOKEN))) <= known
 
 

@@ -24,8 +24,8 @@ def test_profile_keeps_comments_and_all_other_settings(tmp_path):
     changed = {
         key: value for key, value in leaves(after.model_dump()).items() if leaves(before.model_dump())[key] != value
     }
-    said = leaves(yaml.safe_load(PROFILE.read_text()))
-    assert changed.keys() <= said.keys() | {"portraits.path", "invert.people_at_once"}
+    profile = leaves(yaml.safe_load(PROFILE.read_text()))
+    assert changed.keys() <= profile.keys() | {"portraits.path", "invert.people_at_once"}
     assert (changed["lora.alpha"], changed["generate.inference_steps"], changed["generate.guidance"]) == (27, 50, 3)
     assert (changed["portraits.path"], changed["invert.people_at_once"]) == ("my/photos", 2)
     comments = [line.split("#")[1] for line in (ROOT / "params.yaml").read_text().splitlines() if "#" in line]
@@ -61,8 +61,8 @@ def test_params_as_dvc_leaves_them(tmp_path, overrides):
     comments = [line.split("#")[1] for line in (ROOT / "params.yaml").read_text().splitlines() if "#" in line]
     for _ in range(2):
         apply_profile(PROFILE, ours)
-        expected, said = leaves(settings.model_dump(mode="json")), leaves(yaml.safe_load(PROFILE.read_text()))
-        assert leaves(load_params(ours).model_dump(mode="json")) == expected | said | {"invert.adam_epsilon": 1e-8}
+        expected, profile = leaves(settings.model_dump(mode="json")), leaves(yaml.safe_load(PROFILE.read_text()))
+        assert leaves(load_params(ours).model_dump(mode="json")) == expected | profile | {"invert.adam_epsilon": 1e-8}
         assert [comment for comment in comments if f"#{comment}" not in ours.read_text()] == []
         apply_overrides(ours, ["space=pca"])
         settings = settings.model_copy(update={"space": "pca"})

@@ -55,6 +55,6 @@ def test_settings_of_commands_are_settings(page, tmp_path):
 
 def test_latent_dims_that_the_readme_asks_for_fit_the_shipped_zoo():
     people = (pd.read_csv(ROOT / "data/zoo/manifest.csv")["role"] == "zoo").sum()
-    asked = re.findall(r"latent_dim=(\d+)", (ROOT / "README.md").read_text())
-    assert asked
-    assert all(int(latent_dim) < people for latent_dim in asked)
+    dimensions = re.findall(r"latent_dim=(\d+)", (ROOT / "README.md").read_text())
+    assert dimensions
+    assert all(int(latent_dim) < people for latent_dim in dimensions)

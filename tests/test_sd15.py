@@ -166,15 +166,15 @@ def test_held_out_people_are_those_in_the_folder(world):
     quarantine = read_csv(world / "data/portraits/quarantine.csv")
     left_out = {f"Person {number}" for number in range(6)} - set(manifest["person"])
     assert len(left_out) == 1
-    told = {(row["person"], row["file"]): row["reason"] for row in quarantine.to_dict("records")}
+    reasons = {(row["person"], row["file"]): row["reason"] for row in quarantine.to_dict("records")}
     others = read_csv(world / "data/portraits/others.csv")[["person", "file"]].values.tolist()
     assert ["", ".DS_Store"] in others
     for person in set(manifest["person"]) - {"Person 0", "Person 1"}:
-        assert told[person, "0.png"] == "a copy of 0 (1).jfif"
+        assert reasons[person, "0.png"] == "a copy of 0 (1).jfif"
         assert [person, "0.txt"] in others
         assert manifest["file"][manifest["person"] == person].tolist() == ["0 (1).jfif", "1.jpg", "2.png"]
     if "Person 1" not in left_out:
-        assert told["Person 1", "00.jpg"] == "no picture; JPEG, PNG and WebP are read"
+        assert reasons["Person 1", "00.jpg"] == "no picture; JPEG, PNG and WebP are read"
         assert manifest["file"][manifest["person"] == "Person 1"].tolist() == ["0.png", "1.jpg", "2.png"]
 
 
@@ -252,7 +252,7 @@ def test_a_base_model_that_was_changed_or_moved_is_refused(tmp_path, sd15_base):
 
 
 @pytest.fixture
-def asked(tmp_path, world, sd15_base, sd15_clip, monkeypatch):
+def settings_of(tmp_path, world, sd15_base, sd15_clip, monkeypatch):
     """asked(setting, ...) gives the settings of the miniature profile with some of them changed; nothing is missing."""
     monkeypatch.setenv("INSIGHTFACE_HOME", str(world))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -276,8 +276,8 @@ def asked(tmp_path, world, sd15_base, sd15_clip, monkeypatch):
     return ask
 
 
-def test_nothing_is_missing(asked):
-    check_sources(asked())
+def test_nothing_is_missing(settings_of):
+    check_sources(settings_of())
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_nothing_is_missing(asked):
         ("evaluate.clip=openai/clip-vit-large-patch14", r"evaluate.clip: .*hf download openai/clip.* --revision x "),
     ],
 )
-def test_what_is_missing_is_one_clear_error(asked, setting, words):
+def test_what_is_missing_is_one_clear_error(settings_of, setting, words):
     settings = [setting]
     if setting.startswith("{"):
         settings = [
@@ -308,21 +308,21 @@ def test_what_is_missing_is_one_clear_error(asked, setting, words):
             for key, value in keys.items()
         ]
     with pytest.raises(InputError) as caught:
-        check_sources(asked(*settings))
+        check_sources(settings_of(*settings))
     error = in_params(caught.value) if isinstance(caught.value, ArgumentError) else caught.value
     assert re.search(words, str(error))
     assert "\n" not in str(error) and error.remedy
 
 
-def test_folders_may_be_given_from_home(asked, world, monkeypatch):
+def test_folders_may_be_given_from_home(settings_of, world, monkeypatch):
     monkeypatch.setenv("HOME", str(world))
-    check_sources(asked("collect.path=~/loras", "portraits.path=~/photos"))
+    check_sources(settings_of("collect.path=~/loras", "portraits.path=~/photos"))
 
 
-def test_loose_photos_are_refused_by_the_first_stage(tmp_path, asked, monkeypatch):
+def test_loose_photos_are_refused_by_the_first_stage(tmp_path, settings_of, monkeypatch):
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat/0.jpg").write_bytes(b"\xff\xd8\xff")
-    asked("portraits.path=flat")
+    settings_of("portraits.path=flat")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["settings.py"])
     with pytest.raises(SystemExit, match=r"lie loose.*: 1, such as 0\.jpg\. Put the photos .*flat/anna/1\.jpg"):

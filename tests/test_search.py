@@ -115,8 +115,8 @@ def test_inversion_finds_the_trained_lora(pipe, params, layout, latents, text, s
 
 def test_a_strong_prior_keeps_z_at_zero(pipe, space, prior, latents, text, settings):
     def search(weight):
-        how = settings.model_copy(update={"steps": 20, "prior_weight": weight})
-        return invert(pipe, space, prior, one_each(latents, text), SearchOptions(how))[0].abs().max().item()
+        changed = settings.model_copy(update={"steps": 20, "prior_weight": weight})
+        return invert(pipe, space, prior, one_each(latents, text), SearchOptions(changed))[0].abs().max().item()
 
     assert search(1e4) < 0.02 < 0.2 < search(0.0)
 
@@ -198,7 +198,7 @@ def test_several_photos_of_a_person(pipe, space, text, settings, normal, timeste
 
     searched = torch.zeros(2, 6, requires_grad=True)
     rows = [photos[:, photo] for _ in range(timesteps) for photo in range(3)]
-    said = [words[:, photo] for _ in range(timesteps) for photo in range(3)]
+    spoken = [words[:, photo] for _ in range(timesteps) for photo in range(3)]
     weights = torch.stack(
         [mask[:, photo] / mask[:, photo].mean((1, 2), keepdim=True) for _ in range(timesteps) for photo in range(3)]
     )[:, :, None]
@@ -208,7 +208,7 @@ def test_several_photos_of_a_person(pipe, space, text, settings, normal, timeste
         space.layout,
         space.decode(searched),
         torch.stack(rows),
-        torch.stack(said),
+        torch.stack(spoken),
         1.0,
         step_generator(5, 0),
         weights,

@@ -246,11 +246,11 @@ def test_interrupted_equals_uninterrupted(train, validation, basis, settings, fi
     settings = settings.model_copy(update={"epochs": 6, "lr": 0.03})
     whole, history = fit(train, validation, basis, settings)
     monkeypatch.setattr(vae, "CHECKPOINT_SECONDS", 0.0)
-    asked = []
+    epochs = []
 
     def draw(seed, epoch):
-        asked.append(epoch)
-        if asked == [0, 1, 2, 3]:
+        epochs.append(epoch)
+        if epochs == [0, 1, 2, 3]:
             raise KeyboardInterrupt
         return step_generator(seed, epoch)
 
@@ -259,11 +259,11 @@ def test_interrupted_equals_uninterrupted(train, validation, basis, settings, fi
     with pytest.raises(KeyboardInterrupt):
         fit(train, validation, basis, settings, checkpoint)
     resumed, history_resumed = fit(train, validation, basis, settings, checkpoint)
-    assert asked == [0, 1, 2, 3, 3, 4, 5]
+    assert epochs == [0, 1, 2, 3, 3, 4, 5]
     assert history_resumed == history
     assert equal(resumed, whole)
     finished, history_finished = fit(train, validation, basis, settings, checkpoint)  # nothing is left to do
-    assert asked[7:] == []
+    assert epochs[7:] == []
     assert history_finished == history
     assert equal(finished, whole)
 

@@ -250,14 +250,14 @@ def fitted(make_pipe, layout, params, tmp_path_factory) -> dict[str, dict]:
         )
         history = pd.DataFrame(vae.records["training.json"]["history"])
         assert vae.records["training.json"]["kept"]["epoch"] > 3  # or the space were the untrained one
-        what = f"{metric}, ridge {ridge}"
+        name = f"{metric}, ridge {ridge}"
         results["vae"] |= {
-            f"{what}: history": torch.tensor(history.astype(float).to_numpy().T),
-            f"{what}: zoo": vae.space.encode(zoo),
-            f"{what}: decoded": vae.space.decode(noise(4, 2)),
+            f"{name}: history": torch.tensor(history.astype(float).to_numpy().T),
+            f"{name}: zoo": vae.space.encode(zoo),
+            f"{name}: decoded": vae.space.decode(noise(4, 2)),
         }
         coordinates = kept("coordinates-*/coordinates.safetensors")
-        results["coordinates"] |= {f"{what}: {key}": each for key, each in coordinates.items()}
+        results["coordinates"] |= {f"{name}: {key}": each for key, each in coordinates.items()}
         for path in context.scratch.glob("coordinates-*/coordinates.safetensors"):
             path.unlink()
     return results

@@ -164,12 +164,12 @@ def test_every_precision(toy, tmp_path, dtype, block_rows):
 
 def test_block_rows_do_not_matter_but_settings_do(toy, tmp_path):
     _, files = toy
-    made = []
+    packed = []
     for number, change in enumerate([{}, {"block_rows": 5}, {"seed": 1}, {"rows_per_shard": 7}, {"test": 0.4}]):
         pack(files, tmp_path / str(number), **change)
-        made.append(contents(tmp_path / str(number) / "out"))
-    assert made[0] == made[1]
-    assert all(made[0] != each for each in made[2:])
+        packed.append(contents(tmp_path / str(number) / "out"))
+    assert packed[0] == packed[1]
+    assert all(packed[0] != each for each in packed[2:])
 
 
 def test_splits_without_people_have_no_shards(toy, tmp_path):
@@ -708,10 +708,10 @@ def test_memory(tmp_path, sd15):
 
 
 def test_reading_back(toy, tmp_path):
-    made = pack(toy[1], tmp_path)
+    packed = pack(toy[1], tmp_path)
     read = read_w2w(str(tmp_path / "out"))
-    assert (read.shards, read.layout) == (made.shards, made.layout)
-    pd.testing.assert_frame_equal(read.people, made.people)
+    assert (read.shards, read.layout) == (packed.shards, packed.layout)
+    pd.testing.assert_frame_equal(read.people, packed.people)
     assert read.people["person"].map(type).eq(str).all()
     assert len(open_shards(tmp_path / "out/test")) == len(read.shards["test"])
 
@@ -808,15 +808,15 @@ def test_files_in_the_cache(hub_cache, tmp_path, normal):
 @pytest.mark.parametrize(("value", "offline"), [("1", True), ("yes", True), ("0", False), ("", False)])
 def test_downloads_are_of_the_pinned_revision(hub_cache, tmp_path, monkeypatch, value, offline):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    asked = []
+    requests = []
 
     def download(repository, name, revision, local_files_only):
-        asked.append((repository, name, revision, local_files_only))
+        requests.append((repository, name, revision, local_files_only))
         return str(tmp_path / Path(name).name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert find_files() == W2WFiles(tmp_path / "all_weights.pt", tmp_path / "identity_df.pt")
-    assert asked == [
+    assert requests == [
         (REPOSITORY, f"{SUBFOLDER}/{name}", REVISION, offline) for name in ("identity_df.pt", "all_weights.pt")
     ]
 

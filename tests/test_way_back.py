@@ -100,14 +100,14 @@ def clone(tmp_path_factory) -> Clone:
 
 
 def test_the_readmes_experiments_lead_back(clone):
-    before, said = clone.files(), {}
+    before, printed = clone.files(), {}
     back = [command for command in commands() if "apply" in command]
     assert back
     for command in commands()[1:]:
         if "metrics show" in command:
             continue  # of stages that are not here
         computed = clone.stages_run()
-        said[command] = clone.run(command)
+        printed[command] = clone.run(command)
         if command in back:
             assert clone.files() == before
             assert clone.stages_run() == computed
@@ -116,7 +116,7 @@ def test_the_readmes_experiments_lead_back(clone):
         else:
             assert clone.stages_run() == computed
     assert "didn't change" in clone.run("dvc repro") and clone.files() == before
-    comparison = next(text for command, text in said.items() if "metrics diff" in command)
+    comparison = next(text for command, text in printed.items() if "metrics diff" in command)
     row = next(line.split() for line in comparison.splitlines() if "id_score" in line)
     old, new, change = map(float, row[2:])
     assert old != new and change == pytest.approx(new - old)

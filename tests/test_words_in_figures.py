@@ -132,13 +132,13 @@ EXAMPLES = {
 
 
 def test_every_figure_has_an_example():
-    made = {
+    figures = {
         name
         for module in (curves, latent_planes, picture_sheets, scores)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if not name.startswith("_") and name != "new_figure" and inspect.signature(function).return_annotation is Figure
     }
-    assert made == EXAMPLES.keys()
+    assert figures == EXAMPLES.keys()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -160,11 +160,11 @@ def test_words_are_text_on_the_sheets_of_the_report(tmp_path, caplog):
     rungs = [
         "true",
         "one-photo",
-        *(f"{space} {how}" for space in sheets.SPACES for how in ("inversion", "reconstruction")),
+        *(f"{space} {kind}" for space in sheets.SPACES for kind in ("inversion", "reconstruction")),
     ]
     scores = pd.DataFrame({rung: np.arange(many) / many for rung in rungs} | {"split": "test"}, index=names)
-    made = {rung: pictures(many, 4) for rung in rungs} | {"class": pictures(4)}
-    shown = sheets.Sheets(held_out, 2, made, scores, 0.0)
+    by_rung = {rung: pictures(many, 4) for rung in rungs} | {"class": pictures(4)}
+    shown = sheets.Sheets(held_out, 2, by_rung, scores, 0.0)
     for space in sheets.SPACES:
         tensor = torch.from_numpy(pictures(2, len(WORDS), 1))
         write_pack(tmp_path / "samples" / space / "pictures.safetensors", {"pictures": tensor}, {"prompts": WORDS})
@@ -186,8 +186,8 @@ def test_words_are_text_on_the_sheets_of_the_report(tmp_path, caplog):
 def test_long_words_are_cut(words):
     lines = drawn_words(words, 10, 3).split("\n")
     assert len(lines) <= 3 and max(map(len, lines)) <= 10
-    told = " ".join(lines) if " " in words else "".join(lines)
-    assert told == " ".join(words.split()) or told == words[:29] + "\N{HORIZONTAL ELLIPSIS}"
+    shown = " ".join(lines) if " " in words else "".join(lines)
+    assert shown == " ".join(words.split()) or shown == words[:29] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 class Page(HTMLParser):
@@ -236,7 +236,7 @@ def test_settings_are_text_on_the_page(params: Params):
             "explained_variance",
             "inversion_loss",
             "ladder",
-            *(f"{what}_{space}" for what in ("sampling", "inversion") for space in METHODS),
+            *(f"{kind}_{space}" for kind in ("sampling", "inversion") for space in METHODS),
         ],
         b"",
     )

@@ -121,19 +121,20 @@ def invert(
 
 def _story(found: "Inversion", photos: list[Path], steps: int, space: str, base: str) -> list[str]:
     """What was found, in four lines."""
-    how, first = found.record, found.record.photos[0]
+    record, first = found.record, found.record.photos[0]
     several = f" and {len(photos) - 1} more" if len(photos) > 1 else ""
     seen = {None: "as it is", 1: "one face"}.get(first.faces, f"the largest of {first.faces} faces")
     placed = "" if first.faces is None else ", framed like training photos already" if first.whole else ", aligned"
-    guessed = "the mean of the space" if not how.guess.any() else "the photo encoder's guess"
-    far = " (far from everybody: a photo unlike those of training)" if how.z.norm() > FAR * len(how.z) ** 0.5 else ""
+    guessed = "the mean of the space" if not record.guess.any() else "the photo encoder's guess"
+    is_far = record.z.norm() > FAR * len(record.z) ** 0.5
+    far = " (far from everybody: a photo unlike those of training)" if is_far else ""
     return [
         f"photo   {photos[0]}{several}, {first.size[0]} x {first.size[1]} pixels: {seen}{placed}",
         f"space   {space}, {found.space.latent_dim} dimensions, of {base}",
-        f"start   {guessed}; the search moved it by {(how.z - how.guess).norm():.1f}, to {how.z.norm():.1f} from "
-        f"the mean{far}",
-        f"search  {steps} steps in {how.seconds:.1f} s; denoising loss {how.losses[0]:.3f} at the start, "
-        f"{how.losses[1]:.3f} in the end",
+        f"start   {guessed}; the search moved it by {(record.z - record.guess).norm():.1f}, to {record.z.norm():.1f} "
+        f"from the mean{far}",
+        f"search  {steps} steps in {record.seconds:.1f} s; denoising loss {record.losses[0]:.3f} at the start, "
+        f"{record.losses[1]:.3f} in the end",
     ]
 
 

@@ -70,8 +70,8 @@ def _of_lora(file: Path, space: str, base: str) -> dict[str, str]:
             lora = read_lora(file, loaded.layout)
             cut = f", {lora.energy:.1%} of it within rank {loaded.layout.rank}" if lora.energy < 1 else ""
             besides = f"; {len(lora.ignored)} keys of other modules" if lora.ignored else ""
-            said = f"in the keys of {lora.naming}, rank {lora.rank}, alpha from {lora.alpha_from}"
-            lines = {"LoRA": said + cut + besides, "base": _fit(loaded.layout, base)}
+            naming = f"in the keys of {lora.naming}, rank {lora.rank}, alpha from {lora.alpha_from}"
+            lines = {"LoRA": naming + cut + besides, "base": _fit(loaded.layout, base)}
         return lines | {"space": _kept(load_lora(file, loaded), space)}
     except InputError as error:
         return lines | {"space": f"{space} does not fit, or is not there: {error}"}

@@ -115,14 +115,14 @@ def joined(batches: list[Batch]) -> dict[str, Tensor]:
 
 
 def finish(
-    batches: list[Batch], work: Work, what: str = "", engine: EngineParams | None = None, cores: int | None = None
+    batches: list[Batch], work: Work, label: str = "", engine: EngineParams | None = None, cores: int | None = None
 ) -> None:
     """Compute what is missing of `batches`.
 
     Args:
         work: gives a batch's results from its inputs, tensors of as many rows as the batch has; for Ray, a function of
             this library or a `functools.partial` of one.
-        what: a name for the progress bar.
+        label: a name for the progress bar.
         engine: where; None for here.
         cores: None for work that takes a GPU where there is one, or else as many cores as torch uses; a number for
             work on one core each, of which so many are done here at a time.
@@ -143,7 +143,7 @@ def finish(
     # Work that is done here, batch after batch, has bars of its own.
     with progress(
         None,
-        what,
+        label,
         total=len(batches),
         initial=len(batches) - len(missing),
         unit="batch",

@@ -98,11 +98,11 @@ def _check_that_one_machine_has(needs: dict[str, float], nodes: list[dict]) -> N
         node["Alive"] and all(node["Resources"].get(names[key], 0) >= number for key, number in needs.items())
         for node in nodes
     ):
-        asked = " and ".join(f"{number} {names[key]}" for key, number in needs.items())
+        needed = " and ".join(f"{number} {names[key]}" for key, number in needs.items())
         raise ArgumentError(
             EngineParams,
             "kind",
-            f"no machine of the Ray cluster has {asked}, which a batch takes",
+            f"no machine of the Ray cluster has {needed}, which a batch takes",
             "Add one, or set OMP_NUM_THREADS for batches on fewer cores",
         )
 

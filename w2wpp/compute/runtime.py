@@ -25,9 +25,9 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def progress(iterable, what: str | None, *, disable: bool = False, **kwargs) -> tqdm:
+def progress(iterable, label: str | None, *, disable: bool = False, **kwargs) -> tqdm:
     """A progress bar with ETA on stderr that rewrites its line at most once a second; none where it has no label."""
-    return tqdm(iterable, desc=what, mininterval=1.0, dynamic_ncols=True, disable=disable or what is None, **kwargs)
+    return tqdm(iterable, desc=label, mininterval=1.0, dynamic_ncols=True, disable=disable or label is None, **kwargs)
 
 
 def prepare() -> None:

@@ -28,7 +28,7 @@ class Checkpoint:
 
 
 def train(
-    what: str | None,
+    label: str | None,
     losses_of: Callable[[int], Tensor],
     optimizer: Optimizer,
     rate: Callable[[int], float],
@@ -41,7 +41,7 @@ def train(
     """Take the steps 0 .. steps - 1 of an optimizer, in place.
 
     Args:
-        what: a name for the progress bar; None for no bar.
+        label: a name for the progress bar; None for no bar.
         losses_of: the losses of a step, a scalar or one of each independent problem [n], whose sum is minimised. Where
             there is a checkpoint, its random numbers must be those of a `step_generator`, so that a resumed run repeats
             an unbroken one.
@@ -61,7 +61,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         averages, first = state["averages"], state["step"]
 
-    bar = progress(range(first, steps), what, initial=first, total=steps)
+    bar = progress(range(first, steps), label, initial=first, total=steps)
     shown = 0.0
     for step in bar:
         for group in optimizer.param_groups:

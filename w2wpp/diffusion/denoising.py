@@ -132,7 +132,7 @@ def generate(
     prompts: list[str],
     seeds: int | Sequence[int],
     params: GenerateParams,
-    what: str | None,
+    label: str | None,
 ) -> Tensor:
     """Pictures of many models, through the pipeline's own `__call__`.
 
@@ -141,7 +141,7 @@ def generate(
         prompts: each model answers every prompt.
         seeds: of the pictures per prompt, the same for every model; a number n means 0 .. n - 1.
         params: of which `batch` is pictures per call at most; the result does not depend on it beyond rounding.
-        what: label of the progress bar; None for no bar.
+        label: label of the progress bar; None for no bar.
 
     Returns:
         uint8 [n, prompts, seeds, h, w, 3].
@@ -154,7 +154,7 @@ def generate(
     start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in numbers])
     models = max(1, params.batch // len(requests))
     out = []
-    with progress(None, what, total=len(weights) * len(requests), unit="picture") as bar:
+    with progress(None, label, total=len(weights) * len(requests), unit="picture") as bar:
         for first, count in chunks(len(weights), models):
             drawn = []
             for some in requests.split(params.batch):

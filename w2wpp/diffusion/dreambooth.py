@@ -95,11 +95,11 @@ def prompted_latents(
 
 
 def class_images(
-    pipe: StableDiffusionPipeline, layout: WeightLayout, params: DreamBoothParams, how: GenerateParams
+    pipe: StableDiffusionPipeline, layout: WeightLayout, params: DreamBoothParams, drawing: GenerateParams
 ) -> Tensor:
     """Latents [class_images, c, h, w] of the base model's own pictures of the class prompt."""
     unadapted = torch.zeros(1, layout.dimension)
-    pictures = generate(pipe, layout, unadapted, [CLASS_PROMPT], params.class_images, how, "class images")
+    pictures = generate(pipe, layout, unadapted, [CLASS_PROMPT], params.class_images, drawing, "class images")
     return encode_images(pipe, pictures[0, 0])
 
 
@@ -112,7 +112,7 @@ def train_loras(
     class_latents: Tensor,
     params: DreamBoothParams,
     seed: int,
-    what: str,
+    label: str,
 ) -> tuple[Tensor, Tensor]:
     """Train one LoRA per person on that person's photos, with prior preservation on shared class images.
 
@@ -155,5 +155,5 @@ def train_loras(
             last_losses.append(losses[: params.photos_per_step].detach().mean(0))
         return (losses * row_weight.to(losses)).sum(0)
 
-    train(what, losses_of, optimizer, partial(cosine_rate, steps=params.steps, lr=params.lr, warmup=10), params.steps)
+    train(label, losses_of, optimizer, partial(cosine_rate, steps=params.steps, lr=params.lr, warmup=10), params.steps)
     return weights.detach(), torch.stack(last_losses).mean(0)

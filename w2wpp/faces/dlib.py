@@ -28,13 +28,14 @@ ARCFACE_LANDMARKS = np.array([[79.5, 51.8], [66.2, 51.8], [32.5, 51.8], [45.8, 5
 
 
 class DlibRecognizer(ChipRecognizer):
-    """Dlib's frontal detector, five-point landmarks and 128-number ResNet, the same result for any ``workers``.
+    """Dlib's frontal detector, five-point landmarks and 128-number ResNet, the same result for any `workers`.
 
     Args:
         workers: processes that find faces; None for one per core. One where the platform cannot fork.
         progress: label of a progress bar; None for no bar.
 
-    Raises: InputError when the package with the weights is missing.
+    Raises:
+        InputError: the package with the weights is missing.
     """
 
     name, dim = "dlib", 128
@@ -134,7 +135,7 @@ class DlibResNet:
 
 
 def aligned_faces(images: np.ndarray, progress: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The faces on pictures as ArcFace networks want them, found and aligned as for ``insightface:<path.onnx>``.
+    """The faces on pictures as ArcFace networks want them, found and aligned as for `insightface:<path.onnx>`.
 
     Args:
         images: uint8 RGB [n, h, w, 3].

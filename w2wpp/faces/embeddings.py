@@ -18,7 +18,7 @@ _WORKER: dict[str, Callable] = {}  # filled in forked workers only
 
 
 class Embeddings(NamedTuple):
-    """``vectors`` float32 [n, e], raw (neither centred nor normalised) and 0 where ``found`` bool [n] is False."""
+    """`vectors` float32 [n, e], raw (neither centred nor normalised) and 0 where `found` bool [n] is False."""
 
     vectors: np.ndarray
     found: np.ndarray

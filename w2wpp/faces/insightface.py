@@ -19,11 +19,12 @@ class InsightFaceRecognizer(ChipRecognizer):
     """An ArcFace-style network through insightface: one ONNX file, or a pack that brings its own detector.
 
     Args:
-        spec: ``insightface:<path.onnx>`` gets faces found by dlib and aligned to 112x112; ``insightface:<pack name>``
-            is a folder of ONNX files in ``$INSIGHTFACE_HOME/models`` (or ``~/.insightface``), never downloaded.
-        workers, progress: as in :class:`DlibRecognizer`; a pack uses one process.
+        spec: `insightface:<path.onnx>` gets faces found by dlib and aligned to 112x112; `insightface:<pack name>`
+            is a folder of ONNX files in `$INSIGHTFACE_HOME/models` (or `~/.insightface`), never downloaded.
+        workers, progress: as in `DlibRecognizer`; a pack uses one process.
 
-    Raises: InputError when the file or folder is missing or is not an ArcFace-style network.
+    Raises:
+        InputError: the file or folder is missing or is not an ArcFace-style network.
     """
 
     def __init__(self, spec: str, workers: int | None = None, progress: str | None = None) -> None:

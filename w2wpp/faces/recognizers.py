@@ -11,7 +11,7 @@ from w2wpp.files.errors import ArgumentError
 
 
 class Recognizer(Protocol):
-    """Embeds the most certain face of each picture, uint8 RGB [n, h, w, 3]; ``name`` is its spec, ``dim`` is e."""
+    """Embeds the most certain face of each picture, uint8 RGB [n, h, w, 3]; `name` is its spec, `dim` is e."""
 
     name: str
     dim: int
@@ -20,10 +20,10 @@ class Recognizer(Protocol):
 
 
 def load_recognizer(spec: str, workers: int | None = None, progress: str | None = None) -> Recognizer:
-    """The recogniser that ``spec`` names: ``dlib`` or ``insightface:<pack name or path.onnx>``.
+    """The recogniser that `spec` names: `dlib` or `insightface:<pack name or path.onnx>`.
 
     Raises:
-        InputError: any other spec (naming the argument ``recognizer``), or its files are missing.
+        InputError: any other spec (naming the argument `recognizer`), or its files are missing.
     """
     if spec == "dlib":
         return DlibRecognizer(workers, progress)

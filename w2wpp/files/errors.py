@@ -8,11 +8,11 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class InputError(Exception):
-    """A bad input, told in one line: ``<where>: <key>: <reason>. <remedy>``.
+    """A bad input, told in one line: `<where>: <key>: <reason>. <remedy>`.
 
     Args:
-        where: the file, stage or component that holds the bad input, e.g. ``params.yaml`` or a LoRA's path.
-        key: the parameter or tensor at fault; None when the whole of ``where`` is.
+        where: the file, stage or component that holds the bad input, e.g. `params.yaml` or a LoRA's path.
+        key: the parameter or tensor at fault; None when the whole of `where` is.
         reason: what is wrong, without a final full stop; addresses of objects in it are left out, as they differ from
             run to run.
         remedy: what to do about it; None when the reason says it all.

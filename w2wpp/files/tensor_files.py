@@ -103,9 +103,12 @@ def parse_object(text: str | bytes, where: str, key: str | None) -> dict:
     except RecursionError as error:
         raise InputError(where, key, "not valid JSON (nested too deeply)", _DAMAGED) from error
     except ValueError as error:
-        what = None if encoded.startswith(b"{") else describe(encoded[:START])
+        known = None if encoded.startswith(b"{") else describe(encoded[:START])
         raise InputError(
-            where, key, f"not valid JSON ({what[0] if what else printable(str(error))})", what[1] if what else _DAMAGED
+            where,
+            key,
+            f"not valid JSON ({known[0] if known else printable(str(error))})",
+            known[1] if known else _DAMAGED,
         ) from error
     if not isinstance(content, dict):
         raise InputError(where, key, "not a JSON object", _DAMAGED)

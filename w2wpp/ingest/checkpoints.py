@@ -87,13 +87,13 @@ def find_trainings(metadata: dict[str, dict[str, str]]) -> list[Training]:
     for part in parts:
         if part.sign == "loose":
             loose[part.training].append(part.number[0])
-    told = plain | {
+    named = plain | {
         training
         for training, numbers in loose.items()
         if len(numbers) > 1 and not any(number % 50 for number in numbers)
     }
     parts = [
-        _Part(part.name, own_name(part.name)) if part.sign == "loose" and part.training not in told else part
+        _Part(part.name, own_name(part.name)) if part.sign == "loose" and part.training not in named else part
         for part in parts
     ]
     groups = _joined(parts, metadata)
@@ -103,8 +103,8 @@ def find_trainings(metadata: dict[str, dict[str, str]]) -> list[Training]:
 def _training(members: list[_Part]) -> Training:
     numbered = [part.name for part in sorted(members, key=lambda part: (part.number, part.name)) if part.number]
     last = [part.name for part in members if not part.number]
-    told = len(members) > 1 or members[0].sign in ("", "spelt")
-    person = min(part.training for part in members) if told else ""
+    named = len(members) > 1 or members[0].sign in ("", "spelt")
+    person = min(part.training for part in members) if named else ""
     return Training(
         normalize("NFC", person or own_name(members[0].name)),
         tuple(sorted(last)),

@@ -44,7 +44,7 @@ class Duplicate:
 
     name: str
     original: str
-    how: str
+    match: str
     distance: float
 
 
@@ -218,8 +218,8 @@ def find_duplicates(loras: dict[str, ForeignLora], layout: WeightLayout) -> tupl
         distances = [product_distance(loras[names[i]].vector, loras[name].vector, layout) for i in nearby]
         if distances and min(distances) <= limit:
             nearest = names[nearby[distances.index(min(distances))]]
-            how = "identical file" if loras[name].digest == loras[nearest].digest else "equal weights"
-            duplicates.append(Duplicate(name, nearest, how, min(distances) * SAME / limit if limit else 0.0))
+            match = "identical file" if loras[name].digest == loras[nearest].digest else "equal weights"
+            duplicates.append(Duplicate(name, nearest, match, min(distances) * SAME / limit if limit else 0.0))
         else:
             originals.append(row)
     return tuple(duplicates)

@@ -95,11 +95,11 @@ class KeyTable:
         for key in ignored:
             rest = self._after_module(key)
             if rest:
-                what = change(rest)
+                kind = change(rest)
                 raise InputError(
                     where,
                     key,
-                    "neither A, B nor alpha of a LoRA" + (f" ({what})" if what else ""),
+                    "neither A, B nor alpha of a LoRA" + (f" ({kind})" if kind else ""),
                     "Only plain LoRAs can be read: no DoRA, LoHa, LoKr, convolutions or biases",
                 )
         if not found:
@@ -173,11 +173,11 @@ class KeyTable:
         beside = bystander(keys)
         if beside:
             raise InputError(where, *beside, "Leave it out; the LoRA of the UNet is another file")
-        key, what = other_model(keys) or (min(keys), "no LoRA of the UNet, or one with names that are not known here")
+        key, kind = other_model(keys) or (min(keys), "no LoRA of the UNet, or one with names that are not known here")
         raise InputError(
             where,
             key,
-            what if what.startswith("no ") else f"looks like {what}",
+            kind if kind.startswith("no ") else f"looks like {kind}",
             "Give LoRAs of the base model, which adapt all targets and blocks that LoRAs are read for",
         )
 

@@ -16,8 +16,8 @@ _WHOLE_MODEL = re.compile(
 )
 # What else a module can be changed by, by what follows its name in a key.
 _CHANGES = tuple(
-    (re.compile(pattern), what)
-    for pattern, what in (
+    (re.compile(pattern), kind)
+    for pattern, kind in (
         (r"hada_", "LoHa"),
         (r"lokr_", "LoKr"),
         (r"b?oft_", "OFT"),
@@ -32,8 +32,8 @@ _CHANGES = tuple(
 )
 # The most telling first. Between the parts of a path kohya's trainer has underscores where others have dots.
 _MODELS = tuple(
-    (re.compile(pattern.replace("@", r"[._]")), what)
-    for pattern, what in (
+    (re.compile(pattern.replace("@", r"[._]")), kind)
+    for pattern, kind in (
         (r"motion_module|temporal_transformer", "a motion module of AnimateDiff"),
         (r"controlnet|control_model|input_hint_block", "a ControlNet"),
         (r"ip_adapter|image_proj\b", "an IP-Adapter"),
@@ -64,16 +64,16 @@ def is_of_text_encoder(key: str) -> bool:
 
 def change(rest: str) -> str:
     """What changes a module by a tensor of this name, relative to the module, other than a LoRA; "" if not known."""
-    return next((what for pattern, what in _CHANGES if pattern.match(rest)), "")
+    return next((kind for pattern, kind in _CHANGES if pattern.match(rest)), "")
 
 
 def other_model(keys: Iterable[str]) -> tuple[str, str] | None:
     """A key that tells of what else than a UNet of Stable Diffusion 1 a file is, and of what; None if none does."""
     of_model = sorted(key for key in keys if not is_of_text_encoder(key))
-    for pattern, what in _MODELS:
+    for pattern, kind in _MODELS:
         telling = next(filter(pattern.search, of_model), None)
         if telling:
-            return telling, what
+            return telling, kind
     return None
 
 

@@ -84,7 +84,7 @@ def _no_lora(child: os.DirEntry, name: str) -> str:
     if child.name.lower().endswith(_LORA_SUFFIXES):
         return ""
     suffix = PurePosixPath(child.name).suffix[1:].lower()
-    return next((what for suffixes, what in _OTHERS if suffix in suffixes), "no LoRA by its name")
+    return next((kind for suffixes, kind in _OTHERS if suffix in suffixes), "no LoRA by its name")
 
 
 def _refusal(child: os.DirEntry, name: str, root: str) -> str:

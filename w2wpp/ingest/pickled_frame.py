@@ -245,9 +245,9 @@ def _bytes(value: object) -> bytes:
     return text.encode("latin-1")
 
 
-def _call(value: object, functions: tuple[str, ...], what: str) -> Call:
+def _call(value: object, functions: tuple[str, ...], expected: str) -> Call:
     if not isinstance(value, Call) or value.function not in functions:
-        raise _Unfit(f"no {what} where there must be one")
+        raise _Unfit(f"no {expected} where there must be one")
     return value
 
 

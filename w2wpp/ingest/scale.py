@@ -73,15 +73,15 @@ class LoraScale:
         Raises:
             InputError: alpha or rank is missing, no positive number, or the rank another than the tensors'.
         """
-        said, alpha = (
+        given, alpha = (
             self._number(name, pattern, module)
             for name, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern"))
         )
-        if said != rank:
+        if given != rank:
             raise InputError(
                 self.where,
                 "r",
-                f"{said:g} for {module}, whose tensors have rank {rank}",
+                f"{given:g} for {module}, whose tensors have rank {rank}",
                 "Keep every LoRA with its own configuration",
             )
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank

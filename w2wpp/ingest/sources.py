@@ -141,7 +141,7 @@ def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: P
     write_quarantine(out, _refused(scan), LORAS)
     write_csv(
         out / "duplicates.csv",
-        pd.DataFrame([vars(each) for each in scan.duplicates], columns=["name", "original", "how", "distance"]),
+        pd.DataFrame([vars(each) for each in scan.duplicates], columns=["name", "original", "match", "distance"]),
     )
     write_csv(out / "others.csv", pd.DataFrame([vars(each) for each in scan.others], columns=["name", "reason"]))
     write_csv(

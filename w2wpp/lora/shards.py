@@ -121,12 +121,12 @@ def open_shards(folder: str | Path) -> Shards:
                 "Put only shards of one layout into the folder, none of them empty",
             )
         if (dtype, meta.get("layout")) != first:
-            what = "dtype" if dtype != first[0] else "layout"
+            field = "dtype" if dtype != first[0] else "layout"
             raise InputError(
                 str(path),
                 KEY,
-                f"{what} differs from that of {paths[0].name}",
-                f"Put only shards of one {what} into the folder",
+                f"{field} differs from that of {paths[0].name}",
+                f"Put only shards of one {field} into the folder",
             )
         bounds.append(bounds[-1] + shape[0])
     return Shards(paths, tuple(bounds), _DTYPES[dtype], layout)

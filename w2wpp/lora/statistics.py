@@ -48,8 +48,8 @@ def standardise_shards(shards: Shards, block_rows: int = 256) -> tuple[Tensor, T
     return mean.float(), torch.where(std > 1e-8, std, torch.ones_like(std))
 
 
-def blocks_with_progress(shards: Shards, block_rows: int, what: str) -> Iterable[Tensor]:
-    return progress(shards.blocks(block_rows), what, total=math.ceil(len(shards) / block_rows))
+def blocks_with_progress(shards: Shards, block_rows: int, label: str) -> Iterable[Tensor]:
+    return progress(shards.blocks(block_rows), label, total=math.ceil(len(shards) / block_rows))
 
 
 def refuse_infinite(shards: Shards, start: int, rows: Tensor) -> None:

@@ -219,16 +219,16 @@ class Sweep:
             mask = face_masks(photos, load_face_finder(self.params.faces), latents.shape[-1])
         return latents, text, mask
 
-    def _invert(self, space: WeightSpace, encoder: PhotoEncoder, settings: Params, scratch: Path, what: str) -> Tensor:
+    def _invert(self, space: WeightSpace, encoder: PhotoEncoder, settings: Params, scratch: Path, label: str) -> Tensor:
         """z [n, k] of the held-out people, from one photo each."""
         latents, text, mask = self._observed
 
         def inputs(first: int, count: int) -> tuple:
             some = slice(first, first + count)
             seen = EncodedPhotos(latents[some, None], text[some, None], None if mask is None else mask[some, None])
-            return encoder(latents[some]), seen, f"{what} {some.stop}/{len(latents)}"
+            return encoder(latents[some]), seen, f"{label} {some.stop}/{len(latents)}"
 
         batches = batches_of(len(latents), settings.invert.people_at_once, scratch, inputs)
         options = SearchOptions(settings.invert, settings.seed)
-        finish(batches, partial(invert_batch, self.pipe, space.to(device()), options), what, settings.engine)
+        finish(batches, partial(invert_batch, self.pipe, space.to(device()), options), label, settings.engine)
         return joined(batches)["z"]

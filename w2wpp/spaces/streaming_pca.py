@@ -95,14 +95,14 @@ class _ZScores:
         self.buffer = torch.empty(min(block_rows, len(shards)), shards.dimension, device=device)
         self.squares = 0.0
 
-    def blocks(self, what: str, first: bool = False) -> Iterator[tuple[slice, Tensor]]:
+    def blocks(self, label: str, first: bool = False) -> Iterator[tuple[slice, Tensor]]:
         """One pass: (where these rows are among the n, float32 [block, d] until the next block).
 
         Raises:
             InputError: naming the first row that is not finite, in the first pass.
         """
         start = 0
-        for raw in blocks_with_progress(self.shards, self.block_rows, what):
+        for raw in blocks_with_progress(self.shards, self.block_rows, label):
             block = self.buffer[: len(raw)].copy_(raw.to(self.device)).sub_(self.mean).mul_(self.factor)
             if first:
                 norms = torch.linalg.vector_norm(block, dim=1)

@@ -30,7 +30,7 @@ OPTIMIZER: MakeOptimizer = partial(torch.optim.AdamW, betas=(0.9, 0.99), weight_
 
 
 def train_modules(
-    what: str,
+    label: str,
     modules: dict[str, nn.Module],
     loss_of: Callable[[torch.Generator], Tensor],
     steps: int,
@@ -51,7 +51,7 @@ def train_modules(
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     rate = partial(steady_rate, steps=steps, lr=lr)
     train(
-        what,
+        label,
         lambda step: loss_of(step_generator(seed, step)),
         make_optimizer(parameters, lr),
         rate,

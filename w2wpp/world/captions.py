@@ -22,8 +22,8 @@ def caption(identity: Identity, nuisance: Nuisance, rng: np.random.Generator) ->
         rng: decides which factors are named; the words themselves are always true of the picture.
 
     Returns:
-        A text such as ``a photo of an older man with short red hair and a beard, smiling, on a blue background``;
-        it begins with ``a photo of`` and every token is one of :data:`CAPTION_WORDS`.
+        A text such as `a photo of an older man with short red hair and a beard, smiling, on a blue background`;
+        it begins with `a photo of` and every token is one of `CAPTION_WORDS`.
     """
     mentioned = rng.uniform(size=9)
     noun = "woman" if identity.gender > 0.5 else "man"
@@ -52,11 +52,11 @@ def caption(identity: Identity, nuisance: Nuisance, rng: np.random.Generator) ->
 
 
 def class_caption(nuisance: Nuisance, rng: np.random.Generator, token: str | None = None) -> str:
-    """Say some of a photo's circumstances and nothing of the person but the class: ``a photo of a person, smiling``.
+    """Say some of a photo's circumstances and nothing of the person but the class: `a photo of a person, smiling`.
 
     Args:
         rng: decides what is named.
-        token: an identity token to put in place of the article: ``a photo of sks person``.
+        token: an identity token to put in place of the article: `a photo of sks person`.
     """
     mentioned = rng.uniform(size=2)
     return _described_in_part(f"a photo of {token or 'a'} person", nuisance, *mentioned)

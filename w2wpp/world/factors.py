@@ -11,17 +11,17 @@ from w2wpp.world.people import BEARDS, GLASSES, HAIR_STYLES, HEAD_CHANGES, Ident
 
 
 def identity_row(identity: Identity) -> dict[str, float | str]:
-    """Flat columns of a person, each named ``person_...``: numbers as floats, names as text."""
+    """Flat columns of a person, each named `person_...`: numbers as floats, names as text."""
     return _row("person_", identity)
 
 
 def nuisance_row(nuisance: Nuisance) -> dict[str, float | str]:
-    """Flat columns of a photo's circumstances, each named ``photo_...``."""
+    """Flat columns of a photo's circumstances, each named `photo_...`."""
     return _row("photo_", nuisance)
 
 
 def identity_from_row(row: Mapping[str, str | SupportsFloat]) -> Identity:
-    """Undo :func:`identity_row`; values may be text (as ``csv`` gives them) and other columns are ignored.
+    """Undo `identity_row`; values may be text (as `csv` gives them) and other columns are ignored.
 
     Raises:
         ValueError: a column is missing, is no number where one is due, or holds a value no person can have.

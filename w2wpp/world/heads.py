@@ -1,4 +1,4 @@
-"""Shape of the invented people of :mod:`w2wpp.world.people`: a parametric head, with hair, shirt and an expression.
+"""Shape of the invented people of `w2wpp.world.people`: a parametric head, with hair, shirt and an expression.
 
 The template head gives every vertex coordinates in which eyes, hairline or collar of all people coincide.
 """
@@ -48,7 +48,7 @@ _RIMS: dict[str, tuple[float, float, float, float, float]] = {
 
 
 def step(low: float, high: float, value: np.ndarray) -> np.ndarray:
-    """0 on the side of ``low``, 1 on the side of ``high`` (which may be the smaller one), smooth in between."""
+    """0 on the side of `low`, 1 on the side of `high` (which may be the smaller one), smooth in between."""
     t = np.clip((value - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
@@ -90,7 +90,7 @@ def _grid_faces(index: np.ndarray) -> np.ndarray:
 def _tube(
     path: np.ndarray, flat: int, half_width: float, half_depth: float, closed: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points and faces of a tube around ``path`` [n, 3]; its section is an ellipse, flattened along axis ``flat``."""
+    """Points and faces of a tube around `path` [n, 3]; its section is an ellipse, flattened along axis `flat`."""
     along = unit(np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0))
     side = unit(np.cross(along, np.eye(3)[flat]))
     angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)[:, None]
@@ -102,7 +102,7 @@ def _tube(
 
 
 def _temple(corner: np.ndarray, ear: np.ndarray, skin: np.ndarray, outward: float) -> np.ndarray:
-    """Path [15, 3] from a rim's ``corner`` to the ``ear`` that runs outside of the ``skin``; ``outward`` is -1 or 1."""
+    """Path [15, 3] from a rim's `corner` to the `ear` that runs outside of the `skin`; `outward` is -1 or 1."""
     front, low, top = ear[:, 1].min(), ear[:, 2].min(), ear[:, 2].max()
     end = np.array([ear[:, 0].mean(), front + 0.5 * np.ptp(ear[:, 1]), top - 0.2 * (top - low)])
     start = corner + np.array([outward * 0.005, 0.004, 0.0])
@@ -115,7 +115,7 @@ def _temple(corner: np.ndarray, ear: np.ndarray, skin: np.ndarray, outward: floa
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """``points`` float32 [v, 3], metres; ``faces`` int32 [f, 3]; unit ``normals`` float32 [v, 3]; ``kind`` int [v].
+    """`points` float32 [v, 3], metres; `faces` int32 [f, 3]; unit `normals` float32 [v, 3]; `kind` int [v].
 
     The first vertices are the head's; what else a person wears follows them.
     """
@@ -138,10 +138,10 @@ class _Body:
 class Head:
     """The parametric head of all people; loading it takes seconds (minutes the very first time).
 
-    Per vertex of the head: ``kind`` [v], template coordinates ``rest`` [v, 3] in metres (x to its left, y back, z up),
-    and ``columns`` float32 [v, 7]: ``rest`` relative to the middle of the eyes, how much it belongs to lips, ears and
-    the inside of the mouth (0 to 1), distance to the next eye's centre in radii. ``left`` and ``right`` are the indices
-    of the eyeballs' vertices, ``mouth`` those of the lips.
+    Per vertex of the head: `kind` [v], template coordinates `rest` [v, 3] in metres (x to its left, y back, z up),
+    and `columns` float32 [v, 7]: `rest` relative to the middle of the eyes, how much it belongs to lips, ears and
+    the inside of the mouth (0 to 1), distance to the next eye's centre in radii. `left` and `right` are the indices
+    of the eyeballs' vertices, `mouth` those of the lips.
     """
 
     def __init__(self) -> None:

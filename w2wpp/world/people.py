@@ -96,7 +96,7 @@ def _require(ok: bool, text: str) -> None:
 
 
 def _check(owner: Identity | Nuisance, unit: tuple[str, ...], choices: Mapping[str, Collection[str]]) -> None:
-    """Refuse numbers outside [0, 1] in ``unit`` and in every colour, and names that are not among ``choices``."""
+    """Refuse numbers outside [0, 1] in `unit` and in every colour, and names that are not among `choices`."""
     for name in unit:
         value = getattr(owner, name)
         _require(0.0 <= value <= 1.0, f"{name} must lie in [0, 1], got {value!r}")
@@ -114,10 +114,10 @@ def _check(owner: Identity | Nuisance, unit: tuple[str, ...], choices: Mapping[s
 class Identity:
     """Everything that stays with a person.
 
-    The three ancestries are shares (they are used relative to their sum); ``gender`` runs from 0 (male) to 1 (female);
-    ``age`` from 0 (young adult) to 1 (old); ``weight``, ``muscle``, ``hairline`` (1: receded), ``hair_volume``,
-    ``brow_strength``, ``brow_arch`` and ``lip_strength`` lie in [0, 1]; ``changes`` holds one value in [-1, 1] for
-    every entry of :data:`HEAD_CHANGES`; colours are sRGB in [0, 1]; ``part_side`` is -1 or 1; ``glasses_rgb`` is the
+    The three ancestries are shares (they are used relative to their sum); `gender` runs from 0 (male) to 1 (female);
+    `age` from 0 (young adult) to 1 (old); `weight`, `muscle`, `hairline` (1: receded), `hair_volume`,
+    `brow_strength`, `brow_arch` and `lip_strength` lie in [0, 1]; `changes` holds one value in [-1, 1] for
+    every entry of `HEAD_CHANGES`; colours are sRGB in [0, 1]; `part_side` is -1 or 1; `glasses_rgb` is the
     colour of the frame and shows nowhere without glasses.
 
     Raises:
@@ -168,9 +168,9 @@ class Identity:
 class Nuisance:
     """Everything that changes from photo to photo of the same person.
 
-    Angles are degrees: ``yaw`` in [-45, 45], ``pitch`` in [-25, 25], ``light_azimuth`` (from the camera) in [-90, 90],
-    ``light_elevation`` in [-30, 90]. ``strength`` (of the expression), ``ambient`` and ``specular`` lie in [0, 1].
-    The background runs from ``background_top_rgb`` to ``background_bottom_rgb``.
+    Angles are degrees: `yaw` in [-45, 45], `pitch` in [-25, 25], `light_azimuth` (from the camera) in [-90, 90],
+    `light_elevation` in [-30, 90]. `strength` (of the expression), `ambient` and `specular` lie in [0, 1].
+    The background runs from `background_top_rgb` to `background_bottom_rgb`.
 
     Raises:
         ValueError: a value is out of range or a name is unknown.

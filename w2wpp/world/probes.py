@@ -40,14 +40,14 @@ class Factor:
 
     Attributes:
         choices: the values that the probe tells apart.
-        asked: those of them that prompts ask for. The rest are there so that no picture is read as one of these for
+        prompted: those of them that prompts ask for. The rest are there so that no picture is read as one of these for
             want of another word.
         label: the value that a person in a photo has; another text than any of `choices` where none fits.
         prompt: the prompt that asks for a value of a subject, such as "a" or "sks".
     """
 
     choices: tuple[str, ...]
-    asked: tuple[str, ...]
+    prompted: tuple[str, ...]
     label: Callable[[Identity, Nuisance], str]
     prompt: Callable[[str, str], str]
 
@@ -181,8 +181,8 @@ def accuracy(probe: Probe, images: Tensor, labels: dict[str, Tensor]) -> dict[st
     shares = {}
     for name, truth in labels.items():
         right = probe.read(images, name) == truth
-        asked = [truth == FACTORS[name].choices.index(value) for value in FACTORS[name].asked]
-        each = [right[shown].double().mean().item() for shown in asked if shown.any()]
+        prompted = [truth == FACTORS[name].choices.index(value) for value in FACTORS[name].prompted]
+        each = [right[shown].double().mean().item() for shown in prompted if shown.any()]
         if each:
             shares[name] = sum(each) / len(each)
     return shares
@@ -197,14 +197,14 @@ def obedience(
         draw: gives pictures uint8 [prompts, n, h, w, 3] of prompts.
         subject: of whom the prompts speak, such as "a" or "sks".
     """
-    asked = [
+    prompted = [
         (name, factor.choices.index(value), factor.prompt(value, subject))
         for name, factor in factors.items()
-        for value in factor.asked
+        for value in factor.prompted
     ]
-    pictures = draw([prompt for _, _, prompt in asked])
+    pictures = draw([prompt for _, _, prompt in prompted])
     shown: dict[str, list[float]] = {name: [] for name in factors}
-    for (name, number, _), drawn in zip(asked, pictures, strict=True):
+    for (name, number, _), drawn in zip(prompted, pictures, strict=True):
         shown[name].append((probe.read(drawn, name) == number).double().mean().item())
     return {name: sum(shares) / len(shares) for name, shares in shown.items()}
 

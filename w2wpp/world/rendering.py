@@ -76,10 +76,10 @@ class Renderer:
             supersample: rays along one side of a pixel, 1 to 8; 2 and more also soften shadows.
 
         Returns:
-            uint8 ``[size, size, 3]``, sRGB; the same arguments give the same bytes.
+            uint8 `[size, size, 3]`, sRGB; the same arguments give the same bytes.
 
         Raises:
-            ValueError: ``size`` or ``supersample`` is out of range.
+            ValueError: `size` or `supersample` is out of range.
         """
         if not 8 <= size <= 2048:
             raise ValueError(f"size must lie in [8, 2048], got {size}")
@@ -158,13 +158,13 @@ def render_people(
         people: a person and the circumstances of every photo.
         size: pixels along one side.
         workers: processes, 1 for none but this one; the bytes do not depend on it.
-        progress: a label shows a progress bar on stderr, ``None`` shows nothing.
+        progress: a label shows a progress bar on stderr, `None` shows nothing.
 
     Returns:
-        uint8 ``[people, photos, size, size, 3]``.
+        uint8 `[people, photos, size, size, 3]`.
 
     Raises:
-        ValueError: there is nobody to draw, the numbers of photos differ, or ``size`` or ``workers`` is out of range.
+        ValueError: there is nobody to draw, the numbers of photos differ, or `size` or `workers` is out of range.
     """
     counts = {len(photos) for _, photos in people}
     if len(counts) != 1 or 0 in counts:

@@ -68,7 +68,7 @@ class Pixels:
             self.balls.append((mesh.points[eye].mean(0), gaze.astype(np.float32)))
 
     def lighted(self, light: np.ndarray, up: np.ndarray, lit: np.ndarray) -> np.ndarray:
-        """Linear colour [pixels, 3] under a lamp in the direction ``light`` [3], which reaches ``lit`` [pixels]."""
+        """Linear colour [pixels, 3] under a lamp in the direction `light` [3], which reaches `lit` [pixels]."""
         color, gloss = self._color()
         light = light.astype(np.float32)
         facing = self.normal @ light
@@ -94,7 +94,7 @@ class Pixels:
         return dark
 
     def _color(self) -> tuple[np.ndarray, np.ndarray]:
-        """Linear colour ``[pixels, 3]`` and strength of the highlight ``[pixels]``."""
+        """Linear colour `[pixels, 3]` and strength of the highlight `[pixels]`."""
         who, x, y, z = self.who, self.x, self.y, self.z
         wide = np.abs(x)
         skin = _linear(who.skin_rgb)

@@ -112,12 +112,12 @@ def train_batch(
     photos: Tensor,
     manifest: pd.DataFrame,
     seed: int,
-    what: str,
+    label: str,
 ) -> dict[str, Tensor]:
     """The "weights" [n, d] and "losses" [n] of `train_loras` on photos uint8 [n, photos, h, w, 3] and their manifest.
 
     All that is computed depends on the people of the batch alone, and on what all batches share.
     """
     latents, text = prompted_latents(pipe, photos, manifest, params)
-    weights, losses = train_loras(pipe, layout, start, latents, text, class_latents, params, seed, what)
+    weights, losses = train_loras(pipe, layout, start, latents, text, class_latents, params, seed, label)
     return {"weights": weights, "losses": losses}
