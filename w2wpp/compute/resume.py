@@ -21,7 +21,7 @@ VERSIONS = {
     "vae": 1,
     "latents": 1,  # of photos
     "inversion": 1,
-    "sweep": 1,  # rows of the sweep beyond the tasks above: how pictures are drawn and scored
+    "sweep": 1,  # rows of the sweep beyond the tasks they build on: how pictures are drawn and scored
     "w2w": 1,  # the published weight vectors as shards
 }
 
@@ -34,6 +34,7 @@ BUILDS_ON = {
     "vae": ("coordinates",),
     "latents": ("photos",),
     "inversion": ("latents",),
+    "sweep": ("predictions", "vae", "inversion"),
 }
 
 
@@ -45,15 +46,15 @@ def scratch_folder(root: str | Path, task: str, **recipe: object) -> Path:
         task: a key of `VERSIONS`.
         recipe: JSON-able settings and hashes of inputs that the results depend on. Another recipe has another folder.
     """
-    named = json.dumps({"versions": _versions(task), "recipe": recipe}, sort_keys=True)
+    named = json.dumps({"versions": versions_of(task), "recipe": recipe}, sort_keys=True)
     folder = Path(root) / f"{task}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _versions(task: str) -> dict[str, int]:
+def versions_of(task: str) -> dict[str, int]:
     """The versions of a task and of all that it builds on."""
     versions = {task: VERSIONS[task]}
     for other in BUILDS_ON.get(task, ()):
-        versions |= _versions(other)
+        versions |= versions_of(other)
     return versions

@@ -13,15 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from w2wpp.compute.resume import VERSIONS
+from w2wpp.compute.resume import versions_of
 from w2wpp.evaluation.sweep_rows import VAE
 from w2wpp.files.errors import InputError
 from w2wpp.files.settings import Section
 from w2wpp.files.storage import file_hash, folder_hash, read_csv, read_json
 
 RECORD = "settings.json"
-# Computations whose results are in the tables. Base model and zoo are known by their hashes.
-TASKS = ("photos", "latents", "predictions", "coordinates", "vae", "inversion", "sweep")
 SETTINGS: dict[str, Any] = {
     "seed": True,
     "faces": True,
@@ -42,11 +40,6 @@ VARIED: dict[str, Any] = {"pca": {"latent_dim"}, "linear": {"latent_dim"}, "vae"
 WATCHED = ("base", "zoo", "sweep", "seed", "portraits", "generate")
 AGAIN = "`dvc repro -sf sweep` measures it anew, which takes hours"
 RESTORE = f"`git checkout data/sweep`, or {AGAIN}"
-
-
-def versions() -> dict[str, int]:
-    """Versions of the computations that the tables come from."""
-    return {task: VERSIONS[task] for task in TASKS}
 
 
 def row_settings(settings: Section) -> dict:
@@ -87,7 +80,7 @@ def record(params: Section, base: Path, zoo: Path, arcface: Path, tables: list[s
     return {
         "tables": sorted(tables),
         "sweep": everything["sweep"],
-        "versions": versions(),
+        "versions": versions_of("sweep"),  # base model and zoo are known by their hashes
         "base": {"sha256": folder_hash(base)},
         "zoo": {"people": zoo_people(zoo), "sha256": folder_hash(zoo)},
         **{key: identity(everything[key], arcface) for key in ("recognizer", "second_recognizer")},

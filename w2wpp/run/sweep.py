@@ -21,7 +21,7 @@ from w2wpp.diffusion.denoising import generate
 from w2wpp.diffusion.dreambooth import photo_prompts
 from w2wpp.diffusion.pipeline import encode_images, load_pipeline
 from w2wpp.evaluation.gallery import Gallery, build_gallery, embed_all
-from w2wpp.evaluation.sweep_record import identity, row_settings, versions
+from w2wpp.evaluation.sweep_record import identity, row_settings
 from w2wpp.evaluation.sweep_rows import Row
 from w2wpp.faces.finders import load_face_finder
 from w2wpp.faces.frames import face_masks
@@ -67,9 +67,7 @@ class Sweep:
     def id_scores(self, row: Row) -> dict[str, pd.Series]:
         """ID score of each test person, by recogniser; read from `scratch` where they are there already."""
         settings = row.settings(self.params)
-        folder = scratch_folder(
-            self.scratch, "sweep", space=row.space, versions=versions(), **self.inputs, **row_settings(settings)
-        )
+        folder = scratch_folder(self.scratch, "sweep", space=row.space, **self.inputs, **row_settings(settings))
         pictures, scores = folder / "pictures.safetensors", {}
         for name, scorer in self.scorers.items():
             kept = scratch_folder(folder, "sweep", **scorer.known_by) / "scores.csv"
