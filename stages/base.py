@@ -76,7 +76,7 @@ def main() -> None:
         train_base(args)
     else:
         shutil.rmtree(args.out, ignore_errors=True)
-        refer_to_model(args.params.base.model, args.params.base.revision, args.out)
+        refer_to_model(args.params.base.model, args.params.base.revision, args.out, BaseParams)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from w2wpp.run.params import Params, in_params, load_params
 from w2wpp.run.preflight import check_sources
 from w2wpp.run.profile import apply_profile
 from w2wpp.spaces.registry import METHODS
+from w2wpp.world.base_model import BaseParams
 
 ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "profiles/sd15.yaml"
@@ -285,7 +286,7 @@ def test_nothing_is_missing(settings_of):
     [
         (
             "base.model=someone/model",
-            r"base.model: .*HF_HUB_OFFLINE is set.*hf download someone/model --local-dir models/",
+            r"base.model: .*HF_HUB_OFFLINE is set.*hf download someone/model --local-dir models/model` and give",
         ),
         ("base.model=/no/where", r"base.model: no such folder: /no/where"),
         ("base.model=photos/..", r"base.model: no such folder"),
@@ -329,11 +330,13 @@ def test_loose_photos_are_refused_by_the_first_stage(tmp_path, settings_of, monk
         runpy.run_path(str(ROOT / "stages/settings.py"), run_name="__main__")
 
 
-def test_a_model_that_is_not_whole_names_the_file(tmp_path):
+def test_a_model_that_is_not_whole_names_the_setting_and_the_file(tmp_path):
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet/config.json").write_text("{}")
-    with pytest.raises(InputError, match=r"unet/\*\.safetensors: no such file, so this is not all of the model"):
-        find_model(str(tmp_path), None, ("unet/config.json", "unet/*.safetensors"))
+    with pytest.raises(ArgumentError) as caught:
+        find_model(str(tmp_path), None, ("unet/config.json", "unet/*.safetensors"), BaseParams)
+    words = r"^params.yaml: base.model: no unet/\*\.safetensors in .*, so this is not all of the model\. .* that folder"
+    assert re.match(words, str(in_params(caught.value)))
 
 
 def test_zoo_people_are_seen_through_their_loras(pipe, layout, draw_weights, params):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.files.errors import ArgumentError
 from w2wpp.files.tensor_files import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -29,12 +29,12 @@ def find_model(
         owner, key: the setting that names the model, for errors (see `ArgumentError`).
 
     Raises:
-        InputError: the model is not there and cannot be had, or lacks a file; it says what to put where.
+        ArgumentError: the model is not there and cannot be had, or lacks a file; it says what to put where.
     """
     name = printable(model)
     remedy = (
         f"Where there is a network, run `hf download {name}{f' --revision {revision}' if revision else ''} "
-        f"--local-dir models/{name.split('/')[-1]}` and set {key} to that folder; or set HF_HUB_OFFLINE=0 to "
+        f"--local-dir models/{name.split('/')[-1]}` and give that folder; or set HF_HUB_OFFLINE=0 to "
         "have it downloaded"
     )
     folder = Path(model).expanduser()
@@ -63,5 +63,7 @@ def find_model(
             ) from error
     for pattern in files:
         if not any(folder.glob(pattern)):
-            raise InputError(str(folder), pattern, "no such file, so this is not all of the model", remedy)
+            raise ArgumentError(
+                owner, key, f"no {pattern} in {printable(folder)}, so this is not all of the model", remedy
+            )
     return folder

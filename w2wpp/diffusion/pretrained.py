@@ -25,10 +25,13 @@ FILES = (
 _AGAIN = "Put it back, or run `dvc repro -f base` to take what is there now"
 
 
-def refer_to_model(model: str, revision: str | None, out: Path) -> Path:
+def refer_to_model(model: str, revision: str | None, out: Path, owner: type | None = None) -> Path:
     """Write `pretrained.json` in `out` in place of a base model: the folder that has it, and what is in it.
 
     The files, some 4 GB for Stable Diffusion 1.5, stay where they are.
+
+    Args:
+        model, revision, owner: see `find_model`.
 
     Returns:
         The folder.
@@ -36,7 +39,7 @@ def refer_to_model(model: str, revision: str | None, out: Path) -> Path:
     Raises:
         InputError: see `find_model`.
     """
-    folder = find_model(model, revision, FILES).absolute()
+    folder = find_model(model, revision, FILES, owner).absolute()
     files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
     write_json(
         out / REFERENCE,
