@@ -54,10 +54,10 @@ def headline(comparison: Mapping) -> tuple[str, str]:
         verdict += " according to one recogniser of two" if above + below == 1 else ""
     people, share = comparison["people"], comparison["people_better_with_vae"]
     return verdict, (
-        f"Recovered from one photo, {people} people whom neither space had seen score {gain['mean']:+.3f} with the VAE "
-        f"relative to PCA (ID score, paired; 95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}); "
-        f"{100 * share:.0f} % of them come out better with the VAE. A second recogniser, which nothing was tuned with, "
-        f"says {second['mean']:+.3f} ({second['low']:+.3f} to {second['high']:+.3f})."
+        f"On {people} people whom no space has seen, inversion from one photo gains {gain['mean']:+.3f} in ID score "
+        f"with the VAE over PCA (paired; 95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}). "
+        f"{100 * share:.0f} % of them score higher with the VAE. A second recogniser, which chose no setting, measures "
+        f"a gain of {second['mean']:+.3f} ({second['low']:+.3f} to {second['high']:+.3f})."
     )
 
 
