@@ -179,9 +179,10 @@ def table(results: dict, seconds: float) -> str:
     lines = [
         "# Trials of the base model",
         "",
-        f"Every trial had {seconds:.0f} s of training with {torch.get_num_threads()} threads and the same renders "
-        f"of {PEOPLE} people. How many steps that is was measured just before; where they cost the same, other "
-        "numbers of steps are the machine's noise. `python benchmarks/base_trials.py` repeats the trials.",
+        "[Choices of this world](explanation/choices.md) draws the conclusions. Every trial trained for "
+        f"{seconds:.0f} s with {torch.get_num_threads()} threads on the same renders of {PEOPLE} people. The number of "
+        "steps that fit was measured just before each trial. If two trials have the same cost per step, a difference "
+        "in steps is noise of the machine. `python benchmarks/base_trials.py` repeats the trials.",
         "",
         "| codec | steps | held-out people (dB) |",
         "|---|---:|---:|",

@@ -133,11 +133,13 @@ def table(results: dict, people: int, collect: CollectParams) -> str:
     lines = [
         "# How to train a person's LoRA",
         "",
-        f"Two LoRAs each of {people} validation people, {collect.photos} photos and, where nothing else is said, "
-        f"{collect.steps} steps of {collect.photos_per_step} photos per LoRA, from another seed each. ID scores "
-        "are against other photos, where a stranger is 0 and own photos are 1. Agreement is the mean cosine "
-        "between a person's two LoRAs, each less the mean LoRA of its seed: 0 if they were all chance. "
-        "`python benchmarks/lora_trials.py` repeats it.",
+        "[Choices of this world](explanation/choices.md) draws the conclusions. "
+        f"Each of {people} validation people gets two LoRAs, from different photos and seeds. A LoRA has "
+        f"{collect.photos} photos and, unless the table says otherwise, {collect.steps} steps of "
+        f"{collect.photos_per_step} photos. Normalised ID scores are against other photos: a stranger scores 0, the "
+        "person's own photos score 1. Agreement is the mean cosine between a person's two LoRAs, each less the mean "
+        "LoRA of its seed; it is 0 if all differences from that mean are chance. `python benchmarks/lora_trials.py` "
+        "repeats the trials.",
         "",
         "| recipe | rank | numbers trained | ID score, normalised | TAR at FAR 1 % | agreement | seconds |",
         "|---|---:|---:|---:|---:|---:|---:|",

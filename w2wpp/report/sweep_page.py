@@ -59,10 +59,10 @@ def page(tables: dict[str, pd.DataFrame]) -> str:
     out = [
         "# Gains over PCA on test people",
         "",
-        "One photo of each test person; paired gain in ID score over PCA of the same latent dimension and zoo, with",
-        "its 95 % interval over people, and that over function-weighted PCA: the part of it that nonlinearity adds.",
-        "`dvc repro -sf sweep` measures it anew, which takes hours; [findings.md](explanation/findings.md) says",
-        "what it means.",
+        "[What was found](explanation/findings.md) draws the conclusions. The tables show the paired gain in ID score",
+        "over PCA of the same latent dimension and zoo, from one photo of each test person. Parentheses have 95 %",
+        "intervals over people. The gain by nonlinearity is that of the VAE over function-weighted PCA. `dvc repro",
+        "-sf sweep` repeats the measurement, which takes hours.",
         "",
     ]
     for name, lines in tables.items():
