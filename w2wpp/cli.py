@@ -31,7 +31,7 @@ app = typer.Typer(
 Format = Literal["diffusers", "peft", "kohya"]
 Dtype = Literal["fp32", "fp16"]
 STEPS = 7  # pictures on the sheet of a blend
-FAR = 3  # of what people of the prior lie from the mean; inversions of held-out people lie at 2
+FAR = 3  # in units of the mean distance of the prior's people from the mean; inversions of held-out people lie at 2
 
 SpaceOption = Annotated[str, typer.Option("--space", help="A space: its name (pca, linear, vae) or its file.")]
 BaseOption = Annotated[str, typer.Option("--base", help="The base model: a folder, or a name on the Hugging Face Hub.")]
@@ -89,7 +89,7 @@ def invert(
     dtype: DtypeOption = "fp32",
     params: ParamsOption = None,
 ) -> None:
-    """Find the person of a photo in a space: a LoRA and a sheet of pictures."""
+    """Invert a photo into a space; write a LoRA and a sheet of pictures."""
     settings = _settings(params)
     from PIL import Image
 
@@ -120,7 +120,7 @@ def invert(
 
 
 def _story(found: "Inversion", photos: list[Path], steps: int, space: str, base: str) -> list[str]:
-    """What was found, in four lines."""
+    """The result, in four lines."""
     how, first = found.record, found.record.photos[0]
     several = f" and {len(photos) - 1} more" if len(photos) > 1 else ""
     seen = {None: "as it is", 1: "one face"}.get(first.faces, f"the largest of {first.faces} faces")
@@ -151,7 +151,7 @@ def sample(
     dtype: DtypeOption = "fp32",
     params: ParamsOption = None,
 ) -> None:
-    """Sample people who never existed: their LoRAs and a sheet."""
+    """Sample people who never existed; write their LoRAs and a sheet."""
     settings = _settings(params)
     from w2wpp import person
 
@@ -179,7 +179,7 @@ def blend(
     dtype: DtypeOption = "fp32",
     params: ParamsOption = None,
 ) -> None:
-    """Blend two people: a LoRA, and a sheet of the way from one to the other."""
+    """Blend two people; write a LoRA and a sheet of the path between them."""
     settings = _settings(params)
     from w2wpp import person
 
@@ -223,7 +223,7 @@ def info(
     space: SpaceOption = SPACE,
     base: BaseOption = BASE,
 ) -> None:
-    """Say what is in a LoRA or a space, and what it fits."""
+    """Describe a LoRA or a space, and tell what it fits."""
     _prepare()
     from w2wpp.describe import description
 
@@ -239,14 +239,14 @@ def export(
     dtype: DtypeOption = "fp16",
     space: SpaceOption = SPACE,
 ) -> None:
-    """Write a LoRA for diffusers, peft, or tools that read kohya's."""
+    """Write a LoRA for diffusers, for peft, or for tools that read kohya's keys."""
     _prepare()
     _lora(lora, space).save(out, format, dtype)
     print(f"wrote {out} ({format}, {dtype})")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; anything wrong with the input becomes one line on stderr, and exit status 1."""
+    """Run the command; a bad input prints one line on stderr and gives exit status 1."""
     try:
         app(args=arguments, prog_name="w2wpp")
     except ArgumentError as error:
@@ -274,12 +274,12 @@ def _prepare() -> None:
 
 
 def _label(text: str) -> str | None:
-    """The label of a progress bar, which nobody sees where stderr is no terminal."""
+    """The label of a progress bar; None if stderr is no terminal."""
     return text if sys.stderr.isatty() else None
 
 
 def _lora(path: Path, space: str) -> "Lora":
-    """A LoRA as it is where it tells its layout, else as the space has it."""
+    """A LoRA in its own layout if the file states it, else in the layout of the space."""
     from w2wpp import person
     from w2wpp.ingest.exported import read_exported
 

@@ -1,9 +1,9 @@
 """Scores on face embeddings, as pure functions of numpy arrays.
 
-Shapes: n people, g generated pictures and p real photos of each, e numbers per embedding. ``found`` masks go with the
-embeddings and are False where the recogniser saw no face; those rows are never read. ``reference_mean`` [e] is the mean
-embedding of a reference population: raw embeddings share a large mean, so every cosine here is taken after removing it.
-No function returns NaN; where a score is undefined it raises ``ValueError``.
+Shapes: n people, g generated pictures and p real photos of each, e numbers per embedding. `found` masks belong to the
+embeddings and are False where the recogniser found no face; such rows are never read. `reference_mean` [e] is the mean
+embedding of a reference population. Raw embeddings share a large mean, so all cosines here are taken after removing it.
+No function returns NaN; an undefined score raises `ValueError`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 
 def center(vectors: np.ndarray, reference_mean: np.ndarray) -> np.ndarray:
-    """Embeddings [..., e] minus ``reference_mean`` [e], each at length 1, float64; the mean itself gives 0."""
+    """Embeddings [..., e] minus `reference_mean` [e], each at length 1, float64; the mean itself gives 0."""
     moved = _finite(vectors, "vectors") - _finite(reference_mean, "reference_mean")
     length = np.linalg.norm(moved, axis=-1, keepdims=True)
     return np.divide(moved, length, out=np.zeros_like(moved), where=length > 0)
@@ -27,16 +27,16 @@ def id_scores(
     reference_mean: np.ndarray,
     floor: float,
 ) -> np.ndarray:
-    """Identity score of each person: how much the generated pictures look like the person's real photos.
+    """Identity score of each person: the similarity of the generated pictures to the person's real photos.
 
-    A generated picture scores its mean centred cosine with the person's real photos that have a face; without a face
-    it scores ``floor``. A person's score is the mean over the generated pictures.
+    A generated picture scores its mean centred cosine with the person's real photos that have a face; without a face it
+    scores `floor`. A person's score is the mean over the generated pictures.
 
     Args:
-        generated: [n, g, e] embeddings with ``generated_found`` [n, g] bool.
-        real: [n, p, e] embeddings with ``real_found`` [n, p] bool.
+        generated: [n, g, e] embeddings with `generated_found` [n, g] bool.
+        real: [n, p, e] embeddings with `real_found` [n, p] bool.
         reference_mean: [e].
-        floor: score of a stranger, from :func:`real_floor_and_ceiling`.
+        floor: score of a stranger, from `real_floor_and_ceiling`.
 
     Returns:
         float64 [n], each in [-1, 1].
@@ -60,7 +60,7 @@ def id_scores(
 
 
 def real_floor_and_ceiling(real: np.ndarray, found: np.ndarray, reference_mean: np.ndarray) -> tuple[float, float]:
-    """What a stranger and what the person scores, from real photos [n, p, e] with ``found`` [n, p].
+    """The scores of a stranger and of the person, from real photos [n, p, e] with `found` [n, p].
 
     Returns:
         (floor, ceiling): mean centred cosine over all pairs of photos of two different people, and over all pairs of
@@ -85,7 +85,7 @@ def real_floor_and_ceiling(real: np.ndarray, found: np.ndarray, reference_mean: 
 
 
 def normalised(score: float | np.ndarray, floor: float, ceiling: float) -> float | np.ndarray:
-    """``score`` on the scale where a stranger (``floor``) is 0 and the person's own photos (``ceiling``) are 1."""
+    """`score` on the scale where a stranger (`floor`) is 0 and the person's own photos (`ceiling`) are 1."""
     if not (np.isfinite(floor) and np.isfinite(ceiling) and ceiling > floor):
         raise ValueError(f"ceiling {ceiling} must be above floor {floor}")
     return (_finite(score, "score")[()] - floor) / (ceiling - floor)
@@ -99,14 +99,15 @@ def tar_at_far(
     reference_mean: np.ndarray,
     far: float = 0.01,
 ) -> float:
-    """Verification: the share of genuine pairs accepted where at most a share ``far`` of the impostor pairs is.
+    """Verification: the share of genuine pairs that is accepted when at most a share `far` of impostor pairs is
+    accepted.
 
-    Genuine pairs are a generated picture of person i and a real photo of i; impostor pairs the same generated picture
-    and a real photo of anybody else. A generated picture without a face is a rejected genuine pair. Real photos without
-    a face make no pairs. Pairs are accepted above the threshold, so ties count as rejected.
+    A genuine pair is a generated picture of person i and a real photo of i. An impostor pair is the same generated
+    picture and a real photo of another person. A generated picture without a face is a rejected genuine pair. Real
+    photos without a face form no pairs. Pairs are accepted above the threshold, so ties count as rejected.
 
     Args:
-        generated, generated_found, real, real_found, reference_mean: as in :func:`id_scores`.
+        generated, generated_found, real, real_found, reference_mean: as in `id_scores`.
         far: false acceptance rate, in [0, 1).
 
     Returns:
@@ -142,7 +143,7 @@ def tar_at_far(
 def verification_auc(real: np.ndarray, found: np.ndarray, reference_mean: np.ndarray) -> float:
     """Area under the ROC curve of real photos: how often a genuine pair is closer than an impostor pair, in [0, 1].
 
-    By ranks (Mann-Whitney), ties counting half, over all pairs of the photos [n, p, e] with ``found`` [n, p].
+    By ranks (Mann-Whitney), ties counting half, over all pairs of the photos [n, p, e] with `found` [n, p].
 
     Raises:
         ValueError: fewer than two people with a face, or no person with two.
@@ -170,7 +171,7 @@ def bootstrap_mean(
         confidence: share of the resampled means inside the interval, in (0, 1).
 
     Returns:
-        (mean, low, high) in the units of ``values``.
+        (mean, low, high) in the units of `values`.
     """
     values = _finite(values, "values")
     if values.ndim != 1 or len(values) < 2:
@@ -185,7 +186,7 @@ def bootstrap_mean(
 def paired_gain(
     a: np.ndarray, b: np.ndarray, n: int = 2000, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean of ``a - b`` over the same people [people] with its bootstrap interval; see :func:`bootstrap_mean`."""
+    """Mean of `a - b` over the same people [people] with its bootstrap interval; see `bootstrap_mean`."""
     a, b = _finite(a, "a"), _finite(b, "b")
     if a.shape != b.shape:
         raise ValueError(f"a paired gain needs the same people twice, got shapes {a.shape} and {b.shape}")
@@ -228,10 +229,10 @@ def mean_pairwise_distance(vectors: np.ndarray, reference_mean: np.ndarray) -> f
 def diversity_and_novelty(
     vectors: np.ndarray, found: np.ndarray, zoo: np.ndarray, reference_mean: np.ndarray
 ) -> dict[str, float]:
-    """How much people differ from each other, and how much each from the zoo person who is most like them.
+    """How much people differ from each other, and how much each differs from the most similar zoo person.
 
     Args:
-        vectors: [n, g, e] embeddings of g pictures of each person with ``found`` [n, g] bool, averaged by person.
+        vectors: [n, g, e] embeddings of g pictures of each person with `found` [n, g] bool, averaged by person.
         zoo: [z, e] embeddings of the zoo people, faces only.
         reference_mean: [e].
 

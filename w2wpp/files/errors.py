@@ -1,4 +1,4 @@
-"""The one error raised for anything wrong with what the user gave: a file, a parameter, a package that is missing."""
+"""The one error for bad input: a file, a parameter, a missing package."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class InputError(Exception):
-    """A bad input, told in one line: ``<where>: <key>: <reason>. <remedy>``.
+    """A bad input, in one line: `<where>: <key>: <reason>. <remedy>`.
 
     Args:
-        where: the file, stage or component that holds the bad input, e.g. ``params.yaml`` or a LoRA's path.
-        key: the parameter or tensor at fault; None when the whole of ``where`` is.
-        reason: what is wrong, without a final full stop; addresses of objects in it are left out, as they differ from
-            run to run.
-        remedy: what to do about it; None when the reason says it all.
+        where: the file, stage or component that holds the bad input, e.g. `params.yaml` or a LoRA's path.
+        key: the parameter or tensor at fault; None if all of `where` is at fault.
+        reason: the fault, without a final full stop. Addresses of objects are removed from it, because they differ
+            between runs.
+        remedy: what the user can do; None if the reason implies it.
     """
 
     def __init__(self, where: str, key: str | None, reason: str, remedy: str | None = None) -> None:
@@ -33,10 +33,10 @@ class InputError(Exception):
 
 
 class ArgumentError(InputError):
-    """A bad argument, in the library's own terms; stages and commands say where the user gave it.
+    """A bad argument, in the library's own terms; stages and commands add where the user gave it.
 
     Args:
-        owner: the settings class whose field is at fault, such as `VAEParams`; None for an argument of its own.
+        owner: the settings class whose field is at fault, such as `VAEParams`; None for a function's argument.
         key: the field or argument.
         reason, remedy: as of `InputError`.
     """

@@ -1,8 +1,8 @@
-"""What a file is that is not what its name says, told by its first bytes, and the remedy that works."""
+"""The type of a file whose name misleads, recognised by its first bytes, and the remedy."""
 
 import numpy as np
 
-# As many bytes as `describe` needs.
+# Bytes that `describe` needs.
 START = 512
 
 _AGAIN = "Fetch it again"
@@ -44,10 +44,10 @@ _MAGICS = (
 
 
 def describe(start: bytes) -> tuple[str, str] | None:
-    """What begins with these bytes, and what to do about it; None where they tell nothing.
+    """The type of a file that begins with these bytes, and the remedy; None if the type is unknown.
 
     Args:
-        start: the first bytes, `START` where there are as many, of a file that is no safetensors file and no pickle.
+        start: the first `START` bytes, or all of a shorter file, that is no safetensors file and no pickle.
     """
     if not start:
         return "an empty file", f"{_AGAIN}, or delete it"
@@ -66,8 +66,8 @@ def describe(start: bytes) -> tuple[str, str] | None:
 
 
 def as_text(start: bytes) -> tuple[str, str] | None:
-    """The same where these bytes are text in UTF-8 of nothing that is known."""
-    # The last character may be cut.
+    """Type and remedy if these bytes are UTF-8 text of an unknown type."""
+    # The last character may be cut off.
     words = " ".join(start.decode("utf-8", errors="ignore").split())
     if words.isprintable() and len(words.encode()) > 0.8 * len(start):
         return f"a text, not the file: {words[:60]!r}", _AGAIN

@@ -1,4 +1,4 @@
-"""What lies in a folder of strangers' files: bounded, and in an order that does not depend on the file system."""
+"""Listings of folders with untrusted files: bounded in size, in an order that does not depend on the file system."""
 
 import os
 import unicodedata
@@ -12,16 +12,16 @@ MAX_NAMES = 100_000
 
 
 def normal_form(name: str) -> str:
-    """A name with its accents composed (NFC), as file systems disagree about that."""
+    """A name with its accents composed (NFC), because file systems differ in this."""
     return unicodedata.normalize("NFC", name)
 
 
 def children(folder: Path, remedy: str, limit: int = MAX_NAMES) -> list[os.DirEntry]:
-    """All that lies in a folder, hidden files too, sorted by name.
+    """All entries of a folder, including hidden ones, sorted by name.
 
     Args:
-        remedy: what to do where the folder cannot be read.
-        limit: more names are an error, and are not looked at.
+        remedy: of the error if the folder cannot be read.
+        limit: more names are an error; the rest is not read.
 
     Raises:
         InputError: the folder cannot be read or holds more than `limit` names.

@@ -1,6 +1,6 @@
-"""Shape of the invented people of :mod:`w2wpp.world.people`: a parametric head, with hair, shirt and an expression.
+"""Shape of the invented people of `w2wpp.world.people`: a parametric head with hair, shirt and expression.
 
-The template head gives every vertex coordinates in which eyes, hairline or collar of all people coincide.
+Every vertex has coordinates on the template head, in which eyes, hairline and collar of all people coincide.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from w2wpp.world.people import HEAD_CHANGES, Identity, Nuisance
 
 SKIN, EYE, TEETH, TONGUE, SHELL, FRAME = range(6)
-_LOWEST = 0.42  # of the template, in its metres: everything below is never in the picture
+_LOWEST = 0.42  # height on the template, in metres; anything below is outside the picture
 
 _ACTIONS: dict[str, dict[str, float]] = {
     "neutral": {},
@@ -48,7 +48,7 @@ _RIMS: dict[str, tuple[float, float, float, float, float]] = {
 
 
 def step(low: float, high: float, value: np.ndarray) -> np.ndarray:
-    """0 on the side of ``low``, 1 on the side of ``high`` (which may be the smaller one), smooth in between."""
+    """Smooth step: 0 on the side of `low`, 1 on the side of `high`, which may be the smaller one."""
     t = np.clip((value - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
@@ -90,7 +90,7 @@ def _grid_faces(index: np.ndarray) -> np.ndarray:
 def _tube(
     path: np.ndarray, flat: int, half_width: float, half_depth: float, closed: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points and faces of a tube around ``path`` [n, 3]; its section is an ellipse, flattened along axis ``flat``."""
+    """Points and faces of a tube around `path` [n, 3]; its section is an ellipse, flattened along axis `flat`."""
     along = unit(np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0))
     side = unit(np.cross(along, np.eye(3)[flat]))
     angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)[:, None]
@@ -102,7 +102,7 @@ def _tube(
 
 
 def _temple(corner: np.ndarray, ear: np.ndarray, skin: np.ndarray, outward: float) -> np.ndarray:
-    """Path [15, 3] from a rim's ``corner`` to the ``ear`` that runs outside of the ``skin``; ``outward`` is -1 or 1."""
+    """Path [15, 3] from a rim's `corner` to the `ear` that runs outside of the `skin`; `outward` is -1 or 1."""
     front, low, top = ear[:, 1].min(), ear[:, 2].min(), ear[:, 2].max()
     end = np.array([ear[:, 0].mean(), front + 0.5 * np.ptp(ear[:, 1]), top - 0.2 * (top - low)])
     start = corner + np.array([outward * 0.005, 0.004, 0.0])
@@ -115,9 +115,9 @@ def _temple(corner: np.ndarray, ear: np.ndarray, skin: np.ndarray, outward: floa
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """``points`` float32 [v, 3], metres; ``faces`` int32 [f, 3]; unit ``normals`` float32 [v, 3]; ``kind`` int [v].
+    """`points` float32 [v, 3], metres; `faces` int32 [f, 3]; unit `normals` float32 [v, 3]; `kind` int [v].
 
-    The first vertices are the head's; what else a person wears follows them.
+    The first vertices are the head's; vertices of hair, shirt and accessories follow.
     """
 
     points: np.ndarray
@@ -128,7 +128,7 @@ class Mesh:
 
 @dataclass(frozen=True, eq=False)
 class _Body:
-    """A person at rest: vertices [v, 3], offsets that give hair and shirt their body, and the parts in addition."""
+    """A person at rest: vertices [v, 3], offsets for the volume of hair and shirt, and additional parts."""
 
     points: np.ndarray
     lift: np.ndarray
@@ -138,10 +138,10 @@ class _Body:
 class Head:
     """The parametric head of all people; loading it takes seconds (minutes the very first time).
 
-    Per vertex of the head: ``kind`` [v], template coordinates ``rest`` [v, 3] in metres (x to its left, y back, z up),
-    and ``columns`` float32 [v, 7]: ``rest`` relative to the middle of the eyes, how much it belongs to lips, ears and
-    the inside of the mouth (0 to 1), distance to the next eye's centre in radii. ``left`` and ``right`` are the indices
-    of the eyeballs' vertices, ``mouth`` those of the lips.
+    Per vertex of the head: `kind` [v], template coordinates `rest` [v, 3] in metres (x to its left, y back, z up), and
+    `columns` float32 [v, 7]: `rest` relative to the middle of the eyes, membership in lips, ears and the inside of the
+    mouth (0 to 1), and distance to the nearer eye's centre in radii. `left` and `right` are the indices of the
+    eyeballs' vertices, `mouth` those of the lips.
     """
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ class Head:
         self.scalp_ok = (self.kind == SKIN) * step(0.6, 0.1, self.ears)
 
     def _prepare(self, who: Identity) -> _Body:
-        """A person at rest; kept until another person comes."""
+        """A person at rest; cached until the next person."""
         if self._body is not None and self._body[0] == who:
             return self._body[1]
         total = who.african + who.asian + who.caucasian
@@ -241,7 +241,7 @@ class Head:
         return body
 
     def _hair_lift(self, who: Identity, points: np.ndarray) -> np.ndarray:
-        """Offset of every vertex away from the middle of the skull that gives the hair its body, metres."""
+        """Offset of every vertex from the middle of the skull for the volume of the hair, metres."""
         x, y, z = self.local.T
         side, top, part, bump = _STYLES[who.hair_style]
         inside = step(0.0, 0.03, z - hairline(y, np.abs(x), who.hairline, who.hair_style in LOOSE)) * self.scalp_ok

@@ -20,7 +20,7 @@ EYE_MOUTH_SHARE = 0.36
 _DISTANCE = 1.2
 
 
-# Of warp's typing, mypy refuses arrays, whose annotations are calls, and the union that `tid` gives.
+# mypy rejects warp's array annotations, which are calls, and the union that `tid` returns.
 @wp.kernel
 def _cast(
     mesh: wp.uint64, origin: wp.vec3, right: wp.vec3, up: wp.vec3, ahead: wp.vec3, width: int, scale: float,
@@ -76,10 +76,10 @@ class Renderer:
             supersample: rays along one side of a pixel, 1 to 8; 2 and more also soften shadows.
 
         Returns:
-            uint8 ``[size, size, 3]``, sRGB; the same arguments give the same bytes.
+            uint8 `[size, size, 3]`, sRGB; the same arguments give the same bytes.
 
         Raises:
-            ValueError: ``size`` or ``supersample`` is out of range.
+            ValueError: `size` or `supersample` is out of range.
         """
         if not 8 <= size <= 2048:
             raise ValueError(f"size must lie in [8, 2048], got {size}")
@@ -117,7 +117,7 @@ class Renderer:
 
 
 def _trace(mesh: Mesh, view: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Per pixel: the face it shows (-1: none), the shares of its corners, its distance, whether the lamp reaches it."""
+    """Per pixel: the visible face (-1: none), the shares of its corners, its distance, whether the lamp reaches it."""
     width = view["width"]
     solid = wp.Mesh(points=wp.array(mesh.points, dtype=wp.vec3, device="cpu"),
                     indices=wp.array(mesh.faces.ravel(), dtype=int, device="cpu"))  # fmt: skip
@@ -142,7 +142,7 @@ def _renderer() -> Renderer:
 def _draw(task: tuple[Identity, list[Nuisance], int]) -> np.ndarray:
     identity, photos, size = task
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more would slow these small steps, and their number must not decide the bytes
+    torch.set_num_threads(1)  # more threads would slow these small steps, and bytes must not depend on their number
     try:
         return np.stack([_renderer().render(identity, photo, size) for photo in photos])
     finally:
@@ -158,13 +158,13 @@ def render_people(
         people: a person and the circumstances of every photo.
         size: pixels along one side.
         workers: processes, 1 for none but this one; the bytes do not depend on it.
-        progress: a label shows a progress bar on stderr, ``None`` shows nothing.
+        progress: label of a progress bar on stderr; None for no bar.
 
     Returns:
-        uint8 ``[people, photos, size, size, 3]``.
+        uint8 `[people, photos, size, size, 3]`.
 
     Raises:
-        ValueError: there is nobody to draw, the numbers of photos differ, or ``size`` or ``workers`` is out of range.
+        ValueError: there is nobody to draw, the numbers of photos differ, or `size` or `workers` is out of range.
     """
     counts = {len(photos) for _, photos in people}
     if len(counts) != 1 or 0 in counts:
