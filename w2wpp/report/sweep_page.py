@@ -24,10 +24,10 @@ HEADS = {"latent_dim": "latent dimension, space", "people": "zoo people, space",
 
 
 def table(lines: pd.DataFrame, by: str) -> str:
-    """Markdown of a table's lines: score, gain and what of it nonlinearity adds, of every row, by recogniser.
+    """Markdown of a table's lines: score, gain and gain by nonlinearity of every row, by recogniser.
 
     Args:
-        lines: as `evaluation.sweep_tables.compared` gives them, by all of `RECOGNIZERS`.
+        lines: as `evaluation.sweep_tables.compared` returns them, by all of `RECOGNIZERS`.
         by: the column that varies, "latent_dim", "people" or "variant".
     """
     first, second = (lines[lines["recognizer"] == name].set_index(KEYS) for name in RECOGNIZERS)
@@ -48,7 +48,7 @@ def table(lines: pd.DataFrame, by: str) -> str:
 
 
 def _interval(line: pd.Series, gain: str) -> str:
-    """A gain and its interval; nothing where the row that it is over was not measured."""
+    """A gain and its interval; empty if its reference row was not measured."""
     if pd.isna(line[gain]):
         return ""
     return f"{line[gain]:+.3f} ({line[f'{gain}_low']:+.3f} to {line[f'{gain}_high']:+.3f})"
