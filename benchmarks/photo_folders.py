@@ -1,4 +1,4 @@
-"""Folders of people's photos for the fuzz run, with all that lies in such folders, and what may be taken of them."""
+"""Folders of people's photos for the fuzz run, with their typical contents and the photos that may be taken."""
 
 import io
 import os
@@ -22,9 +22,9 @@ NEEDED, EACH = PHOTOS.validation + PHOTOS.test, 1 + PHOTOS.score_photos
 
 
 class Made:
-    """A folder of people's photos as it is made: what may be taken, and whether there is a reason to refuse all of it.
+    """A generated folder of people's photos: the photos that may be taken, and whether all of it must be refused.
 
-    `scenes` has the seed of each readable photo by person and file, all as they are to be called.
+    `scenes` has the seed of each readable photo by person and file, under the expected names.
     """
 
     def __init__(self, folder: Path, rng: random.Random, number: int) -> None:
@@ -37,7 +37,7 @@ class Made:
                 self.photo(f"Person {person}", f"{photo}.{rng.choice(SUFFIXES)}", 100 * number + 10 * person + photo)
 
     def photo(self, person: str, file: str, seed: int, **how) -> None:
-        """Write a photo; nobody else needs to have one of this name."""
+        """Write a photo; its name may be unique to this person."""
         path = self.folder / person / file
         path.parent.mkdir(exist_ok=True)
         picture = scene(seed, (96, 80))
@@ -110,7 +110,7 @@ def link(made: Made) -> None:
         )
     )
     (made.rng.choice((made.folder, made.someone())) / name).symlink_to(target)
-    # One beside photos that are enough is not come to.
+    # A link after enough photos is not reached.
     made.refused = name != ".hidden"
 
 
@@ -195,7 +195,7 @@ def damaged_photos(made: Made) -> None:
         for photo in range(made.rng.randrange(4)):
             damage = made.rng.choice((truncate, noise, other_kind, bomb))
             content = damage(encoded(scene(photo), "JPEG", "RGB"), made.rng)
-            try:  # what happens to be sound after all would be one more photo
+            try:  # a damaged file that is still readable would be another photo
                 Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")).load()
             except Exception:
                 (made.folder / person / f"00{photo}.jpg").write_bytes(content)
@@ -245,7 +245,7 @@ def read_folder(folder: Path, seed: int) -> FolderPhotos:
 
 
 def folder_fault(found: FolderPhotos, made: Made, seed: int) -> str | None:
-    """What is wrong with what was read of a folder; None when it is what the folder was made of."""
+    """The fault of a folder's reading; None if it gives the photos that the folder was made of."""
     taken = [made.scenes.get((row["person"], row["file"])) for row in found.rows]
     if None in taken:
         return "a photo that nobody made"
