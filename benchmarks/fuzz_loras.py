@@ -117,7 +117,7 @@ def sound_lora(
     dtype: torch.dtype = torch.float32,
     text: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a LoRA with normal numbers; alpha is stored as the naming requires, or left out if None."""
+    """Tensors and metadata of a LoRA with normal numbers; alpha is stored as the naming requires, None omits it."""
     weight_key, alpha_key, text_key = NAMINGS[naming]
     generator = torch.Generator().manual_seed(seed)
     tensors, metadata = {}, {}

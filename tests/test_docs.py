@@ -1,4 +1,4 @@
-"""The pages that describe settings, metrics and spaces say what the code and the metrics say."""
+"""The pages on settings, metrics and spaces agree with the code and the metrics."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def test_parameters_page_says_type_default_range_and_meaning():
 
 
 def described_metrics() -> dict[str, list[str]]:
-    """Keys with placeholders, by file, as docs/reference/metrics.md has them."""
+    """Keys with placeholders, by file, in docs/reference/metrics.md."""
     page = (ROOT / "docs/reference/metrics.md").read_text()
     sections = re.split(r"^## metrics/(\S+)\.json$", page, flags=re.MULTILINE)[1:]
     return {

@@ -1,4 +1,4 @@
-"""Faces are found, aligned and masked where they are."""
+"""Faces are found, aligned and masked in their true places."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Work in progress is found again by the same recipe and versions, and by no other; recipes hold what results need."""
+"""Work in progress is found only by the same recipe and versions; recipes contain all settings that results need."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def names(tmp_path):
 
 
 def another(value: object) -> object:
-    """Another value of the same type; text where there is none."""
+    """Another value of the same type; text if there is none."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -69,7 +69,7 @@ def test_a_raised_version_starts_all_that_builds_on_it_anew(task, names, monkeyp
 def test_photos_are_what_the_base_model_and_the_zoo_begin_with(names, monkeypatch):
     before = names()
     monkeypatch.setitem(resume.VERSIONS, "photos", VERSIONS["photos"] + 1)
-    # The sweep names the versions of all that it builds on in its recipe itself.
+    # The sweep's own recipe has the versions of all tasks that it builds on.
     unchanged = {"predictions", "coordinates", "vae", "w2w", "sweep"}
     assert {task for task in VERSIONS if names()[task] == before[task]} == unchanged
 

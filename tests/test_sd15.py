@@ -253,7 +253,7 @@ def test_a_base_model_that_was_changed_or_moved_is_refused(tmp_path, sd15_base):
 
 @pytest.fixture
 def asked(tmp_path, world, sd15_base, sd15_clip, monkeypatch):
-    """asked(setting, ...) gives the settings of the miniature profile with some of them changed; nothing is missing."""
+    """asked(setting, ...) returns the settings of the miniature profile with some changes; no file is missing."""
     monkeypatch.setenv("INSIGHTFACE_HOME", str(world))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
