@@ -1,7 +1,7 @@
 """Compare ways to train the base model, each given the same wall-clock time on the same renders.
 
-The number of steps that fit into the time is measured first, so nothing else may run meanwhile. Writes base_trials.md
-and base_trials.json, which also keeps finished trials from being run again.
+The number of steps that fit into the time is measured first, so nothing else may run meanwhile. The results are
+base_trials.md and base_trials.json; trials in the latter are not run again.
 """
 
 import tempfile
@@ -62,7 +62,7 @@ def changed(base: BaseParams, changes: dict) -> BaseParams:
 
 
 def steps_in(seconds: float, run) -> int:
-    """How many steps fit into a time, from the times that run(steps) takes, without what it does besides steps."""
+    """The number of steps that fit into a time, from the times of run(steps), without its fixed costs."""
 
     def timed(steps: int) -> float:
         started = time.perf_counter()
@@ -75,7 +75,7 @@ def steps_in(seconds: float, run) -> int:
 
 
 def try_codec(kind: str, base: BaseParams, images, held_out, seconds: float, seed: int) -> dict:
-    """Decibels on held-out people of a codec trained for some seconds; the linear patch codec needs none."""
+    """PSNR in dB on held-out people of a codec trained for some seconds; the linear patch codec needs no training."""
 
     def build():
         torch.manual_seed(seed)
@@ -179,9 +179,10 @@ def table(results: dict, seconds: float) -> str:
     lines = [
         "# Trials of the base model",
         "",
-        f"Every trial had {seconds:.0f} s of training with {torch.get_num_threads()} threads and the same renders "
-        f"of {PEOPLE} people. How many steps that is was measured just before; where they cost the same, other "
-        "numbers of steps are the machine's noise. `python benchmarks/base_trials.py` repeats the trials.",
+        "[Choices of this world](explanation/choices.md) draws the conclusions. Every trial trained for "
+        f"{seconds:.0f} s with {torch.get_num_threads()} threads on the same renders of {PEOPLE} people. The number of "
+        "steps that fit was measured just before each trial. If two trials have the same cost per step, a difference "
+        "in steps is noise of the machine. `python benchmarks/base_trials.py` repeats the trials.",
         "",
         "| codec | steps | held-out people (dB) |",
         "|---|---:|---:|",

@@ -1,10 +1,10 @@
-"""Measure how much faster LoRAs are trained together than one at a time with peft, and that both end the same.
+"""Measure the speed-up of training LoRAs together over one at a time with peft, and that both give the same result.
 
-Trains the same people on the shipped base with the settings of params.yaml (fewer steps by default): once per person
-through diffusers' `unet.add_adapter` with a peft `LoraConfig` and torch's Adam, then in batches of growing size. Rounds
-of both are interleaved, so that a busy machine slows both. How many there would be if all matrix products and
-convolutions were as fast as large matrix products is told, too. Writes batched_training.json and .md, which the stage
-`report` reads: after a new measurement it is stale.
+The same people are trained on the shipped base with the settings of params.yaml (fewer steps by default). First each
+person is trained alone, by diffusers' `unet.add_adapter` with a peft `LoraConfig` and torch's Adam, then all in batches
+of growing size. Rounds of both are interleaved, so that a busy machine slows both. The upper bound assumes that all
+matrix products and convolutions are as fast as large matrix products. The results are batched_training.json and .md,
+which the stage `report` reads: a new measurement makes it stale.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def main() -> None:
 
     settings = load_params(ROOT / "params.yaml")
     params = settings.collect.model_copy(update={"steps": args.steps or settings.collect.steps})
-    pipe, wrapped = (load_pipeline(ROOT / "data/base", device()) for _ in range(2))  # peft leaves its wrappers behind
+    pipe, wrapped = (load_pipeline(ROOT / "data/base", device()) for _ in range(2))  # peft does not remove its wrappers
     lora, seed = settings.lora, settings.seed
     layout = WeightLayout.of_unet(pipe.unet, lora.rank, lora.alpha, lora.targets, lora.blocks)
     start = initial_weights(layout, seed)

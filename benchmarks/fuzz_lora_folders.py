@@ -1,10 +1,10 @@
-"""Scan random folders of LoRAs as people keep them, and measure what refusals at the limits take.
+"""Scan random, realistic folders of LoRAs, and measure time and memory of inputs at the limits.
 
-Each folder has some people's trainings, named as one of the trainers names them, with checkpoints, trainer's state,
-previews, captions, hidden files and what archives leave, text-encoder adapters and damaged files beside. What is in it
-is known, so that for every folder these are checked: each person is read once, by the last sound checkpoint, and every
-LoRA of theirs under one name; damaged LoRAs and nothing else are rejected; and the same files written in another order
-give the same result. The exit status is 1 if a folder crashed, took longer than the time limit or failed a check.
+Each folder has some people's trainings, named by one trainer's rule. It also has checkpoints, trainer state, previews,
+captions, hidden files, leftovers of archives, text-encoder adapters and damaged files. These properties are checked:
+each person is read once, by the last sound checkpoint and under one name; damaged LoRAs and nothing else are rejected;
+and the same files written in another order give the same result. The exit status is 1 if a folder crashed, exceeded the
+time limit or failed a check.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def text_encoder_adapter() -> bytes:
 
 
 def draw_folder(rng: random.Random) -> tuple[dict[str, bytes], dict[str, set[str]], set[str]]:
-    """A random folder: its files; of each person the files of which one or more are to be read; and what is damaged."""
+    """A random folder: its files, the acceptable files of each person, and the damaged files."""
     files, wanted, damaged = {}, {}, set()
     for number, person in enumerate(rng.sample(PEOPLE, rng.randrange(1, 5))):
         trainer = rng.choice(list(TRAINERS))
@@ -119,7 +119,7 @@ def draw_folder(rng: random.Random) -> tuple[dict[str, bytes], dict[str, set[str
 
 
 def write_files(folder: Path, files: dict[str, bytes], order: list[str]) -> None:
-    """Write files in an order, on which that of a directory may depend."""
+    """Write files in the given order, which may affect the order of the directory."""
     for name in order:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(files[name])
@@ -128,7 +128,7 @@ def write_files(folder: Path, files: dict[str, bytes], order: list[str]) -> None
 def faults(
     folder: Path, files: dict[str, bytes], wanted: dict[str, set[str]], damaged: set[str], rng: random.Random
 ) -> Iterator[str]:
-    """What is wrong with the scan of a folder."""
+    """Faults of the scan of a folder."""
     results = []
     for order in (sorted(files), rng.sample(sorted(files), len(files))):
         shutil.rmtree(folder, ignore_errors=True)
@@ -157,7 +157,7 @@ def fuzz_folders(folders: int, seed: int, limit: float = 20.0) -> tuple[Counter,
     """Scan `folders` random folders, each within `limit` seconds.
 
     Returns:
-        How many files and folders there were; a line for every failure; the longest time, in seconds.
+        The numbers of files and folders; a line for every failure; the longest time, in seconds.
     """
     rng, counts, failures, longest = random.Random(seed), Counter(), [], 0.0
     previous = signal.signal(signal.SIGALRM, _alarm)
@@ -182,7 +182,7 @@ def fuzz_folders(folders: int, seed: int, limit: float = 20.0) -> tuple[Counter,
 
 
 def limits(root: Path) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Inputs at the limits and beyond them, and what reads them."""
+    """Inputs at the limits and beyond them, and their readers."""
 
     def file(name: str, content: bytes) -> Callable[[], object]:
         path = root / f"{name}.safetensors"
@@ -247,7 +247,7 @@ def limits(root: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def measure_limits() -> None:
-    """Print time and memory of each of `limits`, and what came of it."""
+    """Print time, memory and outcome of each of `limits`."""
     with tempfile.TemporaryDirectory() as root:
         for name, read in limits(Path(root)):
             tracemalloc.start()

@@ -1,12 +1,12 @@
-"""Read thousands of damaged LoRA files of all namings; every one must give the LoRA that it holds, or an InputError.
+"""Read thousands of damaged LoRA files of all namings; each must give the LoRA that it holds, or an InputError.
 
-Each file starts as a sound LoRA in one of the namings and is then damaged in one of the ways of `DAMAGES`. Printed are,
-per damage, the files accepted, rejected (InputError), crashed (anything else was raised), hung (longer than the time
-limit) and silently accepted: accepted although the safetensors library refuses the file, or with another product B A
-than a plain reading of the file by that library gives, or as a vector that is not finite, canonical and of length d.
-Damage to the numbers themselves may change the LoRA; then the changed one must be what comes out. Printed, too, are the
-longest time and the largest memory, as Python counts it, of a file. The exit status is 1 if any file crashed, hung or
-was silently accepted, or an undamaged one was rejected.
+Each file starts as a sound LoRA in one of the namings and is then damaged in one of the ways of `DAMAGES`. The table
+counts, per damage, the files accepted, rejected (InputError), crashed (another error), hung (longer than the time
+limit) and silently accepted. Silent acceptance means that the safetensors library refuses the file, that its plain
+reading of the file gives another product B A, or that the vector is not finite, canonical and of length d. Damage to
+the numbers may change the LoRA; the changed LoRA is then the right result. The table also has the longest time and the
+largest memory, as Python counts it, of a file. The exit status is 1 if any file crashed, hung or was silently accepted,
+or an undamaged one was rejected.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def sound_lora(
     dtype: torch.dtype = torch.float32,
     text: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a LoRA with normal numbers; alpha goes where the naming has it, None leaves it out."""
+    """Tensors and metadata of a LoRA with normal numbers; alpha is stored as the naming requires, None omits it."""
     weight_key, alpha_key, text_key = NAMINGS[naming]
     generator = torch.Generator().manual_seed(seed)
     tensors, metadata = {}, {}
@@ -189,7 +189,7 @@ def other_length(content: bytes, rng: random.Random) -> bytes:
 
 
 def other_header(content: bytes, rng: random.Random) -> bytes:
-    """Change what the header says of one tensor, with the length made right again."""
+    """Change the header's entry of one tensor, and correct the header's length."""
     header, data = split_header(content)
     keys = [key for key in header if key != "__metadata__"]
     key = rng.choice(keys)
@@ -277,7 +277,7 @@ def other_numbers(content: bytes, rng: random.Random) -> bytes:
 
 
 def other_names(content: bytes, rng: random.Random) -> bytes:
-    """What wrappers, other trainers and other models would have called the tensors, all of them or some."""
+    """Rename all or some tensors as wrappers, other trainers and other models do."""
     header, data = split_header(content)
     old, new = rng.choice(
         (
@@ -308,7 +308,7 @@ def other_names(content: bytes, rng: random.Random) -> bytes:
 
 
 def bystander(content: bytes, rng: random.Random) -> bytes:
-    """Files that are something else, under the name of a LoRA."""
+    """Files of other types under the name of a LoRA."""
     starts = (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
         b"<!DOCTYPE html><html>Sign in",
@@ -327,7 +327,7 @@ def bystander(content: bytes, rng: random.Random) -> bytes:
 
 
 def other_metadata(content: bytes, rng: random.Random) -> bytes:
-    """Metadata that trainers, and strangers, write: none, null, of any script, many, large, nested."""
+    """Metadata of trainers and strangers: none, null, in any script, many, large, nested."""
     header, data = split_header(content)
     value = rng.choice(
         (
@@ -376,7 +376,7 @@ def plain_products(path: Path, layout: WeightLayout) -> list[Tensor]:
     with safe_open(path, framework="pt") as file:
         metadata = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
         for key in file.keys():  # noqa: SIM118
-            # Dots and underscores are made one, whatever the naming, so that modules compare as strings.
+            # Dots become underscores, so that modules of all namings compare as strings.
             plain = re.sub(r"(?<=_)(_orig_mod_|module_)|^(_orig_mod_|module_)", "", key.replace(".", "_"))
             plain = re.sub(r"^(base_model_model_|lora_unet_|lycoris_|diffusion_model_|unet_)+", "", plain)
             plain = re.sub(r"(lora_(A|B|down|up))_(identity1|default|other)_", r"\1_", plain.replace("processor_", ""))
@@ -401,7 +401,7 @@ def plain_products(path: Path, layout: WeightLayout) -> list[Tensor]:
 
 
 def fault(lora: ForeignLora, path: Path, layout: WeightLayout) -> str | None:
-    """What is wrong with a LoRA that was read from `path`; None when it is what the file holds."""
+    """The fault of a LoRA that was read from `path`; None if it is the LoRA in the file."""
     if lora.vector.shape != (layout.dimension,) or not torch.isfinite(lora.vector).all():
         return "not a finite vector of the layout"
     if not torch.equal(canonicalise(lora.vector[None], layout)[0], lora.vector):
@@ -413,7 +413,7 @@ def fault(lora: ForeignLora, path: Path, layout: WeightLayout) -> str | None:
     for product, (down, up) in zip(products, layout.split(lora.vector[None].double()).values(), strict=True):
         u, s, vh = torch.linalg.svd(product, full_matrices=False)
         best = u[:, : layout.rank] * s[: layout.rank] @ vh[: layout.rank]
-        # With a tie at the cut there are several best approximations, so what counts is how well they fit.
+        # With equal singular values at the cut there are several best approximations, so their errors are compared.
         misfit = (product - layout.scale * up[0] @ down[0]).norm() - (product - best).norm()
         if misfit > 1e-5 * product.norm() + 1e-30:
             return "another product than the file's"
@@ -428,7 +428,7 @@ def fuzz(files: int, seed: int, limit: float = 5.0) -> tuple[dict[str, Counter],
     """Read `files` damaged files, each within `limit` seconds.
 
     Returns:
-        Per damage, how many files had which outcome; a line for every failure; and per damage the longest time, in
+        Per damage, the number of files by outcome; a line for every failure; and per damage the longest time, in
         seconds, and the largest memory, in MiB, of a file.
     """
     rng = random.Random(seed)

@@ -1,13 +1,13 @@
 """Read thousands of damaged photos and of folders of photos; each must give the photos that it holds, or an InputError.
 
 Each photo starts as a sound JPEG, PNG or WebP of any mode and is then damaged in one of the ways of
-`photo_files.DAMAGES`. It is silently accepted if it is accepted although Pillow refuses the file, or as another picture
-than a plain reading of the file by Pillow gives, or as one that is not RGB or not within the limits. Each folder is
-made of the things that lie in people's folders (`photo_folders.THINGS`). It is silently accepted if its photos are not
-those that it was made of, if people or photos are counted twice or if two readings differ. Printed are, per damage and
-thing, how many inputs were accepted, rejected (InputError), crashed (anything else was raised), hung (longer than the
-time limit) and silently accepted; and the longest time and the most memory that any of them took. The exit status is 1
-if any crashed, hung or was silently accepted, or an undamaged one was rejected.
+`photo_files.DAMAGES`. It is silently accepted if Pillow refuses the file, if Pillow's plain reading gives another
+picture, or if the picture is not RGB or exceeds the limits. Each folder is assembled from typical contents
+(`photo_folders.THINGS`). It is silently accepted if its photos differ from the assembled ones, if people or photos are
+counted twice, or if two readings differ. The table counts, per damage and thing, the inputs accepted, rejected
+(InputError), crashed (another error), hung (longer than the time limit) and silently accepted. It also has the longest
+time and the most memory. The exit status is 1 if any input crashed, hung or was silently accepted, or an undamaged one
+was rejected.
 """
 
 import random
@@ -26,7 +26,7 @@ from w2wpp.faces.pictures import MAX_PIXELS, MAX_RATIO, MAX_SIDE, MIN_SIDE, read
 
 
 def plain_picture(path: Path) -> np.ndarray:
-    """A photo as Pillow reads it, float64 [h, w, 3] on white; turned by Pillow, if its metadata let it."""
+    """A photo as Pillow reads it, float64 [h, w, 3] on white; turned by Pillow if its metadata are readable."""
     picture = Image.open(path)
     picture.load()
     try:
@@ -43,7 +43,7 @@ def plain_picture(path: Path) -> np.ndarray:
 
 
 def fault(picture: Image.Image, path: Path) -> str | None:
-    """What is wrong with a picture that was read from `path`; None when it is what the file holds."""
+    """The fault of a picture that was read from `path`; None if it is the picture in the file."""
     if (
         picture.mode != "RGB"
         or min(picture.size) < MIN_SIDE

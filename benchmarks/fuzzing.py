@@ -1,4 +1,4 @@
-"""What the fuzz runs share: reading one input within limits, its time and memory, and the table of all outcomes."""
+"""Shared parts of the fuzz runs: reading one input within limits, its time and memory, and the table of outcomes."""
 
 import argparse
 import re
@@ -18,7 +18,7 @@ Read = TypeVar("Read")
 
 
 class Attempt(NamedTuple):
-    """What became of one input: one of `OUTCOMES` with details after a colon, in seconds and with bytes of memory."""
+    """The outcome of one input: one of `OUTCOMES` with details after a colon, seconds and bytes of memory."""
 
     outcome: str
     seconds: float
@@ -27,7 +27,7 @@ class Attempt(NamedTuple):
 
 @dataclass
 class Tally:
-    """How many inputs of which damage had which outcome, a line for every failure, and the most they took."""
+    """Counts of inputs by damage and outcome, a line for every failure, and the largest time and memory."""
 
     counts: dict[str, Counter] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -53,9 +53,9 @@ class Tally:
 
 
 def attempt(read: Callable[[], Read], fault: Callable[[Read], str | None], limit: float = 5.0) -> Attempt:
-    """Read an input within `limit` seconds and ask, outside of that time, what is wrong with what was read.
+    """Read an input within `limit` seconds, and then check the result without a limit.
 
-    Memory is the most that the process held meanwhile less what it held before; 0 where the system does not say.
+    Memory is the peak of the process during reading less its memory before; 0 if the system does not report it.
     """
     outcome, before, start = "rejected", _reset_peak(), time.perf_counter()
     previous = signal.signal(signal.SIGALRM, _alarm)
@@ -78,7 +78,7 @@ def attempt(read: Callable[[], Read], fault: Callable[[Read], str | None], limit
 
 
 def run(description: str, fuzz: Callable[[int, int], Tally]) -> None:
-    """A fuzz run's command line; `fuzz` takes how many inputs to read, and a seed."""
+    """A fuzz run's command line; `fuzz` takes the number of inputs and a seed."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -91,7 +91,7 @@ def _alarm(*_) -> None:
 
 
 def _reset_peak() -> int:
-    """Let the peak of this process's memory begin anew, where Linux can do that; what it holds now, in bytes."""
+    """Reset the peak of this process's memory, if Linux supports that; returns the present memory in bytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -1,9 +1,10 @@
-"""Compare ways to train a person's LoRA: what of the UNet it adapts, from which start, and what of it is chance.
+"""Compare recipes of a person's LoRA: the adapted layers of the UNet, the initial weights, and the within-person
+variance.
 
 Some validation people get two LoRAs by each of `RECIPES`, from different photos and seeds, on the shipped base. Their
-pictures are scored against further photos. How alike the two LoRAs' deviations from the mean are says how much of them
-is about the person: the rest is chance. Writes lora_trials.md and lora_trials.json, which also keeps finished trials
-from being run again.
+pictures are scored against further photos. The agreement of the two LoRAs' deviations from the mean shows how much of
+them is about the person; the rest is chance. The results are lora_trials.md and lora_trials.json; trials in the latter
+are not run again.
 """
 
 import time
@@ -39,7 +40,7 @@ PROJECTIONS, FEED_FORWARD = ["proj_in", "proj_out"], ["ff.net.0.proj", "ff.net.2
 EVERYWHERE = ATTENTION + FEED_FORWARD + PROJECTIONS
 BOTH = {"start": "kaiming", "trained": "both", "adam_epsilon": 1e-8, "mirrored": False}
 ONLY_B = {"start": "gradients", "trained": "B", "adam_epsilon": 1e-3, "mirrored": False}
-# What is told of them, then changes to `lora` and to `collect` of params.yaml.
+# By name: changes to `lora` and to `collect` of params.yaml.
 RECIPES = {
     "as shipped": ({}, {}),
     "as shipped, twice the steps": ({}, {"steps": 1200}),
@@ -73,8 +74,8 @@ def agreement(one: Tensor, other: Tensor) -> float:
     """Mean cosine between the two LoRAs of a person.
 
     Args:
-        one, other: weight vectors [n, d] of the same n people. Each set's own mean is taken off: a common one would
-            count what all LoRAs of a set share as disagreement, and part of each person as common.
+        one, other: weight vectors [n, d] of the same n people. The mean of each set is subtracted. A common mean would
+            count the shared part of each set as disagreement, and part of each person as shared.
     """
     return torch.nn.functional.cosine_similarity(one - one.mean(0), other - other.mean(0)).mean().item()
 
@@ -93,9 +94,9 @@ def try_recipe(
 
     Args:
         people: n people to train LoRAs of.
-        images: uint8 [m, 2 p + q, size, size, 3] of m >= n people, those n first; p photos are trained on at a time.
-        real: embeddings of everybody's last q photos, [m, q]. All m tell what a stranger's score is.
-        scratch: where renders are kept that the start is made from.
+        images: uint8 [m, 2 p + q, size, size, 3] of m >= n people, those n first; each LoRA trains on p photos.
+        real: embeddings of everybody's last q photos, [m, q]. All m people determine the score of a stranger.
+        scratch: folder of the renders that determine the initial weights.
     """
     changed_lora, changed_collect = RECIPES[name]
     lora, params = shipped.lora.model_copy(update=changed_lora), shipped.collect.model_copy(update=changed_collect)
@@ -134,11 +135,13 @@ def table(results: dict, people: int, collect: CollectParams) -> str:
     lines = [
         "# How to train a person's LoRA",
         "",
-        f"Two LoRAs each of {people} validation people, {collect.photos} photos and, where nothing else is said, "
-        f"{collect.steps} steps of {collect.photos_per_step} photos per LoRA, from another seed each. ID scores "
-        "are against other photos, where a stranger is 0 and own photos are 1. Agreement is the mean cosine "
-        "between a person's two LoRAs, each less the mean LoRA of its seed: 0 if they were all chance. "
-        "`python benchmarks/lora_trials.py` repeats it.",
+        "[Choices of this world](explanation/choices.md) draws the conclusions. "
+        f"Each of {people} validation people gets two LoRAs, from different photos and seeds. A LoRA has "
+        f"{collect.photos} photos and, unless the table says otherwise, {collect.steps} steps of "
+        f"{collect.photos_per_step} photos. Normalised ID scores are against other photos: a stranger scores 0, the "
+        "person's own photos score 1. Agreement is the mean cosine between a person's two LoRAs, each less the mean "
+        "LoRA of its seed; it is 0 if all differences from that mean are chance. `python benchmarks/lora_trials.py` "
+        "repeats the trials.",
         "",
         "| recipe | rank | numbers trained | ID score, normalised | TAR at FAR 1 % | agreement | seconds |",
         "|---|---:|---:|---:|---:|---:|---:|",

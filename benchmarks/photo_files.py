@@ -17,7 +17,7 @@ SUFFIXES = ("jpg", "JPG", "jpeg", "jpe", "jfif", "png", "PNG", "webp", "bmp", "h
 
 
 def scene(seed: int, size: tuple[int, int] = (90, 80)) -> Image.Image:
-    """A picture that no other seed gives nor is a copy of."""
+    """A picture that differs from the pictures of all other seeds."""
     rng = np.random.default_rng(seed)
     blobs = Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     return Image.fromarray((np.asarray(blobs) + rng.normal(0, 4, (*size[::-1], 3))).clip(0, 255).astype(np.uint8))
@@ -91,7 +91,7 @@ def splice(content: bytes, rng: random.Random) -> bytes:
 
 
 def broken_exif(content: bytes, rng: random.Random) -> bytes:
-    """The same picture with metadata that are none."""
+    """The same picture with invalid metadata."""
     exif = rng.choice(
         (
             rng.randbytes(rng.randrange(200)),
@@ -111,7 +111,7 @@ def broken_exif(content: bytes, rng: random.Random) -> bytes:
 
 
 def other_structure(content: bytes, rng: random.Random) -> bytes:
-    """Leave out, repeat, exchange or make up parts of the file, with checksums that are right."""
+    """Leave out, repeat, exchange or invent parts of the file, with correct checksums."""
     number = rng.choice((0, 1, 2, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1))
     if content.startswith(b"\x89PNG"):
         parts = list(_png_parts(content))
@@ -188,7 +188,7 @@ def other_structure(content: bytes, rng: random.Random) -> bytes:
 
 
 def bomb(content: bytes, rng: random.Random) -> bytes:
-    """A small file that asks for much: pixels on paper or cut off, sides, scans, segments, chunks."""
+    """A small file with large demands: declared or cut-off pixels, sides, scans, segments, chunks."""
     choice = rng.randrange(7)
     if choice == 0:
         return _blank(rng.choice(((80_000, 64), (64, 20_000), (2_000, 64), (64, 257), (MAX_SIDE, MAX_SIDE))))
@@ -219,7 +219,7 @@ def _blank(size: tuple[int, int]) -> bytes:
 
 
 def other_kind(_: bytes, rng: random.Random) -> bytes:
-    """What else is named like a photo."""
+    """Other files that are named like a photo."""
     picture, file = scene(rng.randrange(99)), io.BytesIO()
     kind = rng.choice(("GIF", "BMP", "TIFF", "ICO", "PPM", "JPEG2000", "AVIF", "TGA", ""))
     if kind:

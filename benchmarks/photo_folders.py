@@ -1,4 +1,4 @@
-"""Folders of people's photos for the fuzz run, with all that lies in such folders, and what may be taken of them."""
+"""Folders of people's photos for the fuzz run, with their typical contents and the photos that may be taken."""
 
 import io
 import os
@@ -22,9 +22,9 @@ NEEDED, EACH = PHOTOS.validation + PHOTOS.test, 1 + PHOTOS.score_photos
 
 
 class Made:
-    """A folder of people's photos as it is made: what may be taken, and whether there is a reason to refuse all of it.
+    """A generated folder of people's photos: the photos that may be taken, and whether all of it must be refused.
 
-    `scenes` has the seed of each readable photo by person and file, all as they are to be called.
+    `scenes` has the seed of each readable photo by person and file, under the expected names.
     """
 
     def __init__(self, folder: Path, rng: random.Random, number: int) -> None:

@@ -1,7 +1,7 @@
-"""Measure how photos of the rendered world are framed, by the landmarks that photos from elsewhere are framed by.
+"""Measure the framing of the rendered world's photos by the landmarks that frame photos from elsewhere.
 
-Prints the constants of `RENDERED` in w2wpp/faces/frames.py, and how far the squares that are cut by them lie from where
-photos of other people are framed; minutes on one core.
+The script prints the constants of `RENDERED` in w2wpp/faces/frames.py. It also prints how far squares cropped by them
+lie from the true frames of other people's photos. It takes minutes on one core.
 """
 
 import argparse
@@ -19,7 +19,7 @@ CORNERS = (-0.5 - 0.5j, 0.5 - 0.5j, -0.5 + 0.5j, 0.5 + 0.5j)
 
 
 def landmarks(group: str, people: int) -> np.ndarray:
-    """Dlib's landmarks, complex [n, 5], in sides of the photo from its middle, of all photos where a face is found."""
+    """dlib's landmarks, complex [n, 5], in sides of the photo from its middle, of all photos with a detected face."""
     find, _ = load_landmarks("dlib")
     photos = draw(sample_people(0, group, people, PHOTOS), SIZE, group).flatten(0, 1).numpy()
     found = [faces[0] for faces in map(find, photos) if faces]
@@ -35,9 +35,9 @@ def similarity_square(points: np.ndarray) -> tuple[float, complex]:
 
 
 def weights(points: np.ndarray) -> np.ndarray:
-    """Complex [2, 5], by which landmarks tell centre and side of a photo, wherever it lies: least squares.
+    """Complex coefficients [2, 5] that map landmarks to centre and side of a photo, by least squares.
 
-    Those of the centre have the sum 1 and those of the side 0, so that both move, turn and grow with the face.
+    The coefficients of the centre sum to 1 and those of the side to 0, so that both move, turn and scale with the face.
     """
     mean = points.mean(1, keepdims=True)
     apart = (points - mean)[:, :4]  # the fifth is minus the sum of these

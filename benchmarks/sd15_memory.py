@@ -1,7 +1,7 @@
-"""Estimate what Stable Diffusion 1.5 needs of a GPU's memory: tensors of the true shapes, without numbers in them.
+"""Estimate the GPU memory of Stable Diffusion 1.5 from tensors of the true shapes without storage.
 
-Everything runs on tensors that have a shape and a dtype but no storage; at every operation the bytes of those still
-alive are summed. Left out: CUDA's own context, kernels' workspaces and fragmentation. Needs no GPU, model or network.
+Everything runs on tensors that have a shape and a dtype but no storage. The bytes of live tensors are summed at every
+operation. CUDA's context, workspaces of kernels and fragmentation are left out. No GPU, model or network is needed.
 """
 
 import argparse
@@ -21,7 +21,7 @@ GIB = 2**30
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes that were alive at once, of all storages seen within."""
+    """The peak of live bytes of all storages within the context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def invert(unet: UNet2DConditionModel, layout: WeightLayout, people: int, latent
 
 @torch.no_grad()
 def draw(unet: UNet2DConditionModel, vae: AutoencoderKL, layout: WeightLayout, pictures: int) -> None:
-    """One denoising step with guidance of pictures by as many LoRAs, and their decoding, as in `generate`."""
+    """One denoising step with guidance, for pictures of as many LoRAs, and their decoding, as in `generate`."""
     dtype = unet.dtype
     with adapted(unet, layout, torch.empty(pictures, layout.dimension)):
         unet(

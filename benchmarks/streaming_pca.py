@@ -1,6 +1,6 @@
 """Streamed PCA against scikit-learn's IncrementalPCA and PCA(svd_solver="randomized"): time, variance and peak memory.
 
-Writes streaming_pca.json, .md and .png into --out. Every measurement is a process of its own, on the same files.
+The results are streaming_pca.json, .md and .png in --out. Every measurement runs in its own process, on the same files.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def captured(shards: Shards, mean: torch.Tensor, std: torch.Tensor, components: 
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has had in use."""
+    """Peak memory of this process."""
     return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
@@ -92,7 +92,7 @@ def measure(method: str, folder: Path, components: int) -> dict:
     mean, std = standardise_shards(shards)
     statistics = time.perf_counter() - start
     if method == "incremental":
-        # Twice k rows at a time is about where its work per row is least.
+        # With twice k rows at a time, the work per row is about least.
         solver = IncrementalPCA(components)
         for block in z_scores(shards, mean, std, 2 * components):
             solver.partial_fit(block.numpy())
@@ -137,7 +137,7 @@ def operations(rows: int, dimension: int, components: int, power_iterations: int
 
 
 def benchmark(rows: int, dimension: int, components: int, scratch: Path) -> dict:
-    """All measurements on one synthetic file set, then those of growth."""
+    """All measurements on one synthetic file set, then measurements of scaling."""
 
     def files(n: int, d: int) -> Path:
         folder = scratch / f"{n}x{d}"

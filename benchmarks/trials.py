@@ -1,4 +1,4 @@
-"""Trials that take minutes each, and a record of the finished ones."""
+"""Trials of minutes each, and a record of the finished ones."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def trials_parser(description: str, name: str) -> argparse.ArgumentParser:
-    """What the command lines of all trials have: --scratch, by default of this name, and --out."""
+    """Common command line of all trials: --scratch, with this name by default, and --out."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch" / name, help="where renders are kept")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the page and the record")
@@ -20,12 +20,12 @@ def trials_parser(description: str, name: str) -> argparse.ArgumentParser:
 
 
 def run_trials(record: Path, setting: dict, trials: dict[str, tuple[object, Callable[[], dict]]]) -> dict[str, dict]:
-    """Results by trial, in the order of `trials`; those that `record` has are not run again.
+    """Results by trial, in the order of `trials`; trials in `record` are not run again.
 
     Args:
         record: JSON file, written after each trial.
-        setting: JSON-able, what all results depend on.
-        trials: what a trial changes of the setting, JSON-able, and a function that gives its JSON-able result.
+        setting: JSON-able; all results depend on it.
+        trials: by name, the JSON-able changes of the setting, and a function that returns the JSON-able result.
 
     Raises:
         InputError: `record` is of another setting.

@@ -56,14 +56,14 @@ def is_section(field: FieldInfo) -> bool:
 
 
 def row(key: str, field: FieldInfo, schema: dict, definitions: dict) -> str:
-    """The line of one setting in the table."""
+    """The table row of one setting."""
     default = "none" if field.is_required() else code(field.get_default(call_default_factory=True))
     kind, limits = types(schema, definitions), ranges(schema, definitions)
     return f"| `{key}` | {kind} | {default} | {limits} | {cell(field.description or '')} |"
 
 
 def types(schema: dict, definitions: dict) -> str:
-    """The type that a JSON schema asks for, in words."""
+    """The type of a JSON schema, in words."""
     schema = resolved(schema, definitions)
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(types(option, definitions) for option in schema["anyOf"]))
@@ -76,7 +76,7 @@ def types(schema: dict, definitions: dict) -> str:
 
 
 def ranges(schema: dict, definitions: dict) -> str:
-    """What a JSON schema allows beyond the type: choices, bounds, lengths."""
+    """The constraints of a JSON schema beyond the type: choices, bounds, lengths."""
     schema = resolved(schema, definitions)
     if "anyOf" in schema:
         limits = [ranges(option, definitions) for option in schema["anyOf"] if option.get("type") != "null"]
@@ -97,23 +97,23 @@ def ranges(schema: dict, definitions: dict) -> str:
 
 
 def resolved(schema: dict, definitions: dict) -> dict:
-    """The schema that a reference stands for."""
+    """The schema that a reference points to."""
     return definitions[schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
 
 
 def choices(schema: dict) -> list:
-    """The values that a schema allows one by one."""
+    """The values that a schema enumerates."""
     return schema.get("enum", [schema["const"]] if "const" in schema else [])
 
 
 def code(value: object) -> str:
-    """A value as params.yaml has it."""
+    """A value in the notation of params.yaml."""
     text = value if isinstance(value, str) and value else to_json(value).decode()
     return cell(f"`{text}`")
 
 
 def cell(text: str) -> str:
-    """Text on one line, in which a bar does not end the cell, and outside of code no bracket begins a tag."""
+    """Text on one line, with escaped bars, and with escaped brackets outside of code."""
     shown = re.sub("`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], " ".join(text.split()))
     return shown.replace("|", "\\|")
 

@@ -1,4 +1,4 @@
-"""Hooks of the site: generated pages, files from outside docs/, and links that hold here and in the repository."""
+"""Hooks of the site: generated pages, files from outside docs/, and links that work in site and repository."""
 
 import ast
 import posixpath
@@ -14,18 +14,18 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 ROOT_PAGES = ("model_card.md", "NOTICE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 API = "reference/api"
-# The target of a Markdown link or image, without its anchor; not an address, an anchor alone, or an absolute path.
+# The target of a Markdown link or image, without its anchor. Addresses, lone anchors and absolute paths do not match.
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """List the pages of the API where the navigation names their folder."""
+    """Insert the pages of the API into the navigation in place of their folder."""
     config.nav = _listed(config.nav)
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add generated pages, the pages of the repository's root, and every file outside docs/ that a page links to."""
+    """Add generated pages, pages of the repository's root, and every linked file outside docs/."""
     from w2wpp.run.params import Params
 
     pages = {"reference/parameters.md": parameters_page(Params)} | dict(api_pages())
@@ -47,7 +47,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Make links between files of the repository links between pages of the site."""
+    """Turn links between files of the repository into links between pages of the site."""
     path, folder = _repository_path(page.file), posixpath.dirname(page.file.src_uri)
 
     def rewrite(match: re.Match) -> str:
@@ -58,12 +58,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def site_uri(path: str) -> str:
-    """Where a file of the repository lies on the site."""
+    """The place of a repository's file on the site."""
     return path.removeprefix("docs/") if path.startswith("docs/") or path in ROOT_PAGES else f"repository/{path}"
 
 
 def api_pages() -> Iterator[tuple[str, str]]:
-    """Address and Markdown of the API's pages: of the package itself, and of all public modules of each sub-package."""
+    """Address and Markdown of the API's pages: the package itself, and the public modules of each sub-package."""
     table = ["| sub-package | its job |", "|---|---|"]
     for package, folder in _packages():
         table.append(f"| [`{package}`]({_file(package)}) | {_summary(folder)} |")

@@ -1,9 +1,9 @@
 """Train the base model: a small text-conditioned latent diffusion model of this world.
 
-Renders its own people, trains the codec, then text encoder and UNet, and saves a diffusers `StableDiffusionPipeline`
-directory in float16. Every part resumes from .scratch/base after a kill. Takes some four hours on two cores.
+The stage renders people, trains the codec, then text encoder and UNet, and saves a diffusers `StableDiffusionPipeline`
+directory in float16. Every part resumes from .scratch/base after a kill. It takes some four hours on two cores.
 
-Or, by base.source, refer to a `StableDiffusionPipeline` from elsewhere.
+With base.source pretrained, it refers to a `StableDiffusionPipeline` from elsewhere instead.
 """
 
 import shutil
@@ -25,12 +25,12 @@ from w2wpp.world.populations import sample_people
 
 
 def recipes(base: BaseParams, seed: int, size: int) -> dict[str, dict]:
-    """What codec, decoder and denoiser each depend on.
+    """Recipes of codec, decoder and denoiser.
 
-    Refining the decoder changes no latent, so neither codec nor denoiser is trained anew for it.
+    Training the decoder further changes no latent, so it invalidates neither codec nor denoiser.
     """
     drawn = {"seed": seed, "size": size, "people": base.people, "photos": base.photos}
-    # Random numbers that the UNet is built with come before those of the codec.
+    # The UNet's initial weights take random numbers before the codec's.
     built = {"unet": base.unet.model_dump(), "hidden": base.text.hidden}
     return {
         "codec": drawn | built | {"codec": base.codec.model_dump(exclude={"decoder_steps"})},

@@ -1,10 +1,10 @@
 """Collect the zoo: one DreamBooth LoRA per zoo person, and the held-out people's own LoRAs as references.
 
-Or, by collect.source, take the zoo from the weights2weights data or from a folder of anyone's LoRAs.
+With collect.source w2w or folder, the zoo comes from the weights2weights data or from a folder of LoRAs instead.
 
-Some zoo people get a second LoRA from other photos and another seed, to tell differences between people from chance.
-Of every held-out person there are two references, neither of which a space may learn from: the LoRA of several photos
-(the true LoRA) and the LoRA of the one photo that inversion sees. Resumes at the last finished batch after a kill.
+Some zoo people get a second LoRA from other photos and another seed, which measures within-person variance. Every
+held-out person has two reference LoRAs, which no space learns from: that of several photos (the true LoRA) and that of
+the one photo that inversion sees. The stage resumes at the last finished batch after a kill.
 """
 
 from argparse import Namespace
@@ -29,7 +29,7 @@ from w2wpp.world.drawing import draw_batches, photo_batches, photo_folder
 from w2wpp.world.start import shared_start
 from w2wpp.world.zoo import lora_batches, train_batch, zoo_roles
 
-# How many people there are is no part of the recipe, so that a zoo can grow; nor is what other sources alone read.
+# The recipe leaves out the number of people, so that a zoo can grow, and settings of other sources.
 NO_RECIPE = {"people", "repeated", *SourceParams.model_fields}
 
 
@@ -60,7 +60,7 @@ def train_zoo(args: Namespace, shard: Shard) -> None:
     loras = [lora_batches(role, at_once, trained, batches) for role, batches in zip(roles, photos, strict=True)]
 
     draw_batches(shard.share([*chain(*photos)]), size, args.params.engine)
-    # Computed again, after a kill or by another shard, they could differ in their last bits.
+    # If they were computed again, after a kill or by another shard, they could differ in their last bits.
     start = remember(
         trained / "start.safetensors",
         lambda: {"weights": shared_start(pipe, layout, size, params, seed, drawn_for_start)},

@@ -1,8 +1,7 @@
-"""Compare the spaces on the test people, person by person, and single out the inversion of the space `space` names.
+"""Compare the spaces on the test people, person by person, and copy the inversion metrics of the space in `space`.
 
-Gains at other latent dimensions, in this world, are those of the sweep, if it was made with the present settings but
-for latent dimensions, zoo people and training seeds. If not, they are left out, and the reason is told here and in the
-report.
+Gains at other latent dimensions come from the sweep. Its settings must equal the present ones except for latent
+dimensions, zoo people and training seeds. Otherwise these gains are left out, and the reason is printed and reported.
 """
 
 import sys
@@ -20,14 +19,14 @@ from w2wpp.spaces.registry import BASELINE, METHODS
 
 
 def score_table(files: list[Path]) -> pd.DataFrame:
-    """ID scores by (split, person) and rung, of the people whom every rung has a score of."""
+    """ID scores by (split, person) and rung, of the people with a score in every rung."""
     scores = pd.concat([read_csv(file, ["person", "split", "rung", "id_score"]) for file in files])
     scores["id_score"] = pd.to_numeric(scores["id_score"], errors="coerce")
     return scores.pivot(index=["split", "person"], columns="rung", values="id_score").dropna()
 
 
 def paired_gain(table: pd.DataFrame, baseline: str, bootstrap: int) -> dict:
-    """How much better the VAE recovers test people than another space, person by person."""
+    """The paired gain of the VAE over another space on test people."""
     test = table.loc["test"]
     vae, other = test["vae inversion"].to_numpy(), test[f"{baseline} inversion"].to_numpy()
     mean, low, high = scoring.paired_gain(vae, other, n=bootstrap)
@@ -39,7 +38,7 @@ def paired_gain(table: pd.DataFrame, baseline: str, bootstrap: int) -> dict:
 
 
 def gains(table: pd.DataFrame, bootstrap: int) -> dict:
-    """Gain of the VAE over the baseline, and over the linear space, which is what nonlinearity adds."""
+    """Gain of the VAE over the baseline, and over the linear space: the gain by nonlinearity."""
     return paired_gain(table, BASELINE, bootstrap) | {
         "gain_over_linear": paired_gain(table, "linear", bootstrap)["gain"]
     }

@@ -30,7 +30,7 @@ def reconstruction_error(space: WeightSpace, data: Weights) -> float:
 
 
 def interpolation_scores(strips: Embeddings, gallery: Gallery) -> dict[str, float]:
-    """Faces found on strips [pairs, steps], and the mean evenness of the strips on which it can be judged."""
+    """Faces found on strips [pairs, steps], and the mean evenness of the strips with enough faces."""
     evenness = [
         scoring.evenness(scoring.center(vectors, gallery.mean), found)
         for vectors, found in zip(strips.vectors, strips.found, strict=True)
@@ -64,7 +64,7 @@ def main() -> None:
 
     z = read_pack(args.inversions / name / "latents.safetensors")[0]["z"]
     models = {"inversion": space.decode(z)}
-    if args.params.portraits.source == "rendered":  # or true LoRAs are of other people than the photos
+    if args.params.portraits.source == "rendered":  # otherwise true LoRAs and photos show different people
         models["reconstruction"] = space.decode(space.encode(data.of("true")))
     pictures, summaries, scores = score_rungs(
         pipe, space.layout, models, gallery, recognizer, args.params.evaluate, args.params.generate

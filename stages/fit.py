@@ -26,7 +26,7 @@ def main() -> None:
 
     context = FitContext(args.params.seed, args.base, args.weights, args.spaces, args.scratch, args.params.generate)
     fitted = method.fit(data, settings, latent_dim, context)
-    if fitted is None:  # another process of the same training writes what was fitted
+    if fitted is None:  # the main process of the training writes the space
         return
     fitted.space.save(out / SPACE)
     if fitted.basis:

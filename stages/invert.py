@@ -1,4 +1,4 @@
-"""Invert ONE photo of each held-out person: optimise the latent alone, from what a photo encoder makes of it."""
+"""Invert ONE photo of each held-out person: optimise the latent alone, from the guess of the photo encoder."""
 
 from functools import partial
 
@@ -52,7 +52,7 @@ def main() -> None:
         some = slice(first, first + count)
         return {"latents": encode_images(pipe, photos[some]), "text": photo_prompts(pipe, rows[some], **prompts)}
 
-    # Once for both spaces, and for further inversions with other settings.
+    # Computed once for all spaces, and for further inversions with other settings.
     encoded = in_resumable_batches(
         len(photos), params.people_at_once, scratch_folder(args.scratch, "latents", **source, **prompts), encode
     )

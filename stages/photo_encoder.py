@@ -1,7 +1,7 @@
-"""Learn from photos of zoo people what one photo tells of a person's latent: where the search of `invert` starts.
+"""Fit the photo encoder, which guesses a person's latent from one photo: the start of the search in `invert`.
 
-Photos and their mirror images are the leading ones that LoRAs were trained on; of a zoo without photos, pictures that
-the LoRAs draw. With photo_encoder.photos 0 nothing is learned, and every search starts at the mean.
+It learns from the first photos that LoRAs were trained on, and from their mirror images. If the zoo has no photos, it
+learns from pictures that the LoRAs draw. With photo_encoder.photos 0, every search starts at the mean.
 """
 
 from argparse import Namespace
@@ -29,7 +29,7 @@ PEOPLE_AT_ONCE = 32
 
 
 def recipe(params: Params, base: str, weights: str) -> dict:
-    """What latents of the zoo people's photos depend on, with the hashes of base model and zoo."""
+    """The recipe of the zoo people's photo latents, with the hashes of base model and zoo."""
     own = {"base": base, "weights": weights, "dtype": params.generate.dtype}
     if params.collect.source == "zoo":
         return own | {"seed": params.seed, "size": params.portraits.size, "photos": params.photo_encoder.photos}

@@ -1,4 +1,4 @@
-"""The held-out people, validation people to tune with, test people to report on once: rendered, or from a folder."""
+"""Render the held-out people or read them from a folder: validation people for tuning, test people for one report."""
 
 import sys
 

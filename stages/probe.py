@@ -1,4 +1,4 @@
-"""Train the probe that reads factors off pictures, on renders of its own people; an eighth of them only check it."""
+"""Train the probe, a classifier of factors in pictures, on renders of its own people; an eighth of them test it."""
 
 import torch
 

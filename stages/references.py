@@ -1,13 +1,13 @@
-"""Score what does not depend on a space: the world, the base model, and the rungs that every space is compared with.
+"""Measure the references that depend on no space: the world, the base model, and the reference rungs.
 
-Of the base model: faces, the distribution of its people, and whether it obeys prompts, as the true LoRAs must too.
+For the base model, the stage measures faces, the distribution of its people, and whether it obeys prompts. It also
+measures whether true LoRAs obey prompts.
 
-The rungs: the mean LoRA, the LoRA of the zoo person who looks most like the photo, the LoRA of that one photo, and the
+The rungs are the mean LoRA, the LoRA of the zoo person most similar to the photo, the LoRA of that one photo, and the
 true LoRA of several photos.
 
-Where the held-out people's photos are from a folder, nobody has trained LoRAs of them, the zoo has no photos, and the
-probe does not know such pictures: zoo people are then seen through their LoRAs, and the last two rungs and what the
-probe says are left out.
+If the held-out people's photos are from a folder, these people have no trained LoRAs and the zoo has no photos. The
+LoRAs of zoo people then draw their pictures, and the last two rungs and the probe's measures are left out.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Write the report: reports/index.html, one page that needs no other file, and its figures as PNGs.
 
-Where the held-out people's photos are from a folder, nobody has true LoRAs of them and no zoo person a photo: figures
-that show either are left out, and the page says so.
+If the held-out people's photos are from a folder, there are no true LoRAs of them and no photos of zoo people. The
+report then leaves out their figures and says so.
 """
 
 from argparse import Namespace
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def read_sheets(args: Namespace) -> Sheets:
-    """Photos, pictures and scores of the held-out people, as stages left them."""
+    """Photos, pictures and scores of the held-out people, from the outputs of the stages."""
     pictures_of = {
         rung: pictures.numpy() for rung, pictures in read_pack(args.references / "pictures.safetensors")[0].items()
     }

@@ -1,6 +1,6 @@
-"""Score one-photo inversions and references again, with a recogniser that nothing was learned from or tuned with.
+"""Score one-photo inversions and references again, with a recogniser that took no part in training or tuning.
 
-By second_recognizer, that is the network of the arcface stage, or one from elsewhere.
+second_recognizer names it: the network of the arcface stage, or another one.
 """
 
 import numpy as np

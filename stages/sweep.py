@@ -1,11 +1,11 @@
 """Compare spaces on the test people at several dimensions, by zoo size, and with parts left out (hours; shipped).
 
-Every row of a table fits a space with the settings of params.yaml but for the row's own, inverts one photo of each
-held-out person into it, draws the people, and lets both recognisers score the pictures, person by person against PCA
-and against function-weighted PCA, which is the VAE without nonlinearity. Resumes at the last finished row; two to three
-minutes a row on two cores. Where photos are not rendered, there is no table.
+Every row of a table fits a space with the settings of params.yaml and the row's own changes. It inverts one photo of
+each held-out person into the space and draws the people. Both recognisers score the pictures, person by person against
+PCA and against function-weighted PCA, the VAE without nonlinearity. The stage resumes at the last finished row; a row
+takes two to three minutes on two cores. Without rendered photos there is no table.
 
-`--rows VAE-64-0-2000` prints single rows (variant, dimension, training seed, people) and writes none.
+`--rows VAE-64-0-2000` prints single rows (variant, dimension, training seed, people) and writes no file.
 """
 
 import shutil

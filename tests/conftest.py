@@ -1,4 +1,4 @@
-"""A tiny untrained base model and LoRA layouts on it, shared by the tests; nothing here needs the network."""
+"""A tiny untrained base model and LoRA layouts on it, shared by the tests; no test needs the network."""
 
 import os
 
@@ -43,15 +43,15 @@ from w2wpp.world.zoo import Role, lora_batches, train_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32
-# Tiny models gain nothing from more threads and lose much to their spinning; and no thread survives a fork.
+# Tiny models gain nothing from more threads and lose time to their spinning; and no thread survives a fork.
 torch.set_num_threads(1)
-# A machine that is busy elsewhere makes no example wrong.
+# A busy machine must not fail an example.
 hypothesis.settings.register_profile("w2wpp", deadline=None)
 hypothesis.settings.load_profile("w2wpp")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest, so that no worker is left alone with it at the end."""
+    """Start with the file that takes longest, so that it does not run alone at the end."""
     items.sort(key=lambda item: item.path.name != "test_pipeline.py")
 
 
@@ -63,7 +63,7 @@ def params() -> Params:
 
 @pytest.fixture(scope="session")
 def base_params(params) -> BaseParams:
-    """The committed base model, made tiny."""
+    """The settings of the committed base model, with tiny sizes."""
     base = params.base
     return base.model_copy(
         update={
@@ -131,7 +131,7 @@ def toy_layout() -> WeightLayout:
 
 @pytest.fixture(scope="session")
 def draw_weights() -> Callable[..., torch.Tensor]:
-    """draw_weights(layout, n, seed): weight vectors [n, d] of LoRAs that all do something, B not being zero."""
+    """draw_weights(layout, n, seed): weight vectors [n, d] of LoRAs with an effect, because B is not zero."""
 
     def draw(layout: WeightLayout, n: int, seed: int = 0, size: float = 0.1) -> torch.Tensor:
         noise = torch.randn(n, layout.dimension, generator=torch.Generator().manual_seed(seed))
@@ -149,7 +149,7 @@ def normal() -> Callable[..., torch.Tensor]:
 
 @pytest.fixture
 def zoo_batches(tmp_path) -> Callable[..., list[Batch]]:
-    """zoo_batches(scratch, count): batches of zoo people's LoRAs, two people at a time, from photos that are noise."""
+    """zoo_batches(scratch, count): batches of zoo people's LoRAs, two people at a time, from photos of noise."""
 
     def make(scratch: Path, count: int = 5) -> list[Batch]:
         people, photos = sample_people(0, "zoo", count, 2), tmp_path / "photos"
@@ -182,7 +182,7 @@ def fork() -> Callable[[Callable[[], object]], int]:
         child = os.fork()
         if child:
             return child
-        # Processes share the lock of progress bars: a child killed while it draws one would keep it for good.
+        # Processes share the lock of progress bars: a child killed while it draws one would never release it.
         tqdm.set_lock(RLock())
         try:
             function()
@@ -218,7 +218,7 @@ def sd15_base(tmp_path_factory) -> Path:
         )
         for name, parameter in unet.named_parameters():
             if name.endswith(("proj_out.weight", "to_out.0.weight")):
-                parameter.data.mul_(10)  # or what LoRAs do to attention would hardly show
+                parameter.data.mul_(10)  # otherwise the effect of LoRAs on attention would be tiny
         StableDiffusionPipeline(
             unet=unet,
             vae=AutoencoderKL(
@@ -254,7 +254,7 @@ def sd15_base(tmp_path_factory) -> Path:
 
 
 def as_published(folder: Path) -> None:
-    """Bring a pipeline to the files of 2022 and 2023: older names of weights and components, a tokenizer in parts."""
+    """Convert a pipeline to the files of 2022 and 2023: older names of weights and components, a tokenizer in parts."""
     index = json.loads((folder / "model_index.json").read_text())
     index |= {
         "_diffusers_version": "0.6.0",
@@ -275,7 +275,7 @@ def as_published(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def write_loras() -> Callable[[Path, WeightLayout, int], None]:
-    """write_loras(folder, layout, count): LoRAs of several tools and ranks, some with a text encoder's keys besides."""
+    """write_loras(folder, layout, count): LoRAs of several tools and ranks, some also with a text encoder's keys."""
     spec = importlib.util.spec_from_file_location("fuzz_loras", ROOT / "benchmarks/fuzz_loras.py")
     fuzz = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fuzz)
@@ -327,9 +327,9 @@ def arcface_onnx() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def write_networks(arcface_onnx) -> Callable[..., None]:
-    """write_networks(folder, e): an insightface pack whose detector, in the format of SCRFD, always sees a face where
-    it is on photos that are aligned by faces; on a picture of one colour it sees none. With `second`, it also sees a
-    smaller one, of which it is more certain.
+    """write_networks(folder, e): an insightface pack with a detector in the format of SCRFD. It always reports a face
+    in the place of aligned photos, and none on a picture of one colour. With `second`, it also reports a smaller face,
+    with higher certainty.
     """
     points = np.array(
         [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
@@ -422,7 +422,9 @@ def draw_people() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def make_space() -> Callable[[WeightLayout, torch.Tensor, torch.Tensor], PCASpace]:
-    """make_space(layout, directions [k, d], mean [d]): a space of LoRAs that do much, frozen as one that is read."""
+    """make_space(layout, directions [k, d], mean [d]): a space of LoRAs with large effects, frozen like a space from a
+    file.
+    """
 
     def make(layout: WeightLayout, directions: torch.Tensor, mean: torch.Tensor) -> PCASpace:
         space = PCASpace(len(directions), layout)
@@ -436,8 +438,8 @@ def make_space() -> Callable[[WeightLayout, torch.Tensor, torch.Tensor], PCASpac
 
 @pytest.fixture
 def repro(tmp_path, pipe, layout, draw_weights, make_space, monkeypatch) -> Path:
-    """A current directory with data/base, the space data/spaces/pca and its photo encoder, as `make repro` leaves
-    them, in miniature.
+    """A current directory with miniatures of data/base, the space data/spaces/pca and its photo encoder, as
+    `make repro` writes them.
     """
     directions = draw_weights(layout, 4, seed=4, size=1.0) - initial_weights(layout, 4)
     make_space(layout, directions, draw_weights(layout, 1)[0]).save(tmp_path / "data/spaces/pca/space.safetensors")

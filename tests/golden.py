@@ -1,7 +1,7 @@
-"""Golden values of all computations that resume: what tests/test_versions.py compares with tests/golden.json.
+"""Golden values of all computations that resume: tests/test_versions.py compares results with tests/golden.json.
 
-`python tests/golden.py` writes those of the tasks whose version was raised anew, and checks the others. Tasks that are
-named, as in `python tests/golden.py codec vae`, are written without: for a test whose own inputs were changed.
+`python tests/golden.py` rewrites the values of tasks with a raised version, and checks the others. Named tasks, as in
+`python tests/golden.py codec vae`, are rewritten without a raised version; use this if a test's inputs changed.
 """
 
 import sys
@@ -15,12 +15,12 @@ from w2wpp.compute.resume import VERSIONS
 from w2wpp.files.storage import read_json, write_json
 
 GOLDEN = Path(__file__).with_name("golden.json")
-# Other processors change results by less (of their root mean square), any change of a computation by more.
+# Other processors change results by less (relative to their root mean square), changed computations by more.
 TOLERANCE = 1e-3
 LOOSER = {"sweep": 1e-2}  # whole numbers of grey, in pictures of an untrained model that are nearly grey
 
 Results = dict[str, Tensor | str]
-"""What a computation gives: tensors with a row for each of a few, or text that must be the same to the letter."""
+"""Results of a computation: tensors with a row per example, or text that must be equal."""
 
 
 def summary(result: Tensor | str) -> dict | str:
@@ -34,7 +34,7 @@ def summary(result: Tensor | str) -> dict | str:
 
 
 def differences(found: dict, known: dict, tolerance: float) -> list[str]:
-    """What of the summaries of a computation's results, by name, is another than it was."""
+    """The differences between summaries of a computation's results, by name."""
     if found.keys() != known.keys():
         return [f"results {', '.join(sorted(found))} instead of {', '.join(sorted(known))}"]
     return [

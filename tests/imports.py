@@ -1,4 +1,4 @@
-"""What Python files import of the library, read off their source, and stages as modules."""
+"""Imports of the library in Python files, from their source, and stages as modules."""
 
 import ast
 import importlib.util
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def stage_module(name: str) -> ModuleType:
-    """The module stages/NAME.py, none of whose work is done."""
+    """The module stages/NAME.py, without running its work."""
     spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / "stages" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -38,7 +38,7 @@ def imported(file: Path) -> frozenset[Path]:
 def reached(file: Path) -> set[Path]:
     """The library's modules that a file imports itself or through others.
 
-    `w2wpp/run` is left out with what it imports: it is the frame of all stages, whose settings DVC watches by itself.
+    `w2wpp/run` and its imports are left out: it is the frame of all stages, and DVC watches settings itself.
     """
     found, waiting = set(), [file]
     while waiting:

@@ -1,4 +1,4 @@
-"""What the processes run that tests/test_vae_training.py launches: training on the files of one folder.
+"""The program of the processes that tests/test_vae_training.py launches: training on the files of one folder.
 
 python tests/launched_vae.py FOLDER NAME ... [--broken NAME]
 """

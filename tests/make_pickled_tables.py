@@ -1,4 +1,4 @@
-"""Add the tables of pickled_tables.zip as the pandas that runs this pickles them: make_pickled_tables.py ZIP."""
+"""Add the tables of pickled_tables.zip, pickled by the running pandas: make_pickled_tables.py ZIP."""
 
 import pickle
 import sys

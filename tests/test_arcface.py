@@ -1,4 +1,4 @@
-"""The second recogniser: it learns who is who, and insightface runs what is exported."""
+"""The second recogniser learns identities, and insightface runs its export."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from w2wpp.world.arcface import export_onnx, train_arcface
 
 @pytest.fixture
 def chips(normal):
-    """Four noisy chips of each of six people, and whose they are."""
+    """Four noisy chips of each of six people, and their people."""
     people = torch.arange(6).repeat_interleave(4)
     faces = 128 + 50 * normal(6, 1, 1, 3)[people] + 4 * normal(24, 112, 112, 3)
     return faces.clamp(0, 255).byte(), people

@@ -1,4 +1,4 @@
-"""Training of the base model: what two steps do, that a kill costs nothing, and that the saved model loads."""
+"""Training of the base model: the effect of two steps, resuming after a kill, and loading of the saved model."""
 
 import json
 import re
@@ -52,7 +52,7 @@ def equal(a: dict, b: dict) -> bool:
 
 
 def stop_at(call: int, function):
-    """`function`, which raises KeyboardInterrupt instead at its `call`-th call."""
+    """`function`, which raises KeyboardInterrupt at its `call`-th call."""
     calls = 0
 
     def wrapped(*args, **kwargs):
@@ -199,7 +199,7 @@ def test_every_word_is_one_token():
 
 
 def test_tokenizer_is_the_same_every_time():
-    # A resumed training builds it anew, and must find the ids that the checkpoint was trained with.
+    # A resumed training rebuilds the tokenizer, and must get the ids that the checkpoint was trained with.
     tokenizers = [build_tokenizer(words, 32) for words in (WORDS, WORDS[::-1], WORDS * 2)]
     assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab() == tokenizers[2].get_vocab()
     assert len({tuple(map(tuple, tokenizer([*WORDS, "unheard-of words"]).input_ids)) for tokenizer in tokenizers}) == 1

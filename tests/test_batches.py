@@ -1,4 +1,4 @@
-"""Batches give the same bytes whoever computes them, and a file that is damaged is computed again."""
+"""Batches have the same bytes on every machine, and a damaged file is computed again."""
 
 import os
 from itertools import chain

@@ -1,4 +1,4 @@
-"""What people bring, through the stages: each person once, what their LoRA does, and a reason for every other file."""
+"""Users' LoRAs through the stages: each person once, with the effect of the LoRA, and a reason for every other file."""
 
 import json
 import os
@@ -160,7 +160,7 @@ def test_every_naming_with_everything_beside(tmp_path, layout, collected):
         lambda m, p: f"{flat(m).replace('lora_unet', 'lycoris')}.lora_{word(p)}.weight",
         lambda m: f"{flat(m).replace('lora_unet', 'lycoris')}.alpha",
     )
-    # Of what is no target any dtype, and no metadata or 9 MB of it, do no harm.
+    # Tensors outside the targets may have any dtype; metadata may be missing or have 9 MB.
     kohya(folder / "hans.safetensors", layout, 7, metadata={"ss_tag_frequency": "x" * (9 * 2**20)})
     kohya(folder / "ida.safetensors", layout, 8)
     header, data = fuzz.split_header((folder / "ida.safetensors").read_bytes())

@@ -1,4 +1,4 @@
-"""Which files are of one training, and which of several people, by the names that trainers and people give them."""
+"""Grouping of files into trainings and people, by the names of trainers and users."""
 
 import pytest
 

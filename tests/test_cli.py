@@ -1,4 +1,4 @@
-"""The command `w2wpp`: what each command writes and says, and one clear line for what is wrong."""
+"""The command `w2wpp`: outputs and messages of each command, and one clear line for bad input."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def world(repro) -> Path:
 
 @pytest.fixture
 def run(capsys):
-    """run(argument, ...): what a command that ends well says, line by line."""
+    """run(argument, ...): the output of a successful command, line by line."""
 
     def run(*arguments: str | Path) -> list[str]:
         with pytest.raises(SystemExit) as ended:
@@ -47,7 +47,7 @@ def run(capsys):
 
 
 def refused(*arguments: str | Path) -> str:
-    """The one line that a command ends with, with exit status 1, which sys.exit gives where it is given text."""
+    """The one line with which a command ends at exit status 1, which sys.exit sets when it is given text."""
     with pytest.raises(SystemExit) as ended:
         main(list(map(str, arguments)))
     assert isinstance(ended.value.code, str) and "\n" not in ended.value.code
@@ -74,7 +74,7 @@ def test_help_fits_a_screen_and_answers_at_once():
     assert len(text.stdout.splitlines()) <= 24 and max(map(len, text.stdout.splitlines())) <= 100
     assert all(f" {name} " in text.stdout for name in ("invert", "sample", "blend", "draw", "info", "export"))
     assert not re.search(r"\| +(torch|diffusers|numpy|pandas)$", text.stderr, re.MULTILINE)
-    # Time of the processor, as other tests run beside this one.
+    # CPU time, because other tests run at the same time.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
@@ -130,7 +130,7 @@ def test_sample_blend_draw(world, run):
     )
     assert size(world / "blend-sheet.png")[0] > 7 * 160
 
-    shutil.rmtree("data/spaces")  # a LoRA that tells its layout needs no space
+    shutil.rmtree("data/spaces")  # a LoRA that states its layout needs no space
     assert run("draw", "a.safetensors", "a photo of sks person, smiling", "--seeds", "3") == ["wrote a.png"]
     assert size(world / "a.png")[0] > 3 * 160
 
@@ -145,7 +145,7 @@ def test_export_writes_what_each_tool_reads(world, run, layout, format):
     assert Path("out.safetensors", file).read_bytes() == Path("expected.safetensors", file).read_bytes()
     if format == "peft":
         assert json.loads(Path("out.safetensors/adapter_config.json").read_text())["r"] == layout.rank
-    else:  # and what it wrote can be exported again, be it another tool's
+    else:  # and its output can be exported again, even in another tool's format
         run("export", "out.safetensors", "-o", "again.safetensors", "--space", "pca", "--dtype", "fp32")
         assert len(load_file("again.safetensors")) == 2 * len(layout.layers)
 

@@ -1,4 +1,4 @@
-"""A killed collect stage goes on where it was, and ends with the bytes of one that was not killed."""
+"""A killed collect stage resumes, and ends with the bytes of an uninterrupted one."""
 
 import os
 import random
@@ -78,7 +78,7 @@ def test_what_is_no_recipe_are_settings(params):
 def test_killed_at_any_moment_equals_uninterrupted(train, tmp_path, fork):
     train(tmp_path / "whole")
     started = time.perf_counter()
-    train(tmp_path / "again")  # whose time is that of the others: photos are drawn, torch is warm
+    train(tmp_path / "again")  # takes as long as the others: photos are rendered, torch is warm
     duration = time.perf_counter() - started
     moments, ends = random.Random(0), []
     for _ in range(8):

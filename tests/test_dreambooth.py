@@ -62,7 +62,7 @@ def test_two_steps_change_the_weights_the_same_way_every_time(pipe, layout, late
 
 
 def test_a_person_does_not_depend_on_who_is_trained_beside(pipe, wide_layout, latents, class_latents, settings):
-    settings = settings.model_copy(update={"steps": 5})  # Adam makes rounding errors of small gradients large
+    settings = settings.model_copy(update={"steps": 5})  # Adam amplifies rounding errors of small gradients
     together, losses = train(pipe, wide_layout, latents, class_latents, settings, 0, "test")
     for people in ([0], [1], [2], [2, 0]):
         weights, some = train(pipe, wide_layout, latents[people], class_latents, settings, 0, "test")

@@ -9,9 +9,9 @@ from imports import ROOT, imported, reached
 from w2wpp.spaces.registry import METHODS
 
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-# Stages of hours, whose outputs are in git, declare single modules. They leave out what no result depends on: where
-# bytes are kept and batches are computed, and what reads models and LoRAs from elsewhere. Otherwise a change there
-# would ask for the base model or the zoo to be trained anew.
+# Stages of hours, whose outputs are in git, declare single modules. They leave out modules that no result depends on:
+# storage, batches, and readers of models and LoRAs from elsewhere. Otherwise a change there would require training the
+# base model or the zoo again.
 HOURS = ("base", "collect", "probe", "arcface")
 WITHOUT_RESULTS = (
     "w2wpp/files",
@@ -28,7 +28,7 @@ WITHOUT_RESULTS = (
     "w2wpp/lora/products.py",
     "w2wpp/lora/rank_reduction.py",
 )
-# Nearly all code makes the sweep, which takes hours, too: it declares its own modules, and goes by versions besides.
+# The sweep takes hours and uses nearly all code: it declares its own modules, and relies on versions for the rest.
 OWN = {"sweep": {"w2wpp/evaluation/sweep_rows.py", "w2wpp/evaluation/sweep_tables.py", "w2wpp/run/sweep.py"}}
 
 

@@ -1,4 +1,4 @@
-"""Exported LoRAs do in diffusers and peft what W + scale * B A does."""
+"""Exported LoRAs have the effect of W + scale * B A in diffusers and peft."""
 
 import json
 
@@ -27,7 +27,7 @@ def inputs(pipe, normal):
 
 @pytest.fixture
 def load(tmp_path, make_pipe):
-    """load(format): the UNet of a tiny pipeline with what lies in tmp_path / LORA, loaded by the tool itself."""
+    """load(format): the UNet of a tiny pipeline with the LoRA tmp_path / LORA, loaded by the tool itself."""
     return lambda format: with_lora(make_pipe(), format, tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_tools_load_what_was_exported(tmp_path, pipe, any_layout, draw_weights, 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_stable_diffusions_tools_load_what_was_exported(tmp_path, sd15_base, draw_weights, format):
-    """The names of down, middle and up blocks, as trainers and A1111 have them."""
+    """The names of down, middle and up blocks in trainers and A1111."""
     pipe = load_pipeline(sd15_base)
     layout = WeightLayout.of_unet(pipe.unet, 1, 27.0, ["to_q", "to_v"])
     weights = draw_weights(layout, 1)[0]

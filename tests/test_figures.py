@@ -1,4 +1,4 @@
-"""The report's figures on small made-up inputs, its verdict, and its choices."""
+"""The report's figures on small synthetic inputs, its verdict, and its choices of people."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The flatten stage: what is malformed goes to quarantine, and too much of it stops the run."""
+"""The flatten stage: malformed LoRAs go to quarantine, and too many of them stop the run."""
 
 import runpy
 import shutil

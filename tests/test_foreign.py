@@ -1,4 +1,6 @@
-"""LoRAs of other tools do here what they do in diffusers; whatever else is in a file or a folder is refused by name."""
+"""LoRAs of other tools have the same effect as in diffusers; any other content of a file or a folder is refused by
+name.
+"""
 
 import importlib.util
 import json
@@ -73,7 +75,7 @@ def refused(path, layout=LAYOUT):
     return caught.value
 
 
-# What the files do in diffusers
+# Effects of the files in diffusers
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def inputs(normal):
 
 @pytest.fixture
 def state(real_layout, draw_weights):
-    """What peft gives as the state of a UNet's adapter, with B that does something."""
+    """peft's state of a UNet's adapter, with B not zero."""
     weights = draw_weights(real_layout, 1, seed=3)
     return {key: tensor[0].contiguous() for key, tensor in real_layout.stack(weights).items()}
 
@@ -190,7 +192,7 @@ def test_projections_and_feed_forward_of_chosen_blocks(pipe, live, inputs, draw_
     live.unload_lora_weights()
     with adapted(pipe.unet, layout, lora.vector[None]):
         torch.testing.assert_close(pipe.unet(*inputs).sample, expected, atol=1e-5, rtol=1e-5)
-    # Of the file's modules, those of other blocks than asked for are no fault.
+    # Modules of other blocks are no fault of the file.
     middle = WeightLayout.of_unet(pipe.unet, 2, 3.0, targets, ["mid_block"])
     lora = read_lora(tmp_path / FILE, middle)
     assert len(lora.ignored) == (2 if naming == "diffusers" else 3) * len(targets)

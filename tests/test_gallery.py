@@ -1,4 +1,4 @@
-"""The gallery that every score is measured against."""
+"""The gallery, the reference of every score."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Flattening is exact both ways, its order is pinned, and malformed LoRAs are refused by name."""
+"""Flattening is exact in both directions, its order is fixed, and malformed LoRAs are refused by name."""
 
 import pytest
 import torch

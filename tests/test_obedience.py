@@ -1,4 +1,4 @@
-"""Obedience to prompts as the probe sees it, on pictures of a tiny base model."""
+"""Obedience to prompts, judged by the probe, on pictures of a tiny base model."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""One photo of any size is framed as training photos are, and inverted as the stage inverts held-out people."""
+"""One photo of any size is framed like the training photos, and inverted as the stage inverts held-out people."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def find():
 
 @pytest.fixture(scope="module")
 def rendered() -> np.ndarray:
-    """One photo each of eight people of the world whom no constant was measured on, uint8 [8, 64, 64, 3]."""
+    """One photo each of eight people of the world who served to measure no constant, uint8 [8, 64, 64, 3]."""
     return draw(sample_people(0, "probe", 8, 1), 64)[:, 0].numpy()
 
 
@@ -60,7 +60,7 @@ def test_a_photo_that_is_framed_already_is_taken_as_it_is(rendered, find):
 
 
 def test_a_face_elsewhere_on_a_photo_is_framed_as_training_photos_are(rendered, elsewhere, find):
-    """What the shipped codec sees comes from the same person, by far the most often, and from no other framing."""
+    """In the codec's latents, aligned photos are nearest to the person's own, and nearer than by FFHQ's framing."""
     pipe = load_pipeline(ROOT / "data/base")
     seen = [align_photo(photo, 64, RENDERED, find) for photo in elsewhere]
     assert not any(each.whole for each in seen)
@@ -81,7 +81,7 @@ def test_faces_of_other_worlds_are_framed_as_those_of_a_folder():
     found = align_photo(photo, 96, FFHQ, find)
     assert found.faces == 1 and not found.whole
     np.testing.assert_array_equal(found.pixels, align(photo, find(np.asarray(photo))[0], 96))
-    # Aligned once more: nobody framed such photos but by a finder.
+    # Aligned again: only a face finder frames such photos.
     assert not align_photo(found.pixels, 96, FFHQ, find).whole
 
 

@@ -19,7 +19,7 @@ import w2wpp
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 GROUPS = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
-# Packages of other names than what is imported of them.
+# Packages whose import names differ.
 IMPORTED = {
     "PIL": "pillow",
     "dlib": "dlib-bin",
@@ -28,9 +28,9 @@ IMPORTED = {
     "warp": "warp-lang",
     "pydantic_core": "pydantic",
 }
-# Of torch: CUDA's libraries, which CPUs do without, and setuptools, which every environment here has.
+# Of torch: CUDA's libraries, which CPUs do not need, and setuptools, which every environment here has.
 NOT_LOCKED = re.compile(r"nvidia-.*|triton|cuda-.*|setuptools|pip|w2wpp")
-# What is imported in place of `sys.meta_path`'s finders: nothing of these packages is installed.
+# Code that blocks imports of these packages through `sys.meta_path`, as if they were not installed.
 WITHOUT = """
 import sys
 class Without:
@@ -54,7 +54,7 @@ def requirements(*groups: str) -> dict[str, Requirement]:
 
 
 def packages(file: Path) -> set[str]:
-    """What a module imports of other packages, at any place; what it imports for type checkers alone is left out."""
+    """A module's imports of other packages at any place, without imports for type checkers alone."""
     tree, skipped = ast.parse(file.read_text()), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
@@ -89,7 +89,7 @@ def importable(*groups: str) -> set[str]:
 
 
 def needed(name: str) -> list[str]:
-    """What an installed package needs here, without extras."""
+    """The requirements of an installed package here, without extras."""
     lines = map(Requirement, metadata.requires(name) or ())
     return [canonicalize_name(line.name) for line in lines if not line.marker or line.marker.evaluate({"extra": ""})]
 
@@ -104,7 +104,7 @@ def test_the_readmes_example_is_that_of_the_package():
 
 
 def test_the_packages_example_runs_without_any_extra(repro):
-    """What is in the README, and what follows; but for its last part, which finds a face."""
+    """The README's example and further calls, except the last part, which finds a face."""
     lines = w2wpp.__doc__.partition("And one photo")[0].splitlines()
     code = "\n".join(line.removeprefix("    ") for line in lines if line.startswith("    "))
     assert "blend" in code and "invert" not in code

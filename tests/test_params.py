@@ -1,4 +1,4 @@
-"""params.yaml: the committed one loads, and everything wrong is refused with the key and a remedy."""
+"""params.yaml: the committed file loads, and every fault is refused with the key and a remedy."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""Invented people: the same seed gives the same person, rows survive a CSV file, pictures show somebody."""
+"""Invented people: the same seed gives the same person, rows survive a CSV file, pictures show a person."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""People through the front door: read, sampled, blended, drawn and found, on a tiny base model and space."""
+"""The Python API: people are read, sampled, blended, drawn and inverted, on a tiny base model and space."""
 
 import subprocess
 import sys

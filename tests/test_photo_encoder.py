@@ -1,4 +1,4 @@
-"""What a photo tells of z is learned where there is something to learn, and is nothing where there is not."""
+"""The photo encoder learns what photos determine of z, and nothing from photos that are unrelated to z."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_it_guesses_people_it_has_not_seen(world):
     assert error[0] < 0.1
     assert 0.25 < error[1] < 0.75
     assert 0.9 < error[2] < 1.2
-    assert spread[0] == pytest.approx(0.05**0.5)  # never less, or the search would stand still
+    assert spread[0] == pytest.approx(0.05**0.5)  # never less, so that the search can move
     assert spread[1].item() == pytest.approx(0.5**0.5, abs=0.15)
     assert 0.9 < spread[2] <= 1
 
@@ -41,7 +41,7 @@ def test_where_photos_tell_nothing_it_guesses_the_mean(normal):
 
 
 def test_photos_of_one_person_are_never_in_both_halves(normal):
-    """Photos that tell who but not how they are: an encoder judged on people it knows would trust them."""
+    """Photos that identify people but do not determine z: an encoder tested on known people would trust them."""
     photos, z = normal(60, 1, 1, 8, 8).expand(-1, 6, -1, -1, -1).contiguous(), normal(60, 4)
     encoder = fit_photo_encoder(photos, z, 1e-5)
     assert (encoder.spread > 0.8).all()

@@ -1,4 +1,4 @@
-"""Photos of people in folders, whatever is in them."""
+"""Photos of people in folders with any content."""
 
 import os
 import random
@@ -300,7 +300,7 @@ def test_too_few_photos_are_left_when_copies_are_not_counted(photos, wanted):
 
 
 def test_other_photos_of_a_scene_are_no_copies(photos, wanted):
-    """A smile, a blink, a step aside: what differs between photos that are taken one after the other."""
+    """A smile, a blink, a step aside: differences between consecutive photos."""
     picture = scene(5, (400, 480))
     smile, aside = picture.copy(), picture.crop((12, 0, 400, 480))
     smile.paste(scene(6, (50, 25)), (180, 300))

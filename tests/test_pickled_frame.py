@@ -1,4 +1,4 @@
-"""Pickled tables of every pandas are read as they were, on any other; what a pickle would run never does."""
+"""Pickled tables of every pandas version are read without loss on any other version; code in a pickle never runs."""
 
 import io
 import os
@@ -29,7 +29,7 @@ LATEST = PICKLES["mixed-pandas-3.1.1-numpy-2.4.6-protocol-5.pickle"]
 
 
 def expected(table):
-    """What `read_frame` makes of a table: rows' labels as the first column, unless they only count."""
+    """The result of `read_frame` for a table: row labels become the first column, unless they only count."""
     return table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
 
 
@@ -42,7 +42,7 @@ def assert_same(actual, wanted):
 
 
 def in_zip(pickled):
-    """What torch.save makes of an object that is pickled so."""
+    """torch.save's file of an object with this pickle."""
     template, file = io.BytesIO(), io.BytesIO()
     torch.save(0, template)
     with zipfile.ZipFile(template) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as new:
@@ -266,7 +266,7 @@ FORGED = (
 
 
 def array(dtype, shape, content):
-    """An array pickled by hand, with whatever is said of it."""
+    """An array pickled by hand, with arbitrary metadata."""
     return (
         g(NP, "_reconstruct")
         + g("numpy", "ndarray")
@@ -321,7 +321,7 @@ EIGHT = b"C\x08" + bytes(range(8))
 SIXTEEN = b"C\x10" + bytes(range(16))
 TWO_ROWS = array(DTYPE, b"K\x01K\x02\x86", SIXTEEN)
 HUGE = b"\x8a\x06" + (2**40).to_bytes(6, "little")
-# Each tuple holds the one before twice; hashing the last takes 2^60 steps.
+# Each tuple holds the previous one twice; hashing the last takes 2^60 steps.
 PAIRS = b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
 
 
@@ -360,7 +360,7 @@ def test_tables_made_by_hand_can_be_read(tmp_path):
         (b"\xff", "not a sound pickle"),
         (b"<!doctype html>", "a web page"),
         (b".", "pop from empty"),
-        # Memory that is not the pickle's: a record of an object, whose address is in the file.
+        # Memory outside the pickle: a record of an object whose address is in the file.
         (table(array(STRUCT, b"K\x01K\x02\x86", SIXTEEN)), "neither numbers nor text"),
         (table(array(FORGED, b"K\x01K\x02\x86", SIXTEEN)), "another size"),
         (table(array(DTYPE, b"K\x01K\x02\x86", EIGHT)), "another size"),

@@ -1,4 +1,4 @@
-"""Pictures from strangers are read as what they hold, or refused by what they are."""
+"""Untrusted pictures are read correctly or refused by their type."""
 
 import io
 import random
@@ -146,7 +146,7 @@ def test_photos_are_turned_as_they_were_taken(read, kind, orientation):
     upright = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     upright[:20, :30] = 255, 0, 0  # top left
     upright[:20, -30:] = 0, 255, 0  # top right
-    # What the camera stored, in the words of Exif: where the first row and the first column of it belong.
+    # The camera's orientation, in Exif's terms: the places of the first row and the first column.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -258,7 +258,7 @@ def test_parts_are_counted_before_anything_is_decoded(refused, read):
     assert "100000 parts" in refused(jpeg[:2] + segment(0xE5, b"") * MAX_PARTS + jpeg[2:])
     whole = encoded(scene(1), "PNG", "RGB")
     assert "100000 parts" in refused(whole[:33] + chunk(b"prVt", b"") * MAX_PARTS + whole[33:])
-    # What a camera appends to a photo, such as a film or another picture, is no part of it.
+    # Data that a camera appends to a photo, such as a film or another picture, are ignored.
     np.testing.assert_array_equal(read(jpeg + many * 2), read(jpeg))
 
 

@@ -1,4 +1,4 @@
-"""The whole pipeline on tiny params in a temporary clone, used as the README says."""
+"""The whole pipeline on tiny params in a temporary clone, used as in the README."""
 
 import html
 import json

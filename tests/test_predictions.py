@@ -1,4 +1,4 @@
-"""Spaces of what LoRAs do: predictions, their gradients, and the components of both."""
+"""Spaces of the effects of LoRAs: predictions, their gradients, and the components of both."""
 
 import tempfile
 from pathlib import Path
@@ -27,14 +27,14 @@ def inputs(pipe, normal):
 
 @pytest.fixture
 def zoo(layout, draw_weights, tmp_path):
-    """Shards of 20 LoRAs that differ in B alone, and so little that what they do is linear in it."""
+    """Shards of 20 LoRAs that differ in B alone, by so little that their effect is linear in it."""
     weights = torch.where(layout.in_B, draw_weights(layout, 20, size=0.003), initial_weights(layout, 0))
     return write_shards(tmp_path / "zoo", iter(weights.split(8)), layout, 8)
 
 
 @pytest.fixture
 def scratch(tmp_path):
-    """Makes a new folder on every call."""
+    """Returns a new folder on every call."""
     return lambda: Path(tempfile.mkdtemp(dir=tmp_path))
 
 
@@ -97,7 +97,7 @@ def test_coordinates_are_those_of_the_predictions(pipe, layout, zoo, inputs, scr
     answers = predictions(pipe, layout, weights, inputs, AT_ONCE, scratch()).flatten(1)
     left, singular, _ = torch.linalg.svd(answers - answers.mean(0), full_matrices=False)
     torch.testing.assert_close(space.scales, singular[:6] / 19**0.5, rtol=0.05, atol=0)
-    # The same subspace of the people, whatever the signs.
+    # The same subspace of the people, regardless of signs.
     overlap = torch.linalg.svdvals(left[:, :5].T @ (z / 19**0.5))
     assert overlap.min() > 0.95
 
@@ -112,7 +112,7 @@ def test_encode_undoes_decode(pipe, zoo, inputs, normal, scratch):
 
 
 def test_what_changes_no_prediction_is_left_out(pipe, layout, zoo, inputs, normal, scratch):
-    """Noise of one person along weights that the predictions do not feel moves neither coordinates nor components."""
+    """One person's noise along weights that do not affect predictions changes neither coordinates nor components."""
     weights = all_of(zoo)
     space = fit_prediction_pca(
         pipe, zoo, weights.mean(0), inputs, people=20, components=19, at_once=AT_ONCE, scratch=scratch()

@@ -1,4 +1,4 @@
-"""The probe reads what pictures show, learns nothing from pictures without a label, and counts obeyed prompts."""
+"""The probe classifies pictures, learns nothing from pictures without a label, and counts obeyed prompts."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A profile changes what it says and nothing else, or nothing at all."""
+"""A profile changes its own keys and nothing else, or nothing at all."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_profile_keeps_comments_and_all_other_settings(tmp_path):
     assert (changed["portraits.path"], changed["invert.people_at_once"]) == ("my/photos", 2)
     comments = [line.split("#")[1] for line in (ROOT / "params.yaml").read_text().splitlines() if "#" in line]
     assert all(f"#{comment}" in (tmp_path / "params.yaml").read_text() for comment in comments)
-    # Stages that the profile has no use for are not to run anew.
+    # Stages that the profile does not affect must not run again.
     for key in ("seed", "portraits.size", "base.people", "base.photos", "probe.steps", "arcface.dim"):
         assert key not in changed
 

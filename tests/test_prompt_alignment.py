@@ -1,4 +1,4 @@
-"""What CLIP says of pictures and their prompts."""
+"""CLIP's cosine of pictures with their prompts."""
 
 import shutil
 

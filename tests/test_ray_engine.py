@@ -1,4 +1,4 @@
-"""Ray computes the bytes that are computed here, also when it loses a machine: on a real cluster of two nodes."""
+"""Ray gives the bytes of local computation, even after losing a machine, on a real cluster of two nodes."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ from w2wpp.inversion.photo_encoder import LatentPrior
 from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
 from w2wpp.spaces.affine import PCASpace
 
-# Nobody else may use the cluster, and no token of the user's be looked for. Ray reads this when it is imported.
+# Nobody else may use the cluster, and no token of the user is searched for. Ray reads this on import.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}
 ray = pytest.importorskip("ray")
 NODE = {"num_cpus": 1, "object_store_memory": 10**8}
@@ -46,7 +46,7 @@ def engine(cluster, params) -> EngineParams:
 
 @pytest.fixture
 def noted(tmp_path) -> Callable[..., Work]:
-    """noted(work, nodes) leaves a file in tmp_path/notes/<node>, and begins once so many nodes have come as far."""
+    """noted(work, nodes) writes a file in tmp_path/notes/<node>, and starts once so many nodes have done so."""
     (tmp_path / "notes").mkdir()
     return lambda work, nodes: partial(_noted, tmp_path / "notes", nodes, work)
 

@@ -1,4 +1,4 @@
-"""The README's numbers are those in metrics/."""
+"""The README's numbers equal those in metrics/."""
 
 import json
 import re

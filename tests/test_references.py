@@ -1,4 +1,4 @@
-"""What no space changes, on made-up embeddings and small weight vectors."""
+"""Measures that depend on no space, on synthetic embeddings and small weight vectors."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ def everyone_found(vectors: np.ndarray) -> Embeddings:
 
 @pytest.fixture
 def gallery() -> Gallery:
-    """Six held-out people, each near a direction of their own, and a zoo of six who look like them in reverse."""
+    """Six held-out people, each near a different direction, and a zoo of six who resemble them in reverse order."""
     rng = np.random.default_rng(0)
     faces = 5 * np.eye(6, 8)
     real = everyone_found(faces[:, None] + 0.1 * rng.standard_normal((6, 3, 8)))

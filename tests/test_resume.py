@@ -1,4 +1,4 @@
-"""Work in progress is found again by the same recipe and versions, and by no other; recipes hold what results need."""
+"""Work in progress is found only by the same recipe and versions; recipes contain all settings that results need."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def names(tmp_path):
 
 
 def another(value: object) -> object:
-    """Another value of the same type; text where there is none."""
+    """Another value of the same type; text if there is none."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):

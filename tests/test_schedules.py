@@ -1,4 +1,4 @@
-"""Learning rates, and runs of rows."""
+"""Learning rates, and consecutive runs of rows."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Inversion moves z alone, the same way every time, and each person by their own photo."""
+"""Inversion changes z alone, deterministically, and each person by their own photo."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def one_each(latents, text, mask=None) -> EncodedPhotos:
 
 @pytest.fixture
 def space(layout, draw_weights) -> PCASpace:
-    """Six directions in which the LoRA changes much."""
+    """Six directions with large changes of the LoRA."""
     space = PCASpace(6, layout)
     space.mean.copy_(draw_weights(layout, 1)[0])
     directions = draw_weights(layout, 6, seed=4, size=1.0) - initial_weights(layout, 4)
@@ -187,7 +187,7 @@ def test_only_the_mask_counts(pipe, layout, draw_weights, params, normal):
 
 @pytest.mark.parametrize("timesteps", [1, 2])
 def test_several_photos_of_a_person(pipe, space, text, settings, normal, timesteps):
-    """The first step, by hand: the mean loss over all photos, each with noise and a timestep of its own."""
+    """The first step, by hand: the mean loss over all photos, each with its own noise and timestep."""
     settings = settings.model_copy(
         update={"steps": 1, "prior_weight": 0.0, "timesteps_per_step": timesteps, "region": (0.0, 0.0, 1.0, 1.0)}
     )

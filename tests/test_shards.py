@@ -1,4 +1,4 @@
-"""Shards give back the rows they were written from, in blocks of any size, and refuse what does not belong together."""
+"""Shards return the written rows, in blocks of any size, and refuse packs that do not belong together."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Zoos from elsewhere, in the published formats: what was in the files is what spaces are made from and drawn with."""
+"""Zoos from elsewhere, in the published formats: spaces and pictures use exactly the LoRAs in the files."""
 
 import pickle
 import runpy
@@ -107,7 +107,7 @@ def publish(folder: Path, weights: torch.Tensor, people) -> None:
 
 
 def draw_all(stage) -> None:
-    """What a zoo without photos allows, up to pictures."""
+    """The stages that a zoo without photos allows, up to pictures."""
     stage("flatten", zoo="zoo", out="weights")
     for space in METHODS:
         stage("fit", "--space", space, weights="weights", spaces="spaces", out="spaces", scratch="scratch")
@@ -165,7 +165,7 @@ def test_folder_up_to_pictures(tmp_path, mini, make_params, stage, capsys, write
         assert pictures.shape == (2, 1, 1, 64, 64, 3)
         assert strips["pictures"].shape == (len(data.zoo) // 2, 3, 64, 64, 3) == (len(meta["people"]), 3, 64, 64, 3)
         assert load_space(tmp_path / f"spaces/{space}/space.safetensors").layout == mini
-        # What is exported for other tools is read back as what was sampled.
+        # Exports for other tools are read back as the samples.
         lora = read_lora(tmp_path / f"samples/{space}/sample-0.safetensors", mini)
         assert lora.rank == 1 and not lora.ignored
     with pytest.raises(SystemExit, match=r"collect.source: 'folder' brings no photos"):

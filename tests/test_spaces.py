@@ -1,4 +1,4 @@
-"""PCA and VAE spaces: what they decode, how they relate, and that they survive a file."""
+"""PCA and VAE spaces: decoding, their relation, and saving to files."""
 
 import numpy as np
 import pytest

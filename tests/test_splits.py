@@ -1,4 +1,4 @@
-"""Splits keep who was drawn: by a hash of seed and name, whatever the order and whoever else is there."""
+"""Splits are stable: they depend on a hash of seed and name, not on order or other people."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ def test_seed_and_salt_change_the_order():
     assert len(orders) == 4
 
 
-# What was drawn stays drawn. Orders are those of `printf '0:Person 5' | sha256sum` and so on.
+# Draws must not change. Orders are those of `printf '0:Person 5' | sha256sum` and so on.
 def test_loras_keep_their_split():
     assert drawn_order(NAMES, 0, ":") == [f"Person {number}" for number in (5, 1, 0, 4, 3, 2)]
     splits = assign_splits([*NAMES, "", "Person 1"], 0, 0.2, 0.2)

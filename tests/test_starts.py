@@ -1,4 +1,4 @@
-"""A start from gradients spans what people differ in, and nothing else."""
+"""A start from gradients spans the differences between people, and nothing else."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def text(pipe):
 
 def test_rows_span_what_people_differ_in(normal):
     directions = torch.linalg.qr(normal(10, 3)).Q.T
-    people = normal(40, 6, 3) @ directions + 5 * normal(1, 6, 10)  # what all share does not count
+    people = normal(40, 6, 3) @ directions + 5 * normal(1, 6, 10)  # the shared part does not count
     chance = [0.3 * normal(40, 6, 10) for _ in range(2)]
     rows = spanning_rows(people + chance[0], people + chance[1], 3)
     assert rows.shape == (3, 10)

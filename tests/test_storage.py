@@ -1,4 +1,4 @@
-"""Files are whole or absent, equal content gives equal bytes, and anything unreadable is an InputError."""
+"""Writes are atomic, equal content gives equal bytes, and an unreadable file is an InputError."""
 
 import pandas as pd
 import pytest

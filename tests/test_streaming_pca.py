@@ -1,4 +1,4 @@
-"""PCA of streamed shards is the PCA of the same rows in memory, and stays within the memory it promises."""
+"""PCA of streamed shards equals PCA of the same rows in memory, within the documented memory."""
 
 import os
 import subprocess
@@ -223,8 +223,8 @@ def test_memory_is_what_the_docstring_says(tmp_path, n, d):
     for name, rows, columns in (("small", 64, 80), ("large", n, d)):
         blocks = (torch.randn(256, columns, generator=generator).half()[:rows] for _ in range(max(1, rows // 256)))
         write_shards(tmp_path / name, blocks, layout_of(columns), 100_000)
-    # With a fixed threshold, malloc hands every freed array back, so that the peak is of arrays in use. The matrix
-    # library's own buffers are one set per thread.
+    # With a fixed threshold, malloc returns every freed array, so the peak counts arrays in use. The matrix library has
+    # one set of buffers per thread.
     grown = int(
         subprocess.run(
             [sys.executable, "-c", MEASURE, str(tmp_path), str(latent_dim), str(block_rows)],
@@ -237,7 +237,7 @@ def test_memory_is_what_the_docstring_says(tmp_path, n, d):
     size = latent_dim + 8
     sketches = 4 * size * (d + min(n, d)) + 8 * size**2
     block = (4 + 2) * block_rows * d + 12 * block_rows * size
-    # Less than another sketch would take; those buffers need most of it.
+    # Less than another sketch; those buffers take most of it.
     slack = 8 * 2**20
     assert grown < block + max(sketches, 4 * size * d + 36 * size**2) + slack
     assert grown < 2 * n * d

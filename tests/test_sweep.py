@@ -1,4 +1,4 @@
-"""The sweep resumes from photos of the right people, however many there are of each group."""
+"""The sweep resumes from photos of the right people, for any number of people per group."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""docs/sweep.md says what the shipped sweep found."""
+"""docs/sweep.md shows the shipped sweep."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A sweep stands beside results of the settings that it was made with, and of no others."""
+"""A sweep is valid only beside results of its own settings."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ GAINS = pd.DataFrame(
 
 @pytest.fixture
 def world(tmp_path) -> list[Path]:
-    """Base model, zoo of two people, and network of a second recogniser, as far as a sweep's record looks at them."""
+    """Base model, zoo of two people, and network of a second recogniser, with the parts that a sweep's record reads."""
     write_csv(
         tmp_path / "zoo/manifest.csv",
         [

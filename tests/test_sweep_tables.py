@@ -18,7 +18,7 @@ def test_gains_are_over_rows_of_equal_dimension_and_people():
         Row("vae", "VAE", 8, 50),
     ]
     scores = {row: {name: pd.Series(draw.normal(size=40), people) for name in ("dlib", "arcface")} for row in rows}
-    # People are told apart by name, whatever their order.
+    # People are matched by name, in any order.
     scores[rows[0]]["dlib"] = scores[rows[0]]["dlib"].iloc[::-1]
     lines = compared(scores, 200).set_index(["recognizer", "variant", "people"])
     assert len(lines) == 8 and set(lines["seed"]) == {0, 1}

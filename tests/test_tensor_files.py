@@ -1,4 +1,4 @@
-"""Headers of safetensors files: what the safetensors library refuses is one error, what it lets pass is refused too."""
+"""Headers of safetensors files: every fault gives one error, whether the safetensors library finds it or not."""
 
 import json
 
@@ -35,7 +35,7 @@ ONE = json.dumps(entry()).encode()
 @pytest.mark.parametrize(
     ("header", "data", "key", "reason"),
     [
-        # What the library refuses.
+        # Faults that the library finds.
         ({"a": entry(), "b": entry(offsets=(9, 17))}, bytes(17), "header", MISFIT),
         ({"a": entry(offsets=(1, 9))}, bytes(9), "header", MISFIT),
         ({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12), "header", MISFIT),
@@ -67,7 +67,7 @@ ONE = json.dumps(entry()).encode()
         ({"a": entry(), "__metadata__": {"x": None}}, bytes(8), "header", "not valid JSON (invalid type: null"),
         ({"a": entry(), "__metadata__": []}, bytes(8), "header", "not valid JSON (invalid type: sequence"),
         (b'{"__metadata__": {"x": "\\ud800"}, "a": %s}' % ONE, bytes(8), "header", "not valid JSON ("),
-        # What it lets pass.
+        # Faults that it accepts.
         (b'{"a": %s, "a": %s}' % (ONE, ONE), bytes(8), "header", "not valid JSON (a key is given twice)"),
         (
             b'{"__metadata__": {"x": "1", "x": "2"}, "a": %s}' % ONE,

@@ -1,4 +1,4 @@
-"""The training loop takes the steps that are written out here, averages weights, and goes on where a kill left it."""
+"""The training loop takes the steps that are written out here, averages weights, and resumes after a kill."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ RATE = partial(cosine_rate, steps=STEPS, lr=0.3)
 
 @pytest.fixture
 def network():
-    """Makes the same network of 3 numbers to 2 every time."""
+    """Returns the same network from 3 numbers to 2 every time."""
 
     def make() -> torch.nn.Linear:
         network = torch.nn.Linear(3, 2)

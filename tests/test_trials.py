@@ -1,4 +1,4 @@
-"""Finished trials are run again when what they depend on has changed, and not otherwise."""
+"""Finished trials are run again only if their inputs have changed."""
 
 import pytest
 from trials import run_trials
@@ -8,7 +8,7 @@ from w2wpp.files.errors import InputError
 
 @pytest.fixture
 def run(tmp_path):
-    """run(setting, **changes): results by trial, and the names of those that were run for them."""
+    """run(setting, **changes): results by trial, and the names of the trials that were run."""
 
     def run(setting, **changes):
         ran = []

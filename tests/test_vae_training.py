@@ -1,4 +1,4 @@
-"""Training of the VAE: the KL weight, what is kept, when it stops, who may not be learnt from, kills, processes."""
+"""Training of the VAE: KL weight, kept epoch, early stopping, held-out people, kills, processes."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ LAUNCHED = Path(__file__).with_name("launched_vae.py")
 
 @pytest.fixture
 def sheet(normal):
-    """Weight vectors on a curved sheet, which a linear map of 2 dimensions cannot follow."""
+    """Weight vectors on a curved surface, which a linear map of 2 dimensions cannot represent."""
     z = normal(120, 2)
     return torch.cat([2 * z, z.square(), z[:, :1] * z[:, 1:]], 1) @ normal(5, 30) + 0.05 * normal(120, 30)
 
@@ -156,7 +156,7 @@ def test_training_beats_pca_of_the_same_size_on_curved_data(train, validation, b
 
 
 def test_without_hidden_layers_it_is_linear(train, validation, basis, settings, normal, fit):
-    backwards = basis.truncated(30)  # or the linear space it starts from would be kept
+    backwards = basis.truncated(30)  # otherwise the initial linear space would be kept
     backwards.components, backwards.scales = basis.components.flip(0), basis.scales.flip(0)
     space, _ = fit(train, validation, backwards, settings.model_copy(update={"layers": 0, "lr": 0.03, "epochs": 12}))
     one, other = normal(6, 2), normal(6, 2)
@@ -282,7 +282,7 @@ def test_resuming_does_not_go_on_when_patience_is_over(train, basis, settings, f
 
 @pytest.fixture
 def problem(train, validation, basis, tmp_path) -> Callable[..., None]:
-    """problem(**settings) leaves what tests/launched_vae.py reads in `tmp_path`."""
+    """problem(**settings) writes the inputs of tests/launched_vae.py to `tmp_path`."""
     basis.save(tmp_path / "basis")
     write_pack(tmp_path / "coordinates", basis_coordinates([train], validation, basis))
 
@@ -294,7 +294,7 @@ def problem(train, validation, basis, tmp_path) -> Callable[..., None]:
 
 
 def alone() -> dict[str, str]:
-    """The environment of processes that compute on one thread and talk to each other on this machine alone."""
+    """The environment of processes that compute on one thread and communicate only on this machine."""
     return os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(LAUNCHED.parents[1])}
 
 

@@ -1,8 +1,8 @@
-"""A computation that resumes gives the results of its version, so that nobody goes on from what another one left.
+"""A computation that resumes gives the results of its version, so that no run resumes from another computation's state.
 
-Every task of VERSIONS has a fixture of its name: what the library's own function gives on small fixed inputs, drawn as
-whole numbers, which no processor rounds. What shows only after more steps than a test may take, such as the length of a
-warm-up, is among the results by itself.
+Every task of VERSIONS has a fixture of its name: results of the library's function on small fixed inputs. The inputs
+are whole numbers, which no processor rounds. Settings whose effect needs more steps than a test may take, such as the
+length of a warm-up, are separate results.
 """
 
 from unittest.mock import patch
@@ -56,7 +56,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def pictures(*count: int, size: int = 32, seed: int = 0) -> Tensor:
-    """uint8 [*count, size, size, 3]: blocks of 8x8 with a colour and slopes of their own, some far more than others."""
+    """uint8 [*count, size, size, 3]: blocks of 8x8 with colours and slopes of their own, some slopes far steeper."""
     slope = (torch.arange(8) - 3.5) / 3.5
     patterns = torch.stack([64 * torch.ones(8, 8), 30 * slope.expand(8, 8), 10 * slope[:, None].expand(8, 8)])
     strength = noise(*count, size // 8, size // 8, 3, 3, seed=seed) * torch.tensor([1.0, 0.6, 0.35])[:, None]
@@ -170,7 +170,7 @@ def loras(pipe, wide_layout, params, tmp_path) -> dict[str, Tensor]:
 
 
 def curved(count: int, layout: WeightLayout, seed: int) -> Tensor:
-    """Weight vectors on a curved sheet, which no linear space of two dimensions holds."""
+    """Weight vectors on a curved surface, which no linear space of two dimensions contains."""
     z = noise(count, 2, seed=seed)
     along = torch.cat([z, 0.6 * z.square(), 0.4 * z[:, :1] * z[:, 1:]], 1)
     return 0.1 * (
@@ -182,7 +182,7 @@ def curved(count: int, layout: WeightLayout, seed: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def fitted(make_pipe, layout, params, tmp_path_factory) -> dict[str, dict]:
-    """What the spaces that build on each other leave in their folders, and the spaces themselves, by task."""
+    """The outputs of spaces that build on each other, and the spaces themselves, by task."""
     folder = tmp_path_factory.mktemp("fitted")
     make_pipe().save_pretrained(folder / "base")
     zoo, others = curved(24, layout, 2), curved(8, layout, 4)
@@ -225,7 +225,7 @@ def fitted(make_pipe, layout, params, tmp_path_factory) -> dict[str, dict]:
 
     linear = fit("linear", inputs=3, people=20, people_at_once=16, components=6)
     linear.basis.save(context.spaces / "linear" / BASIS)
-    # The UNet's directions have no sign of their own.
+    # The signs of the UNet's directions are arbitrary.
     results = {
         "predictions": {
             "predictions": kept("predictions-*/predictions/*")["answers"],

@@ -1,4 +1,4 @@
-"""The published weights2weights files become shards that hold what the files did, or are refused; nothing is lost."""
+"""The published weights2weights files become shards without loss, or are refused."""
 
 import json
 import os
@@ -40,7 +40,7 @@ SHARES = {"validation": 0.2, "test": 0.2}
 
 
 def published_table(people, seed=0):
-    """What identity_df.pt holds: 40 attributes of the photo that names each row, and whose it is."""
+    """The content of identity_df.pt: 40 attributes of the photo that names each row, and its person."""
     rng = np.random.default_rng(seed)
     files = pd.Index([f"{100 + row:06d}.jpg" for row in range(len(people))], name="file")
     attributes = {name: rng.choice([-1, 1], len(people)) for name in ATTRIBUTES}
@@ -48,7 +48,7 @@ def published_table(people, seed=0):
 
 
 def draw_people(count, seed=0):
-    """Of each third or so there are several rows, anywhere."""
+    """Numbers of about count / 3 people, most with several rows, in random order."""
     return np.random.default_rng(seed).integers(1, 1 + max(4, count // 3), count)
 
 
@@ -114,7 +114,7 @@ def test_a_published_vector_drops_in_unchanged(tmp_path, sd15, normal):
     shapes = {key: tensor.shape for key, tensor in get_peft_model_state_dict(model).items()}
     loras, rows = [], []
     for number in range(5):
-        # As the authors' notebook makes a row: a model as peft saves it, its tensors in the order that peft loads them.
+        # A row as in the authors' notebook: a model saved by peft, its tensors in peft's loading order.
         save_file({key: normal(*shape) for key, shape in shapes.items()}, tmp_path / "adapter_model.safetensors")
         loras.append(load_peft_weights(str(tmp_path), device="cpu"))
         rows.append(torch.cat([tensor.flatten() for tensor in loras[number].values()]))
@@ -192,7 +192,7 @@ def test_csv_and_pickle_give_the_same(toy, tmp_path):
     assert first == second
 
 
-# Who the rows are
+# People of the rows
 
 
 def test_attributes_are_those_of_celeba():
@@ -380,7 +380,7 @@ def test_a_unit_may_be_empty(tmp_path, normal):
     assert torch.equal(vectors(data), weights[data.people["row"].tolist()].half())
 
 
-# Files that do not fit, or do harm
+# Unfit or harmful files
 
 
 class Bomb:
@@ -496,7 +496,7 @@ def test_damaged_weights_are_refused_or_the_same(toy, tmp_path, changes, kept):
     torch.save(weights, files.weights)
     content = bytearray(files.weights.read_bytes())
     for place, bit in changes:
-        # Headers and directory, where there is more to get wrong than in numbers, are at both ends.
+        # Headers and directory, which have more possible faults than numbers, are at both ends.
         content[place % len(content)] ^= 1 << bit
     files.weights.write_bytes(content[: int(kept * len(content))] if kept is not None else content)
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -521,7 +521,7 @@ def test_impossible_shapes(tmp_path, shape):
 @pytest.mark.parametrize(
     ("pickled", "reason"),
     [
-        # Each tuple holds the one before twice; hashing the last takes 2^60 steps.
+        # Each tuple holds the previous one twice; hashing the last takes 2^60 steps.
         (b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"K\x01s.", "a dict with keys other than text"),
         (b"})" + b"\x85" * 200_000 + b"K\x01s.", "a dict with keys other than text"),
         (
@@ -694,7 +694,7 @@ def test_memory(tmp_path, sd15):
         row.uniform_(-0.1, 0.1)
     publish(tmp_path, weights)
     (tmp_path / "layout.json").write_text(json.dumps(sd15.to_meta()))
-    # Memory that malloc keeps is not needed.
+    # Memory that malloc keeps does not count.
     environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path)], env=environment, check=True, capture_output=True, text=True
@@ -704,7 +704,7 @@ def test_memory(tmp_path, sd15):
     assert grown < 4 * shard + 2**24 < 0.5 * size
 
 
-# What was made
+# Outputs
 
 
 def test_reading_back(toy, tmp_path):
@@ -749,7 +749,7 @@ def test_reading_what_does_not_belong_together(toy, tmp_path, normal):
     read_w2w(tmp_path / "out")
 
 
-# Where the files are
+# Places of the files
 
 
 def test_files_in_a_folder(tmp_path):
@@ -778,7 +778,7 @@ def test_the_refusal_says_what_to_put_where(tmp_path):
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
-    """An empty cache of the Hub's client, and no way to the Hub."""
+    """An empty cache of the Hub's client, without access to the Hub."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path / "hub"

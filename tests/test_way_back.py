@@ -1,4 +1,4 @@
-"""The README's experiments lead back to where they started, also in a clone whose dvc.lock another machine wrote."""
+"""The README's experiments lead back to the start, even in a clone whose dvc.lock another machine wrote."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# What is computed rounds otherwise on another machine, and seconds differ from run to run.
+# Computed outputs round differently on another machine, and seconds differ between runs.
 STAGE = """
 import json, os, pathlib, sys, time, yaml
 params, out, *given = yaml.safe_load(open("params.yaml")), *sys.argv[1:]
@@ -48,7 +48,7 @@ stages:
 
 
 class Clone:
-    """A repository that is worked in on some machine."""
+    """A clone of the repository on some machine."""
 
     def __init__(self, folder: Path, machine: str, runs: Path) -> None:
         self.folder, self.runs = folder, runs
@@ -105,7 +105,7 @@ def test_the_readmes_experiments_lead_back(clone):
     assert back
     for command in commands()[1:]:
         if "metrics show" in command:
-            continue  # of stages that are not here
+            continue  # of stages that this miniature lacks
         computed = clone.stages_run()
         printed[command] = clone.run(command)
         if command in back:
@@ -124,10 +124,10 @@ def test_the_readmes_experiments_lead_back(clone):
 
 def test_the_way_back_brings_back_what_a_lock_of_another_machine_deletes(clone):
     before, (back, *_) = clone.files(), [command for command in commands() if "apply" in command]
-    clone.run("git checkout . && dvc checkout", ok=False)  # what the README warns of
+    clone.run("git checkout . && dvc checkout", ok=False)  # the README warns of this
     assert {"data/space", "data/inversions"}.isdisjoint(clone.files())
     clone.run(back)
     assert clone.files() == before
-    shutil.rmtree(clone.folder / "data")  # as a stage that is stopped leaves it
+    shutil.rmtree(clone.folder / "data")  # as after an interrupted stage
     clone.run(back)
     assert clone.files() == before

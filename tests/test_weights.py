@@ -1,4 +1,4 @@
-"""Weight vectors of roles, and how much of their variance is chance."""
+"""Weight vectors of roles, and their variance within and between people."""
 
 from dataclasses import replace
 
@@ -13,7 +13,9 @@ from w2wpp.lora.weights import Weights, variance_shares
 
 @pytest.fixture
 def zoo(toy_layout, normal, tmp_path):
-    """zoo(chance, again): 400 people, `again` of them with a second LoRA; `chance` is the share of variance within."""
+    """zoo(chance, again): 400 people, `again` of them with a second LoRA; `chance` is the within-person share of
+    variance.
+    """
 
     def make(chance: float, again: int) -> Weights:
         people, count = normal(400, toy_layout.dimension), 400

@@ -1,4 +1,4 @@
-"""Spaces of what tells people apart: what is chance counts less, and nothing else changes."""
+"""Spaces with a within-person ridge: within-person variance counts less, and nothing else changes."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_discriminants_solve_fishers_problem(normal):
 
 
 def test_direction_of_a_person_unseen_twice_costs_nothing(full, loras):
-    """What all second LoRAs share, as from another seed, is no chance."""
+    """A difference that all second LoRAs share, as from another seed, is not within-person variance."""
     first, second, _ = loras
     moved = within_person_space(full, first[:PAIRS], second[:PAIRS] + 3.0, 0.1, 3)
     torch.testing.assert_close(moved.analysis, fit(full, loras, 0.1, 3).analysis, atol=1e-3, rtol=1e-3)

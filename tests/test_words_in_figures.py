@@ -1,4 +1,4 @@
-"""Prompts, people's names and settings are text in every figure and on the page, whatever is in them."""
+"""Prompts, people's names and settings are drawn as text in every figure and on the page, whatever they contain."""
 
 import inspect
 import io
@@ -53,7 +53,7 @@ def pictures(*lead: int) -> np.ndarray:
 
 
 def drawn(figure: Figure, caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What is written on a figure, none of it a formula, if it is drawn without a warning and not far too large."""
+    """The texts of a figure, after checking that it draws without a warning, at a sane size, and without formulas."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         png = style.png_bytes(figure)

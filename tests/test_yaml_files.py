@@ -1,4 +1,4 @@
-"""Values are replaced in YAML of any style, and nothing else is."""
+"""Only values are replaced, in YAML of any style."""
 
 import io
 import re
@@ -47,7 +47,7 @@ def in_flow(tree: dict) -> str:
 
 
 def remarked(text: str) -> str:
-    """With a comment at the end of every line with a key, unless that were a part of a longer text."""
+    """With a comment at the end of every line with a key, except inside a longer text."""
     lines, content = text.split("\n"), YAML(typ="safe", pure=True).load(text)
     for number, line in enumerate(lines):
         lines[number] += REMARK if re.match(" *[a-k]:", line) else ""

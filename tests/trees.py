@@ -1,4 +1,4 @@
-"""What several tests ask of nested settings and metrics."""
+"""Helpers of several tests for nested settings and metrics."""
 
 
 def leaves(tree: dict, prefix: str = "") -> dict:

@@ -1,6 +1,6 @@
 """w2w++: a latent space over the weights of identity LoRAs.
 
-A space makes people of points: each point decodes to a LoRA, and so to a person that a diffusion model draws.
+Each point of a space decodes to a LoRA, and so to a person that a diffusion model draws.
 
     import w2wpp
 
@@ -9,19 +9,19 @@ A space makes people of points: each point decodes to a LoRA, and so to a person
     person.save("person.safetensors")  # for pipe.load_lora_weights of diffusers
     person.draw("a photo of sks person, smiling", seeds=4)[0].save("person.png")
 
-Two people of one space blend, and every person can be written for another tool:
+Two people of one space blend, and a person can be saved in the format of another tool:
 
     blend = w2wpp.blend(person, w2wpp.sample(space, seed=8), 0.3)
     blend.save("blend.safetensors", format="kohya", dtype="fp16")
 
-And one photo of any size, or several of one person, are the point that explains them best:
+Inversion finds the point that explains one photo best, or several photos of one person. Photos may have any size:
 
     me = w2wpp.invert("photo.jpg", space="vae")
     me.save("me.safetensors")
 
-Everything here but `invert`, which finds faces, runs without the rendered world. Names are those of the current
-directory's data/, where `make repro` leaves what it makes; base models and spaces of one's own are given by their
-paths. Whatever is wrong with an input is an `InputError` of one line.
+All functions except `invert`, which finds faces, run without the rendered world. Names refer to data/ of the current
+directory, where `make repro` writes its outputs. Other base models and spaces are given by their paths. A bad input
+raises an `InputError` of one line.
 """
 
 import importlib
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     )
     from w2wpp.files.errors import InputError
 
-# Read when transformers is first imported, which otherwise reports absent optional packages that nothing here needs.
+# transformers reads this when first imported; otherwise it reports absent optional packages that nothing here needs.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 __all__ = [
@@ -73,7 +73,7 @@ _ELSEWHERE = {
 
 
 def __getattr__(name: str) -> object:
-    """Load what is asked for when it is: torch and diffusers take seconds (PEP 562)."""
+    """Import a public name on first use (PEP 562), because torch and diffusers take seconds to load."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_ELSEWHERE.get(name, "w2wpp.api.person")), name)

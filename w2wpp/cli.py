@@ -31,7 +31,7 @@ app = typer.Typer(
 Format = Literal["diffusers", "peft", "kohya"]
 Dtype = Literal["fp32", "fp16"]
 STEPS = 7  # pictures on the sheet of a blend
-FAR = 3  # of what people of the prior lie from the mean; inversions of held-out people lie at 2
+FAR = 3  # in units of the mean distance of the prior's people from the mean; inversions of held-out people lie at 2
 
 SpaceOption = Annotated[str, typer.Option("--space", help="A space: its name (pca, linear, vae) or its file.")]
 BaseOption = Annotated[str, typer.Option("--base", help="The base model: a folder, or a name on the Hugging Face Hub.")]
@@ -89,7 +89,7 @@ def invert(
     dtype: DtypeOption = "fp32",
     params: ParamsOption = None,
 ) -> None:
-    """Find the person of a photo in a space: a LoRA and a sheet of pictures."""
+    """Invert a photo into a space; write a LoRA and a sheet of pictures."""
     settings = _settings(params)
     from PIL import Image
 
@@ -152,7 +152,7 @@ def sample(
     dtype: DtypeOption = "fp32",
     params: ParamsOption = None,
 ) -> None:
-    """Sample people who never existed: their LoRAs and a sheet."""
+    """Sample people who never existed; write their LoRAs and a sheet."""
     settings = _settings(params)
     from w2wpp.api import person
 
@@ -180,7 +180,7 @@ def blend(
     dtype: DtypeOption = "fp32",
     params: ParamsOption = None,
 ) -> None:
-    """Blend two people: a LoRA, and a sheet of the way from one to the other."""
+    """Blend two people; write a LoRA and a sheet of the path between them."""
     settings = _settings(params)
     from w2wpp.api import person
 
@@ -224,7 +224,7 @@ def info(
     space: SpaceOption = SPACE,
     base: BaseOption = BASE,
 ) -> None:
-    """Say what is in a LoRA or a space, and what it fits."""
+    """Describe a LoRA or a space, and tell what it fits."""
     _prepare()
     from w2wpp.api.describe import description
 
@@ -240,14 +240,14 @@ def export(
     dtype: DtypeOption = "fp16",
     space: SpaceOption = SPACE,
 ) -> None:
-    """Write a LoRA for diffusers, peft, or tools that read kohya's."""
+    """Write a LoRA for diffusers, for peft, or for tools that read kohya's keys."""
     _prepare()
     _lora(lora, space).save(out, format, dtype)
     print(f"wrote {out} ({format}, {dtype})")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; anything wrong with the input becomes one line on stderr, and exit status 1."""
+    """Run the command; a bad input prints one line on stderr and gives exit status 1."""
     try:
         app(args=arguments, prog_name="w2wpp")
     except ArgumentError as error:
@@ -275,7 +275,7 @@ def _prepare() -> None:
 
 
 def _label(text: str) -> str | None:
-    """The label of a progress bar, which nobody sees where stderr is no terminal."""
+    """The label of a progress bar; None if stderr is no terminal."""
     return text if sys.stderr.isatty() else None
 
 

@@ -1,4 +1,4 @@
-"""The latent codec: a linear patch transform plus a zero-initialised convolutional residual on both sides."""
+"""The latent codec: a linear patch transform with a zero-initialised convolutional residual in encoder and decoder."""
 
 from dataclasses import dataclass
 from typing import Literal, overload
@@ -15,14 +15,14 @@ PATCH = 8
 
 @dataclass
 class CodecLatents(BaseOutput):
-    """What `PatchCodec.encode` returns: `latents` [b, c, h/8, w/8], unscaled."""
+    """Output of `PatchCodec.encode`: `latents` [b, c, h/8, w/8], unscaled."""
 
     latents: Tensor
 
 
 @dataclass
 class CodecSample(BaseOutput):
-    """What `PatchCodec.decode` returns: `sample` [b, 3, h, w], nominally in [-1, 1]."""
+    """Output of `PatchCodec.decode`: `sample` [b, 3, h, w], nominally in [-1, 1]."""
 
     sample: Tensor
 
@@ -52,15 +52,15 @@ def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class PatchCodec(ModelMixin, ConfigMixin):
-    """An 8x-downsampling autoencoder that stands where Stable Diffusion keeps its `AutoencoderKL`.
+    """An 8x-downsampling autoencoder in place of Stable Diffusion's `AutoencoderKL`.
 
-    The linear path is a PCA of 8x8 patches (see `fit_linear`); the convolutional paths start at zero and learn what the
-    linear path misses. It has no KL term: the latents are deterministic.
+    The linear path is a PCA of 8x8 patches (see `fit_linear`); the convolutional paths start at zero and learn the
+    residual of the linear path. It has no KL term: the latents are deterministic.
 
     Args:
         latent_channels: channels c of the latent.
         widths: channels of the convolutional paths on the 4x and the 8x downsampled grid.
-        block_out_channels: read by diffusers only, which derives the downsampling factor 2**(len - 1) from it.
+        block_out_channels: only for diffusers, which derives the downsampling factor 2**(len - 1) from it.
         scaling_factor: latents times this have unit variance.
     """
 

@@ -1,7 +1,8 @@
-"""Work in batches that survive a kill, and that any number of machines may share.
+"""Work in batches that survive a kill and that any number of machines may share.
 
-All batches -> those of shard i of n -> those not finished yet -> computed, here or by Ray -> written under a temporary
-name and renamed -> all of them joined. Which machine computed a batch leaves no trace.
+Shard i of n selects its share of all batches. The unfinished batches of the share are computed, here or by Ray. Each
+result is written under a temporary name and renamed. At the end all batches are joined. Results do not depend on which
+machine computed a batch.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ Work = Callable[..., dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Batch:
-    """A piece of work, whose results become the pack `path`; `inputs()` gives what the work is called with."""
+    """A unit of work: its results become the pack `path`, and `inputs()` returns the arguments of the work."""
 
     path: Path
     inputs: Callable[[], tuple]
@@ -55,7 +56,7 @@ class Shard(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether it is all there is, so that the stage goes on to join the batches."""
+        """Whether this is the only shard, so that the stage goes on to join the batches."""
         return self.of == 1
 
     def share(self, batches: list[Batch]) -> list[Batch]:
@@ -63,7 +64,7 @@ class Shard(NamedTuple):
         return batches[self.number - 1 :: self.of]
 
     def remaining(self, batches: list[Batch]) -> str:
-        """What a stage says at the end of a shard, of all the shards' batches."""
+        """The message of a stage at the end of a shard, on the batches of all shards."""
         mine, finished = len(self.share(batches)), sum(is_finished(batch) for batch in batches)
         return (
             f"shard {self.number}/{self.of}: {mine} batches finished, of all {len(batches)} batches {finished}. "
@@ -72,10 +73,10 @@ class Shard(NamedTuple):
 
 
 def batches_of(count: int, size: int, scratch: Path, inputs: Callable[[int, int], tuple]) -> list[Batch]:
-    """Consecutive runs of at most `size` of `count` rows as batches with files in `scratch`.
+    """Batches of at most `size` consecutive rows out of `count`, with files in `scratch`.
 
     Args:
-        inputs: what the work on `length` rows from `first` on is called with, by (first, length).
+        inputs: returns the arguments of the work on `length` rows from `first` on, given (first, length).
     """
     return [
         Batch(scratch / f"{first:06d}-{length}.safetensors", partial(inputs, first, length))
@@ -84,7 +85,7 @@ def batches_of(count: int, size: int, scratch: Path, inputs: Callable[[int, int]
 
 
 def is_finished(batch: Batch) -> bool:
-    """Whether the batch's file is there and holds what was written; a damaged one is as good as none."""
+    """Whether the batch's file exists and is intact; a damaged file counts as missing."""
     try:
         read_batch(batch)
     except InputError:
@@ -117,7 +118,7 @@ def joined(batches: list[Batch]) -> dict[str, Tensor]:
 def finish(
     batches: list[Batch], work: Work, label: str = "", engine: EngineParams | None = None, cores: int | None = None
 ) -> None:
-    """Compute what is missing of `batches`.
+    """Compute the unfinished ones of `batches`.
 
     Args:
         work: gives a batch's results from its inputs, tensors of as many rows as the batch has; for Ray, a function of
@@ -128,7 +129,7 @@ def finish(
             work on one core each, of which so many are done here at a time.
 
     Raises:
-        InputError: Ray is not installed, has no such cluster or machine, or lost a batch for good.
+        InputError: Ray is not installed, has no such cluster or machine, or lost a batch permanently.
     """
     missing = [batch for batch in batches if not is_finished(batch)]
     if not missing:
@@ -140,7 +141,7 @@ def finish(
         done = compute_on_ray(missing, work, cluster, one_core=cores is not None)
     else:
         done = _compute_here(missing, work, cores or 1)
-    # Work that is done here, batch after batch, has bars of its own.
+    # Work in this process, batch after batch, has progress bars of its own.
     with progress(
         None,
         label,
@@ -157,9 +158,9 @@ def finish(
 def in_resumable_batches(
     count: int, size: int, scratch: Path, work: Callable[[int, int], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Tensors that `work(first, length)` gives for consecutive runs of at most `size`, joined along their first axis.
+    """Tensors of `work(first, length)` for consecutive runs of at most `size` rows, joined along their first axis.
 
-    Each finished batch becomes a file in `scratch`, where the next call finds it.
+    Each finished batch becomes a file in `scratch`, which the next call reuses.
     """
     batches = batches_of(count, size, scratch, lambda first, length: (first, length))
     finish(batches, work)
@@ -167,9 +168,9 @@ def in_resumable_batches(
 
 
 def remember(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors as `compute` gives them, read back from the pack `path` if they are finished.
+    """Tensors that `compute` returns, read from the pack `path` if it is finished.
 
-    Like a batch, they are those that were finished first, and a damaged file is computed again.
+    If several machines compute them, the first finished file is used. A damaged file is computed again.
     """
     batch = Batch(path, tuple)
     finish([batch], compute)
@@ -190,7 +191,7 @@ def _call(task: tuple[Work, tuple]) -> dict[str, Tensor]:
 
 
 def _keep(batch: Batch, tensors: dict[str, Tensor]) -> None:
-    """Write a batch's results, unless another machine has just done so: what it goes on with must stay."""
+    """Write a batch's results, unless another machine has just done so: that machine may already use its file."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     if not is_finished(batch):
         batch.path.unlink(missing_ok=True)
@@ -198,7 +199,7 @@ def _keep(batch: Batch, tensors: dict[str, Tensor]) -> None:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """Of names, dtypes, shapes and bytes; no copy is made of tensors that may be mapped from large files."""
+    """Checksum of names, dtypes, shapes and bytes; tensors mapped from large files are not copied."""
     digest = hashlib.sha256()
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())

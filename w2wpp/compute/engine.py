@@ -1,4 +1,4 @@
-"""Where batches are computed: settings of the engine; no result depends on them."""
+"""Settings of the engine that computes batches; no result depends on them."""
 
 from typing import Literal
 

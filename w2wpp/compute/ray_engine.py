@@ -1,4 +1,4 @@
-"""Batches computed by Ray tasks, on this machine or on many, which need not share a file system with it."""
+"""Batches computed by Ray tasks, on this machine or on others without a shared file system."""
 
 import io
 import logging
@@ -22,14 +22,14 @@ from w2wpp.files.errors import ArgumentError
 def compute_on_ray(
     batches: list[Batch], work: Work, engine: EngineParams, one_core: bool
 ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
-    """Each batch with its results, in the order in which they come; what a lost machine had is computed elsewhere.
+    """Each batch with its results, in order of completion; another machine repeats the batches of a lost one.
 
     Args:
-        one_core: whether a batch takes one core; else a share of a GPU if the cluster has any, or as many cores as
-            torch uses on this machine, since sums over another number of threads would differ in their last bits.
+        one_core: whether a batch takes one core. Otherwise it takes a share of a GPU if the cluster has any, or as many
+            cores as torch uses on this machine: sums over another number of threads differ in their last bits.
 
     Raises:
-        InputError: see `connected`; no machine has so much, or a batch lost its machine more often than is allowed.
+        InputError: see `connected`; no machine has these resources, or a batch lost its machine too often.
     """
     ray = connected(engine)
     threads = 1 if one_core else torch.get_num_threads()
@@ -69,7 +69,7 @@ def connected(engine: EngineParams) -> ModuleType:
         ) from error
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # The library travels along, so that all machines run the code of this one.
+        # The library is sent along, so that all machines run this machine's code.
         runtime = {"py_modules": [str(Path(w2wpp.__file__).parent)], "env_vars": ENVIRONMENT}
         try:
             _check_that_something_listens(engine.address)
@@ -85,14 +85,14 @@ def connected(engine: EngineParams) -> ModuleType:
 
 
 def _check_that_something_listens(address: str | None) -> None:
-    """Ray itself would try for many minutes."""
+    """Checked first, because Ray itself would try for many minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _check_that_one_machine_has(needs: dict[str, float], nodes: list[dict]) -> None:
-    """Ray itself would wait for such a machine for ever."""
+    """Checked first, because Ray itself would wait forever for such a machine."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU"}
     if not any(
         node["Alive"] and all(node["Resources"].get(names[key], 0) >= number for key, number in needs.items())
@@ -116,7 +116,7 @@ def _compute(work: bytes, inputs: bytes, threads: int) -> dict[str, Tensor]:
 
 
 def _packed(content: object) -> bytes:
-    # Not left to Ray, which would bring tensors back on the device that they came from: here and there may differ.
+    # Ray would return tensors on the device that they came from, which this machine may not have.
     file = io.BytesIO()
     torch.save(content, file)
     return file.getvalue()

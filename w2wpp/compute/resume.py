@@ -1,15 +1,15 @@
-"""Folders of work in progress, named by what is computed, from what, and by which version of the computation.
+"""Folders of work in progress, named by task, inputs and version of the computation.
 
-A comment, a rename or a new module changes no name. A changed computation does once its version is raised, and
-tests/test_versions.py fails until then: it holds the results of every version on small inputs.
+A comment, a rename or a new module changes no name. A raised version does. tests/test_versions.py compares the results
+of every version on small inputs, and fails if a computation changes without a raised version.
 """
 
 import hashlib
 import json
 from pathlib import Path
 
-# The version of each computation that resumes. Raise it with every change that alters results: the old state is then
-# left alone and the work starts anew, as does all that builds on it.
+# The version of each computation that resumes. Raise it with every change that alters results. The work then starts
+# anew, as does all work that builds on it; the old state is ignored.
 VERSIONS = {
     "photos": 1,  # renders of invented people
     "codec": 1,
@@ -25,7 +25,7 @@ VERSIONS = {
     "w2w": 1,  # the published weight vectors as shards
 }
 
-# What a computation takes from others without a hash of it in its recipe.
+# Inputs from other computations that are not hashed in the recipe.
 BUILDS_ON = {
     "codec": ("photos",),
     "decoder": ("codec",),
@@ -39,12 +39,12 @@ BUILDS_ON = {
 
 
 def scratch_folder(root: str | Path, task: str, **recipe: object) -> Path:
-    """The folder under `root` in which a task resumes, made if it is missing.
+    """The folder under `root` in which a task resumes, created if it is missing.
 
     Args:
-        root: of the stage's resume state.
+        root: folder of the stage's resume state.
         task: a key of `VERSIONS`.
-        recipe: JSON-able settings and hashes of inputs that the results depend on. Another recipe has another folder.
+        recipe: JSON-able settings and hashes of inputs that determine the results. Another recipe has another folder.
     """
     named = json.dumps({"versions": versions_of(task), "recipe": recipe}, sort_keys=True)
     folder = Path(root) / f"{task}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""A process that computes: quiet libraries, memory settings, its device and its progress bars."""
+"""Process-wide settings of computations: quiet libraries, memory, device and progress bars."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def keep_freed_memory() -> None:
-    """Let glibc's malloc keep freed memory; giving it back costs a third of the time of training on a CPU."""
+    """Let glibc's malloc keep freed memory; returning it costs a third of the training time on a CPU."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         trim_threshold, top_pad, mmap_max = -1, -2, -4
@@ -21,7 +21,7 @@ def keep_freed_memory() -> None:
 
 
 def device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
+    """The accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -31,7 +31,7 @@ def progress(iterable, label: str | None, *, disable: bool = False, **kwargs) ->
 
 
 def prepare() -> None:
-    """Settings of a process that computes, a stage's own or one that works for it."""
+    """Apply the settings to this process, a stage or one of its workers."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning)

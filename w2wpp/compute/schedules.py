@@ -1,4 +1,4 @@
-"""What every training loop shares: the learning rate's course, random numbers that a kill leaves alone, batches."""
+"""Shared parts of training loops: learning rate schedules, random numbers that survive a kill, batches."""
 
 import math
 from collections.abc import Iterator
@@ -14,16 +14,17 @@ def cosine_rate(step: int, steps: int, lr: float, warmup: int = 100) -> float:
 
 
 def steady_rate(step: int, steps: int, lr: float, warmup: int = 100, fall: float = 0.2) -> float:
-    """Learning rate with linear warm-up, then constant, falling linearly to 0 over the last share `fall` of the steps.
+    """Learning rate with linear warm-up, then constant, then linear decay to 0 over the last share `fall` of the steps.
 
-    As good as cosine decay (Haegele et al. 2024, arXiv 2405.18392), and until the fall the same for any `steps`.
+    It does as well as cosine decay (Haegele et al. 2024, arXiv 2405.18392). Before the decay it does not depend on
+    `steps`.
     """
     warmup = max(1, min(warmup, steps // 10))
     return lr * min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, fall * steps))
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """Random numbers drawn from (seed, step) and never carried over, so that a resumed run repeats an unbroken one."""
+    """A generator seeded by (seed, step) alone, so that a resumed run repeats an uninterrupted one."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
 

@@ -1,6 +1,6 @@
-"""The training loop: scheduled steps of an optimizer on a loss, on request with averaged weights and a checkpoint.
+"""The training loop: scheduled steps of an optimizer on a loss, with optional averaged weights and a checkpoint.
 
-Only the VAE has a loop of its own: its epochs end early, and its gradients come from several processes.
+Only the VAE has its own loop, for early stopping and gradients from several processes.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from w2wpp.compute.runtime import progress
 from w2wpp.files.storage import write_atomically
 
 CHECKPOINT_EVERY = 250  # steps
-SHOWN_OVER = 50  # steps whose mean loss the progress bar shows
+SHOWN_OVER = 50  # steps in the mean loss that the progress bar shows
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The file that a training resumes from, and the trained modules by the names that the file gives them."""
+    """The file that a training resumes from, and the trained modules by their names in it."""
 
     path: Path
     modules: dict[str, nn.Module]
@@ -48,8 +48,8 @@ def train(
         optimizer: of all that is trained.
         rate: the learning rate of a step.
         clip: limit of the gradient's norm.
-        ema: decay of the averaged weights, which take the place of the trained ones at the end; 0 for none.
-        checkpoint: written every `CHECKPOINT_EVERY` steps and at the end, and gone on from if it is there.
+        ema: decay of the averaged weights, which replace the trained ones at the end; 0 for none.
+        checkpoint: written every `CHECKPOINT_EVERY` steps and at the end; training resumes from it if it exists.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     averages = [parameter.detach().clone() for parameter in parameters] if ema else []

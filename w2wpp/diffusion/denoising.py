@@ -1,4 +1,4 @@
-"""The diffusion loss of many adapted models at once, and the pictures that they make."""
+"""The diffusion loss of many adapted models at once, and the pictures that they draw."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -26,11 +26,11 @@ class GenerateParams(Section):
     prompted_guidance: Annotated[float, Field(ge=1)] = 3.0
     """Guidance where the prompt asks for more than a person: smiles, backgrounds, hair."""
     negative_prompt: str = ""
-    """What guidance leads away from."""
+    """The negative prompt of guidance."""
     batch: Count = 64
     """Pictures drawn at once."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the base model when it draws and inverts; a CPU always computes in float32."""
+    """Precision of the base model in drawing and inversion; a CPU always computes in float32."""
 
     @property
     def prompted(self) -> "GenerateParams":
@@ -44,10 +44,11 @@ def training_schedule(pipe: StableDiffusionPipeline) -> DDPMScheduler:
 
 
 def draw_timesteps(shape: tuple[int, ...], shift: float, schedule: DDPMScheduler, generator: torch.Generator) -> Tensor:
-    """Random timesteps int64, uniform for `shift` 1 and the more of them noisy the larger it is.
+    """Random timesteps int64, uniform for `shift` 1; a larger shift draws more of the noisy ones.
 
-    Who a person is shows in the prediction at high noise alone: below that the noisy picture itself says it. The shift
-    is that of Esser et al. 2024 (arXiv 2403.03206, sec. 5.3.2): half of the timesteps lie above shift / (1 + shift).
+    The identity affects the prediction at high noise alone: at low noise the noisy picture itself shows the person. The
+    shift is that of Esser et al. 2024 (arXiv 2403.03206, sec. 5.3.2): half of the timesteps lie above shift / (1 +
+    shift).
     """
     uniform = torch.rand(shape, generator=generator)
     shifted = shift * uniform / (1 + (shift - 1) * uniform)
@@ -55,7 +56,7 @@ def draw_timesteps(shape: tuple[int, ...], shift: float, schedule: DDPMScheduler
 
 
 def prediction_target(schedule: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the UNet of this schedule is to predict [b, c, h, w]: velocity (Salimans and Ho 2022, arXiv 2202.00512) or
+    """The target of the UNet with this schedule [b, c, h, w]: velocity (Salimans and Ho 2022, arXiv 2202.00512) or
     noise.
     """
     if schedule.config.prediction_type == "v_prediction":
@@ -64,7 +65,7 @@ def prediction_target(schedule: DDPMScheduler, clean: Tensor, noise: Tensor, tim
 
 
 def region_weights(pipe: StableDiffusionPipeline, region: tuple[float, float, float, float]) -> Tensor:
-    """How much each latent pixel counts, float32 [h, w] of mean 1: as much of it as lies in a region of the picture.
+    """Loss weights of latent pixels, float32 [h, w] of mean 1, proportional to each pixel's overlap with a region.
 
     Args:
         region: left, top, right and bottom, in shares of the picture.
@@ -88,8 +89,8 @@ def prediction_loss(
 ) -> Tensor:
     """Mean squared error of the UNet's prediction, per sample [m, n].
 
-    Noise and timesteps are drawn once per row of m and shared by its n people, so that a person's loss does not depend
-    on who else is in the batch and differences between people are not drowned in the sampling noise.
+    Noise and timesteps are drawn once per row of m and shared by its n people. So a person's loss does not depend on
+    the rest of the batch, and sampling noise does not mask differences between people.
 
     Args:
         latents: scaled latents [m, n, c, h, w].
@@ -138,7 +139,7 @@ def generate(
 
     Args:
         weights: weight vectors [n, d].
-        prompts: each model answers every prompt.
+        prompts: each model draws every prompt.
         seeds: of the pictures per prompt, the same for every model; a number n means 0 .. n - 1.
         params: of which `batch` is pictures per call at most; the result does not depend on it beyond rounding.
         label: label of the progress bar; None for no bar.

@@ -20,24 +20,25 @@ from w2wpp.lora.layout import WeightLayout
 
 
 class DreamBoothParams(Section):
-    """How LoRAs are trained on photos of people."""
+    """Training of LoRAs on photos of people."""
 
     trained: Literal["both", "B"] = "B"
-    """`both`: A and B, as in weights2weights; `B`: A stays, and a LoRA's effect is linear in its weights (LoRA-FA)."""
+    """`both`: A and B, as in weights2weights; `B`: A is frozen, so a LoRA's effect is linear in its weights (LoRA-FA).
+    """
     steps: Count = 600
     """Optimisation steps of every LoRA."""
     lr: Annotated[float, Field(gt=0, le=1)] = 2.0e-2
     """Learning rate of Adam."""
     adam_epsilon: Positive = 1.0e-3
-    """Adam's epsilon; a large one keeps weights still that a person's photos hardly move."""
+    """Adam's epsilon; a large one leaves weights unchanged that a person's photos hardly constrain."""
     timestep_shift: Shift = 1.0
-    """Share of noisy timesteps: 1 is uniform, more is noisier."""
+    """Shift of the timesteps: 1 is uniform; a larger shift draws more of the noisy ones."""
     photos_per_step: Count = 2
     """Photos of a person in every step."""
     mirrored: bool = False
-    """Train on the mirror image of each photo, too."""
+    """Also train on the mirror image of each photo."""
     captions: bool = True
-    """The prompt of a photo says what it shows besides the person."""
+    """The prompt of a photo describes what it shows besides the person."""
     class_images: Count = 64
     """Pictures of the class prompt for prior preservation, shared by all people."""
     class_images_per_step: Whole = 0
@@ -57,8 +58,8 @@ def photo_prompts(
 
     Args:
         manifest: a row per photo, as in a portraits manifest.
-        captions: whether a prompt says what else its photo shows, lest it be taken for a part of the person.
-        prompt: what every prompt begins with.
+        captions: whether a prompt describes what else its photo shows, so that the LoRA need not.
+        prompt: the beginning of every prompt.
 
     Raises:
         InputError: a column that captions need is missing.
@@ -86,7 +87,7 @@ def prompted_latents(
 ) -> tuple[Tensor, Tensor]:
     """Latents [n, photos, c, h, w] of photos uint8 [n, photos, h, w, 3], and the embeddings of their prompts.
 
-    Mirror images, if asked for, are further photos.
+    With `params.mirrored`, mirror images are further photos.
     """
     text = photo_prompts(pipe, manifest, params.captions).unflatten(0, photos.shape[:2])
     if params.mirrored:
@@ -116,8 +117,8 @@ def train_loras(
 ) -> tuple[Tensor, Tensor]:
     """Train one LoRA per person on that person's photos, with prior preservation on shared class images.
 
-    All people see the same noise, timesteps and photo numbers, so a person's LoRA does not depend on who is trained
-    beside it, and Adam, being elementwise, makes stacked training equal to separate.
+    All people see the same noise, timesteps and photo numbers, so a person's LoRA does not depend on the other people.
+    Adam is elementwise, so stacked training equals separate training.
 
     Args:
         start: weight vector [d] that every LoRA starts from, see `initial_weights` and `w2wpp.diffusion.starts`.

@@ -1,4 +1,4 @@
-"""Models from elsewhere: in a folder, or in the Hugging Face Hub's cache, and downloaded only where that is allowed."""
+"""Models from a folder or from the Hugging Face Hub's cache; downloads only where they are allowed."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids connections; asked here, as huggingface_hub asks only when it is imported."""
+    """Whether HF_HUB_OFFLINE forbids connections; read here, because huggingface_hub reads it only on import."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
@@ -23,9 +23,9 @@ def find_model(
     """The folder of a model.
 
     Args:
-        model: its folder, or its name on the Hub, which is asked unless HF_HUB_OFFLINE is set.
+        model: its folder, or its name on the Hub, which is contacted unless HF_HUB_OFFLINE is set.
         revision: of the model on the Hub.
-        files: patterns of the files that are used, all of which must match something.
+        files: patterns of the used files; each must match a file.
         owner, key: the setting that names the model, for errors (see `ArgumentError`).
 
     Raises:
@@ -52,7 +52,7 @@ def find_model(
                     model, revision=revision, allow_patterns=list(files), local_files_only=offline()
                 )
             )
-        # What a broken connection raises depends on the HTTP library, which changes with the version of the client.
+        # The error of a broken connection depends on the HTTP library, which changes with the version of the client.
         except Exception as error:
             cause = "HF_HUB_OFFLINE is set" if offline() else printable(" ".join(str(error).split()) or repr(error))
             raise ArgumentError(

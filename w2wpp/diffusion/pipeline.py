@@ -1,4 +1,4 @@
-"""The base model as a diffusers `StableDiffusionPipeline`: loaded from any directory, asked for latents and pixels."""
+"""The base model as a diffusers `StableDiffusionPipeline`: loading it, latents of pixels, pixels of latents."""
 
 import weakref
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-PIXELS_AT_ONCE = 2**20  # of pictures that are encoded
+PIXELS_AT_ONCE = 2**20  # pixels that are encoded in one call
 _EMBEDDED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -32,7 +32,7 @@ def load_pipeline(
 
     Args:
         folder: holds the model, or a reference to it (see `model_folder`).
-        dtype: "float32", or "bfloat16" for CUDA devices; others have float32 whatever this says.
+        dtype: "float32", or "bfloat16" for CUDA devices; other devices always use float32.
 
     Raises:
         InputError: the folder is missing or is not a pipeline that diffusers can load.
@@ -73,10 +73,10 @@ def load_pipeline(
 
 
 def check_photo_size(pipe: StableDiffusionPipeline, images: Tensor) -> None:
-    """Refuse photos uint8 [..., h, w, 3] of another size than the pictures that the base model draws.
+    """Refuse photos uint8 [..., h, w, 3] whose size differs from the base model's pictures.
 
     Raises:
-        InputError: they are.
+        InputError: the size differs.
     """
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     if images.shape[-3:-1] != (side, side):
@@ -91,7 +91,7 @@ def check_photo_size(pipe: StableDiffusionPipeline, images: Tensor) -> None:
 def encode_prompts(pipe: StableDiffusionPipeline, prompts: list[str]) -> Tensor:
     """Text embeddings [len(prompts), max_tokens, hidden] of the pipeline's text encoder.
 
-    A frozen encoder, as `load_pipeline` gives it, is asked once for the same prompts: do not write to the result.
+    Embeddings of a frozen encoder, as `load_pipeline` returns it, are cached by prompt: do not write to the result.
     """
     encoder = pipe.text_encoder
     frozen = not any(parameter.requires_grad for parameter in encoder.parameters())
@@ -129,7 +129,7 @@ def to_images(pixels: Tensor) -> Tensor:
 
 
 def _encode(pipe: StableDiffusionPipeline, images: Tensor) -> Iterator[Tensor]:
-    """Latents before scaling, in the codec's dtype, of as many of uint8 images [n, h, w, 3] as fit at once."""
+    """Latents before scaling, in the codec's dtype, of consecutive batches of uint8 images [n, h, w, 3]."""
     for chunk in images.split(max(1, PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))):
         pixels = to_pixels(chunk.to(pipe.vae.device)).to(pipe.vae.dtype)
         yield retrieve_latents(pipe.vae.encode(pixels), sample_mode="argmax")
@@ -137,11 +137,11 @@ def _encode(pipe: StableDiffusionPipeline, images: Tensor) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def encode_images(pipe: StableDiffusionPipeline, images: Tensor) -> Tensor:
-    """uint8 [n, h, w, 3] to scaled latents [n, c, h/8, w/8] float32, the ones that the UNet works on."""
+    """uint8 [n, h, w, 3] to scaled latents [n, c, h/8, w/8] float32, the UNet's input."""
     return torch.cat([latents.float() for latents in _encode(pipe, images)]) * pipe.vae.config.scaling_factor
 
 
 @torch.no_grad()
 def reconstruct(pipe: StableDiffusionPipeline, images: Tensor) -> Tensor:
-    """What the codec makes of uint8 images [n, h, w, 3]: float32 [n, 3, h, w], nominally in [-1, 1], on the CPU."""
+    """The codec's reconstruction of uint8 images [n, h, w, 3]: float32 [n, 3, h, w], about in [-1, 1], on the CPU."""
     return torch.cat([pipe.vae.decode(latents).sample.float().cpu() for latents in _encode(pipe, images)])

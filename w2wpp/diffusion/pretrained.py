@@ -1,4 +1,4 @@
-"""A base model that was trained elsewhere: found, written down by what its files hold, and found again."""
+"""A base model that was trained elsewhere, and the reference to it by the hashes of its files."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from w2wpp.diffusion.hub import find_model
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import file_hash, read_json, write_json
 
-REFERENCE = "pretrained.json"  # in place of a model, says where it lies
-# What a StableDiffusionPipeline is made of; safety checker and single-file checkpoints are not used.
+REFERENCE = "pretrained.json"  # in place of a model: names its folder
+# Files of a StableDiffusionPipeline; safety checker and single-file checkpoints are not used.
 FILES = (
     "model_index.json",
     "scheduler/*.json",
@@ -28,7 +28,7 @@ _AGAIN = "Put it back, or run `dvc repro -f base` to take what is there now"
 def refer_to_model(model: str, revision: str | None, out: Path, owner: type | None = None) -> Path:
     """Write `pretrained.json` in `out` in place of a base model: the folder that has it, and what is in it.
 
-    The files, some 4 GB for Stable Diffusion 1.5, stay where they are.
+    The files, some 4 GB for Stable Diffusion 1.5, are not copied.
 
     Args:
         model, revision, owner: see `find_model`.
@@ -57,10 +57,10 @@ def refer_to_model(model: str, revision: str | None, out: Path, owner: type | No
 
 
 def follow_reference(path: Path) -> Path:
-    """The folder that a `pretrained.json` refers to; of its files, sizes are compared.
+    """The folder that a `pretrained.json` refers to, after comparing the sizes of its files.
 
     Raises:
-        InputError: it is no such reference, or a file is missing or has another size.
+        InputError: the file is no such reference, or a file of the model is missing or has another size.
     """
     reference = read_json(path)
     try:
@@ -79,10 +79,10 @@ def follow_reference(path: Path) -> Path:
 
 
 def model_folder(folder: str | Path) -> Path:
-    """Where the files of the base model in a folder lie: there, or where a reference to another model says.
+    """The folder with the files of a base model: the folder itself, or the one that its reference names.
 
     Raises:
-        InputError: the model that is referred to is not there any more, or not the same.
+        InputError: the referenced model is missing or has changed.
     """
     folder = Path(folder)
     if not (folder / REFERENCE).is_file():
@@ -91,7 +91,7 @@ def model_folder(folder: str | Path) -> Path:
 
 
 def empty_unet(folder: str | Path) -> UNet2DConditionModel:
-    """The UNet of a base model without its weights; of the model's files, unet/config.json alone is read.
+    """The UNet of a base model without its weights; only unet/config.json is read.
 
     Raises:
         InputError: the file is missing or describes no UNet; or see `model_folder`.

@@ -1,4 +1,4 @@
-"""Prompts: the class prompt, the identity prompt, and what a photo shows besides the person."""
+"""Prompts: the class prompt, the identity prompt, and captions of what a photo shows besides the person."""
 
 CLASS_PROMPT = "a photo of a person"
 IDENTITY_TOKEN = "sks"
@@ -7,7 +7,7 @@ EXPRESSION_WORDS = {"neutral": "with a neutral face"}
 
 
 def described(prompt: str, expression: str | None, shirt: str | None, background: str | None) -> str:
-    """`prompt` followed by those of a photo's circumstances that are given."""
+    """`prompt`, followed by the given circumstances of a photo."""
     if expression:
         prompt += f", {EXPRESSION_WORDS.get(expression, expression)}"
     if shirt:
@@ -18,5 +18,5 @@ def described(prompt: str, expression: str | None, shirt: str | None, background
 
 
 def asks_for_more(prompt: str) -> bool:
-    """Whether a prompt asks for more than a photo of a person, which takes guidance to obey."""
+    """Whether a prompt asks for more than a photo of a person; such prompts need guidance."""
     return prompt.strip() not in (CLASS_PROMPT, IDENTITY_PROMPT, f"{IDENTITY_TOKEN} person")

@@ -1,4 +1,4 @@
-"""The weights that all LoRAs start from; their A may already span what tells people apart, found from gradients."""
+"""The initial weights of all LoRAs; A may span the directions in which people's gradients differ."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +19,7 @@ DRAWS_PER_PHOTO = 2
 
 @contextmanager
 def _changeable(unet: UNet2DConditionModel, layout: WeightLayout, count: int) -> Iterator[dict[str, Tensor]]:
-    """A zero change [count, fan_out, fan_in] of each adapted layer's weight per sample, whose gradient can be asked."""
+    """A zero change [count, fan_out, fan_in] of each adapted layer's weight per sample, to differentiate by."""
     modules = dict(unet.named_modules())
     changes = {
         layer.module: torch.zeros(count, layer.fan_out, layer.fan_in, device=unet.device, requires_grad=True)
@@ -85,8 +85,8 @@ def person_gradients(
 def spanning_rows(one: Tensor, other: Tensor, rank: int) -> Tensor:
     """Orthonormal rows [rank, fan_in]: the input directions in which people's gradients [n, fan_out, fan_in] differ.
 
-    They are the leading eigenvectors of the between-people covariance of the gradients, summed over the outputs. It is
-    estimated across two independent halves, so that what differs by the photos' chance does not count.
+    The rows are the leading eigenvectors of the between-people covariance of the gradients, summed over the outputs.
+    The covariance is estimated across two independent halves of the photos, so differences between photos cancel.
     """
     one, other = one - one.mean(0), other - other.mean(0)
     covariance = torch.einsum("noi,noj->ij", one, other).double()
@@ -97,8 +97,8 @@ def spanning_rows(one: Tensor, other: Tensor, rank: int) -> Tensor:
 def gradient_start(layout: WeightLayout, halves: tuple[dict[str, Tensor], ...]) -> Tensor:
     """The weight vector [d] whose A spans people's gradients, with rows as long as peft's on average, and B zero.
 
-    Starting A from gradients is LoRA-GA's idea (Wang et al. 2024, arXiv 2407.05000); here it is what the gradients of
-    many people differ in, so that one A serves all of them.
+    LoRA-GA starts A from gradients (Wang et al. 2024, arXiv 2407.05000). Here A spans the differences between the
+    gradients of many people, so that one A serves all of them.
 
     Raises:
         InputError: the rank is more than a layer has inputs.

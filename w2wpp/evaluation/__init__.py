@@ -1,1 +1,1 @@
-"""ID scores of held-out people and how well prompts are obeyed."""
+"""ID scores of held-out people, and how well pictures obey their prompts."""

@@ -1,4 +1,4 @@
-"""ID scores of models of held-out people, against photos that no model was made from."""
+"""ID scores of models of held-out people, against photos that no model was trained on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,22 +24,22 @@ from w2wpp.lora.weights import Weights
 
 
 class EvaluateParams(Section):
-    """How models of held-out people are scored."""
+    """Scoring of models of held-out people."""
 
     prompt: Prompt = "a photo of sks person"
-    """Prompt of the pictures that ID scores are of."""
+    """Prompt of the scored pictures."""
     seeds: Count = 4
     """Pictures per model."""
     class_samples: Annotated[int, Field(ge=2)] = 500
-    """Pictures of the base model, to see that it draws faces."""
+    """Pictures of the base model, to check that it draws faces."""
     prompted_people: Count = 12
-    """Test people whose true LoRAs are asked for expressions and backgrounds."""
+    """Test people whose true LoRAs draw prompts with expressions and backgrounds."""
     prompted_samples: Count = 128
     """Pictures per prompt of the base model; a LoRA draws `seeds`."""
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     """Bootstrap resamples of the people."""
     prompt_alignment: Literal["none", "clip"] = "none"
-    """`clip` measures how well pictures show what their prompts say, as CLIP sees it."""
+    """`clip` measures how well pictures match their prompts, by CLIP."""
     clip: PathText = "openai/clip-vit-large-patch14"
     """Folder of the CLIP model, or its name on the Hugging Face Hub."""
     clip_revision: Prompt = "32bd64288804d66eefd0ccbe215aa642df71cc41"
@@ -51,7 +51,7 @@ def draw_zoo(
 ) -> tuple[Portraits, list[int]]:
     """A picture of each of `params.class_samples` zoo people, drawn by their LoRAs, for zoos without photos of them.
 
-    People are evenly spread over the zoo; of those with several LoRAs, the first one draws.
+    People are spread evenly over the zoo; a person's first LoRA draws.
 
     Returns:
         The pictures as portraits with one photo each, and the rows of the LoRAs in the zoo.
@@ -76,14 +76,14 @@ def embed_all(recognizer: Recognizer, images: torch.Tensor) -> Embeddings:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What every score is measured against: real photos of the held-out people, seen by a recogniser.
+    """The reference of all scores: a recogniser's embeddings of the held-out people's real photos.
 
     Attributes:
         people: names [n]; splits: "validation" or "test" of each.
         real: embeddings [n, photos, e] of the photos kept for scoring.
         mean: mean embedding [e] of the zoo people, the centre of every cosine.
         zoo: embeddings [z, e] of one photo of each zoo person.
-        floor: id score of a stranger; ceiling: of the person's own photos.
+        floor: ID score of a stranger; ceiling: of the person's own photos.
     """
 
     people: list[str]
@@ -109,7 +109,7 @@ class Gallery:
         return cls(people, splits, real, mean, zoo, floor, ceiling)
 
     def rows(self, split: str) -> np.ndarray:
-        """bool [n]: the people of a split of whom a real photo shows a face, so that they can be scored."""
+        """bool [n]: the people of a split who can be scored, because a real photo shows a face."""
         return (np.array(self.splits) == split) & self.real.found.any(1)
 
     def id_scores(self, generated: Embeddings) -> np.ndarray:
@@ -159,7 +159,7 @@ class Gallery:
 
     @classmethod
     def load(cls, path: Path) -> "Gallery":
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
             InputError: the file is missing or corrupt, or not a gallery.
@@ -178,10 +178,10 @@ class Gallery:
 
 
 def build_gallery(held_out: Portraits, real: Embeddings, zoo: Embeddings, recognizer: str) -> Gallery:
-    """`Gallery.build`, for photos that are the user's.
+    """`Gallery.build`, for a user's photos.
 
     Raises:
-        InputError: the recogniser finds too few faces to tell people apart, or does not.
+        InputError: the recogniser finds too few faces, or does not tell the people apart.
     """
     try:
         gallery = Gallery.build(held_out.names, held_out.splits, real, zoo)
@@ -236,7 +236,7 @@ def score_rungs(
         rungs: weight vectors of each rung, [n, d] in the order of the gallery's people or [1, d] of one model for all.
 
     Returns:
-        Pictures uint8 [n, seeds, h, w, 3] per rung, and what `score_pictures` says of them.
+        Pictures uint8 [n, seeds, h, w, 3] per rung, and the result of `score_pictures`.
     """
     pictures = {
         rung: generate(pipe, layout, weights, [params.prompt], params.seeds, drawing, f"{rung} LoRAs")[:, 0].expand(

@@ -1,4 +1,4 @@
-"""How well pictures show what their prompts say, as CLIP sees it (Radford et al. 2021, arXiv 2103.00020)."""
+"""How well pictures match their prompts by CLIP (Radford et al. 2021, arXiv 2103.00020)."""
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ class PromptAlignment:
     def __call__(self, pictures: Tensor, prompts: list[str]) -> float:
         """Mean cosine, in [-1, 1], of pictures uint8 [prompts, n, h, w, 3] with the prompts that they were drawn for.
 
-        The word that stands for a person's name is left out, as CLIP knows nobody by it.
+        The word that stands for a person's name is left out, because CLIP does not know it.
         """
         words = [" ".join(word for word in prompt.split() if word != IDENTITY_TOKEN) for prompt in prompts]
         tokens = self._tokenizer(words, padding=True, truncation=True, return_tensors="pt").to(self._model.device)

@@ -1,4 +1,4 @@
-"""What no space changes: the world as a recogniser sees it, the base model, and the rungs below and above spaces."""
+"""Measures that depend on no space: the world by a recogniser, the base model, and the reference rungs."""
 
 import numpy as np
 from diffusers import StableDiffusionPipeline
@@ -12,19 +12,19 @@ from w2wpp.faces.embeddings import Embeddings
 from w2wpp.files.errors import InputError
 from w2wpp.lora.weights import Weights, variance_shares
 
-CODEC_PHOTOS = 500  # of held-out people, that the codec is tried on
+CODEC_PHOTOS = 500  # photos of held-out people on which the codec is measured
 
 
 def check_people(data: Weights, names: list[str], rendered: bool, where: str) -> None:
-    """Refuse held-out people who have not the LoRAs that they should have, or who are in the zoo.
+    """Refuse held-out people who lack a LoRA or who are in the zoo.
 
     Args:
         names: of the held-out people.
-        rendered: whether they are people of this world, who have LoRAs of their own.
+        rendered: whether they are people of this world, who have LoRAs.
         where: the file that errors name.
 
     Raises:
-        InputError: they are.
+        InputError: a person lacks a LoRA or is in the zoo.
     """
     if rendered and not data.names("true") == data.names("one-photo") == names:
         raise InputError(
@@ -44,7 +44,7 @@ def check_people(data: Weights, names: list[str], rendered: bool, where: str) ->
 
 
 def world_metrics(real: Embeddings, gallery: Gallery) -> dict[str, float]:
-    """How well the recogniser tells the held-out people apart by their photos [n, photos], and how varied they are."""
+    """Verification of the held-out people by their photos [n, photos], and how varied the people are."""
     test, faces = gallery.rows("test"), gallery.zoo.vectors[gallery.zoo.found]
     return {
         "face_found": float(real.found.mean()),
@@ -62,15 +62,15 @@ def codec_metrics(pipe: StableDiffusionPipeline, images: Tensor) -> dict[str, fl
 
 
 def class_metrics(drawn: Embeddings, zoo: Embeddings) -> dict[str, float]:
-    """Faces on pictures [m] of the base model, and how far their distribution is from that of photos [z] of the zoo.
+    """Faces on pictures [m] of the base model, and the distance of their distribution from photos [z] of the zoo.
 
     Returns:
-        "face_found"; "embedding_frechet" and its value between two sets of photos, "embedding_frechet_floor", where
-        there are two faces of each.
+        "face_found"; and, if there are two faces of each, "embedding_frechet" and "embedding_frechet_floor", its value
+        between two sets of photos.
     """
     metrics = {"face_found": float(drawn.found.mean())}
     fakes, faces = drawn.vectors[drawn.found], zoo.vectors[zoo.found]
-    equal = min(len(fakes), len(faces) // 2)  # the distance depends on the sizes of the sets
+    equal = min(len(fakes), len(faces) // 2)  # The distance depends on the sizes of the sets.
     if equal >= 2:
         metrics["embedding_frechet"] = scoring.frechet_distance(fakes[:equal], faces[:equal])
         metrics["embedding_frechet_floor"] = scoring.frechet_distance(faces[equal : 2 * equal], faces[:equal])
@@ -78,7 +78,7 @@ def class_metrics(drawn: Embeddings, zoo: Embeddings) -> dict[str, float]:
 
 
 def zoo_metrics(data: Weights) -> dict:
-    """Size of the zoo and of its LoRAs, and, where some people have two, the shares of variance within and between."""
+    """Size of the zoo and of its LoRAs, and the variance within and between people if some have two LoRAs."""
     shares = variance_shares(data)
     return {"people": len(data.zoo), "dimension": data.layout.dimension, **({"variance": shares} if shares else {})}
 
@@ -95,9 +95,9 @@ def reference_rungs(
     """Weight vectors by rung: the mean LoRA [1, d], and of each held-out person [n, d] the others.
 
     Args:
-        photo: of the held-out people's photos that inversion sees, [n].
+        photo: embeddings of the held-out people's photos that inversion sees, [n].
         zoo_names: of the people whose photos the gallery has.
-        rows: of the LoRAs of these people in the zoo; those that were refused have none.
+        rows: row of each person's LoRA in the zoo; people whose LoRA was refused have none.
         rendered: whether the held-out people have LoRAs of one photo and of several ("one-photo" and "true").
     """
     names = data.names("zoo")

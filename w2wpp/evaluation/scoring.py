@@ -27,7 +27,7 @@ def id_scores(
     reference_mean: np.ndarray,
     floor: float,
 ) -> np.ndarray:
-    """Identity score of each person: how much the generated pictures look like the person's real photos.
+    """Identity score of each person: the similarity of the generated pictures to the person's real photos.
 
     A generated picture scores its mean centred cosine with the person's real photos that have a face; without a face
     it scores `floor`. A person's score is the mean over the generated pictures.
@@ -101,9 +101,9 @@ def tar_at_far(
 ) -> float:
     """Verification: the share of genuine pairs accepted where at most a share `far` of the impostor pairs is.
 
-    Genuine pairs are a generated picture of person i and a real photo of i; impostor pairs the same generated picture
-    and a real photo of anybody else. A generated picture without a face is a rejected genuine pair. Real photos without
-    a face make no pairs. Pairs are accepted above the threshold, so ties count as rejected.
+    A genuine pair is a generated picture of person i and a real photo of i. An impostor pair is the same generated
+    picture and a real photo of another person. A generated picture without a face is a rejected genuine pair. Real
+    photos without a face form no pairs. Pairs are accepted above the threshold, so ties count as rejected.
 
     Args:
         generated, generated_found, real, real_found, reference_mean: as in `id_scores`.
@@ -228,7 +228,7 @@ def mean_pairwise_distance(vectors: np.ndarray, reference_mean: np.ndarray) -> f
 def diversity_and_novelty(
     vectors: np.ndarray, found: np.ndarray, zoo: np.ndarray, reference_mean: np.ndarray
 ) -> dict[str, float]:
-    """How much people differ from each other, and how much each from the zoo person who is most like them.
+    """How much people differ from each other, and how much each differs from the most similar zoo person.
 
     Args:
         vectors: [n, g, e] embeddings of g pictures of each person with `found` [n, g] bool, averaged by person.

@@ -1,8 +1,8 @@
-"""What a sweep was made with, recorded beside its tables, and whether its gains hold for the present settings.
+"""The record of a sweep's settings and inputs, and whether its gains are valid for the present settings.
 
 The sweep takes hours. DVC runs it again for another base model, zoo or group of held-out people, and for other settings
-`sweep`: where the record differs in one of these, files were mixed, which is an error. Experiments of minutes change
-the rest, such as a recogniser, a space or the search: the sweep is then left out, and the reason is given.
+`sweep`. If the record differs in one of these, files of different runs were mixed, which is an error. Experiments of
+minutes change other settings, such as a recogniser, a space or the search. The sweep is then left out with a reason.
 """
 
 from collections.abc import Mapping
@@ -32,23 +32,23 @@ SETTINGS: dict[str, Any] = {
     "generate": True,
     "evaluate": {"prompt", "seeds"},
 }
-# No result depends on these but for rounding.
+# Results depend on these only by rounding.
 SPEED: dict[str, Any] = {"linear": {"people_at_once"}, "invert": {"people_at_once"}, "generate": {"batch"}}
-# What rows differ in.
+# Settings that differ between rows.
 VARIED: dict[str, Any] = {"pca": {"latent_dim"}, "linear": {"latent_dim"}, "vae": {"latent_dim", "seed"}}
-# What DVC runs the sweep again for, by the leading key of the record.
+# Leading keys of the record whose change makes DVC run the sweep again.
 WATCHED = ("base", "zoo", "sweep", "seed", "portraits", "generate")
 AGAIN = "`dvc repro -sf sweep` measures it anew, which takes hours"
 RESTORE = f"`git checkout data/sweep`, or {AGAIN}"
 
 
 def row_settings(settings: Section) -> dict:
-    """Of all settings of a row, JSON-able, those that its pictures depend on."""
+    """The settings of a row that its pictures depend on, JSON-able."""
     return settings.model_dump(mode="json", include=SETTINGS | {"flatten": {"people"}}, exclude=SPEED)
 
 
 def identity(spec: str, arcface: Path) -> dict[str, str]:
-    """A recogniser's spec as "name", and "sha256" of its network where that is a file.
+    """A recogniser's spec as "name", and "sha256" of its network if that is a file.
 
     Args:
         spec: as of `load_recognizer`, or "arcface" for the network `arcface`.
@@ -58,13 +58,13 @@ def identity(spec: str, arcface: Path) -> dict[str, str]:
 
 
 def zoo_people(zoo: Path) -> int:
-    """How many people a zoo has, by its manifest."""
+    """The number of people in a zoo, by its manifest."""
     manifest = read_csv(zoo / "manifest.csv", ["person", "role"])
     return manifest["person"][manifest["role"] == "zoo"].nunique()
 
 
 def record(params: Section, base: Path, zoo: Path, arcface: Path, tables: list[str]) -> dict:
-    """What a sweep is made with, JSON-able.
+    """Settings and inputs of a sweep, JSON-able.
 
     Args:
         params: all settings of the pipeline.
@@ -89,7 +89,7 @@ def record(params: Section, base: Path, zoo: Path, arcface: Path, tables: list[s
 
 
 def differences(recorded: Mapping, present: Mapping, key: str = "") -> dict[str, str]:
-    """Where two records differ: by dotted key what is there and what here, such as "50 there, 100 here"."""
+    """Differences of two records by dotted key, such as "50 there, 100 here"."""
     found: dict[str, str] = {}
     for name in sorted(recorded.keys() | present.keys()):
         there, here = recorded.get(name), present.get(name)
@@ -101,7 +101,7 @@ def differences(recorded: Mapping, present: Mapping, key: str = "") -> dict[str,
 
 
 def _with_defaults(recorded: Mapping, present: Mapping, params: Section) -> dict:
-    """A record whose settings have today's defaults where they lack a key, as those of params.yaml do."""
+    """A record with present defaults for missing settings, as for params.yaml."""
     filled = dict(recorded)
     for name, content in recorded.items():
         if isinstance(getattr(params, name, None), Section):
@@ -113,13 +113,13 @@ def _with_defaults(recorded: Mapping, present: Mapping, params: Section) -> dict
 
 @dataclass(frozen=True)
 class SweepTables:
-    """Tables of a sweep that may stand beside the present results.
+    """Tables of a sweep that are valid beside the present results.
 
     Attributes:
         folder: of the sweep.
-        names: of the tables that may be shown; none if the sweep has none, or was made with other settings.
-        left_out: why none may, or an empty string.
-        seed: of the VAE's training in all rows but those of further seeds.
+        names: of the valid tables; none if the sweep has none, or has other settings.
+        left_out: the reason why none is valid, or an empty string.
+        seed: of the VAE's training in all rows except those of further seeds.
     """
 
     folder: Path
@@ -131,7 +131,7 @@ class SweepTables:
         """As "gain_at", the gain of the VAE over PCA by latent dimension, such as "k64": mean, low and high.
 
         Returns:
-            Empty where the table "dimensions" may not be shown.
+            Empty if the table "dimensions" is not valid.
 
         Raises:
             InputError: the table is damaged, or has no rows of a recogniser.
@@ -152,14 +152,14 @@ class SweepTables:
 
 
 def read_sweep(folder: Path, params: Section, base: Path, zoo: Path, arcface: Path) -> SweepTables:
-    """The tables of a sweep, if it was made with the present settings but for what it varies itself.
+    """The tables of a sweep, if it has the present settings apart from those that it varies.
 
     Args:
         folder: of the sweep; the others as of `record`.
 
     Raises:
-        InputError: the record is missing or damaged, or of another base model, zoo or people, or of other settings
-            `sweep`: DVC would have run the sweep again, so that files were mixed.
+        InputError: the record is missing or damaged. Or it has another base model, zoo, people or settings `sweep`; DVC
+            would have run the sweep again, so files of different runs were mixed.
     """
     path = folder / RECORD
     recorded = read_json(path)

@@ -1,4 +1,4 @@
-"""What the sweep compares: spaces and searches, each against PCA of as many dimensions."""
+"""The rows of the sweep: spaces and searches, each compared with PCA of the same dimension."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -36,15 +36,15 @@ class SweepParams(Section):
     dimensions: list[Count] = Field([8, 16, 32, 64, 128, 256, 512, 1999])
     """Latent dimensions at which all spaces are compared."""
     seeds: Annotated[list[Whole], Field(min_length=1)] = Field([0, 1, 2])
-    """Seeds of the VAE's training: the first everywhere, the others at the dimensions in `seeds_at`."""
+    """Seeds of the VAE's training: the first at all dimensions, the others at those of `seeds_at`."""
     seeds_at: list[Count] = Field([16, 64, 128, 256])
     """Those of `dimensions` at which the VAE is trained with every seed."""
     people: list[Annotated[int, Field(ge=4)]] = Field([128, 256, 512, 1024, 2000])
-    """Zoo people, the first so many, of whom spaces of `latent_dim` dimensions are compared."""
+    """Numbers of zoo people, counted from the first, for spaces of `latent_dim` dimensions."""
     parts: bool = True
-    """Whether parts of space and search are left out one at a time, at `latent_dim` dimensions."""
+    """Whether to leave out parts of space and search one at a time, at `latent_dim` dimensions."""
     latent_dim: Count = 64
-    """Dimensions where people or parts vary."""
+    """Latent dimensions of the rows in which people or parts vary."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Row:
 
     Attributes:
         space: a name of `METHODS`.
-        variant: what tables call it.
+        variant: its name in tables.
         latent_dim: its dimensions.
-        people: zoo people that it learns from, the first so many.
+        people: number of zoo people that it learns from, counted from the first.
         seed: of the VAE's training.
-        changes: to the settings besides, by dotted key.
+        changes: further changes of the settings, by dotted key.
     """
 
     space: str
@@ -73,7 +73,7 @@ class Row:
         return f"{self.variant.replace(',', '').replace(' ', '-')}-{self.latent_dim}-{self.seed}-{self.people}"
 
     def settings(self, params: AnySection) -> AnySection:
-        """All settings of the pipeline, as this row has them; errors as of `with_changes`."""
+        """All settings of the pipeline for this row; errors as of `with_changes`."""
         return with_changes(
             params,
             {
@@ -87,7 +87,7 @@ class Row:
 
 def spaces(latent_dim: int, people: int, seed: int = 0) -> list[Row]:
     """PCA, function-weighted PCA and the VAE."""
-    # PCA as it did best on people left out of the zoo: of many dimensions by variance alone.
+    # PCA in its best variant on people left out of the zoo: with many dimensions by variance alone.
     return [
         Row("pca", PCA, latent_dim, people, seed, BY_VARIANCE if latent_dim >= VARIANCE_FROM else {}),
         Row("linear", LINEAR, latent_dim, people, seed),
@@ -96,7 +96,7 @@ def spaces(latent_dim: int, people: int, seed: int = 0) -> list[Row]:
 
 
 def parts(latent_dim: int, people: int, seed: int = 0) -> list[Row]:
-    """What each part adds, from the recipe of weights2weights to the VAE."""
+    """Rows that show the gain of each part, from the recipe of weights2weights to the VAE."""
 
     def row(space: str, variant: str, changes: Mapping[str, object]) -> Row:
         return Row(space, variant, latent_dim, people, seed, changes)
@@ -120,7 +120,9 @@ def parts(latent_dim: int, people: int, seed: int = 0) -> list[Row]:
 
 
 def tables(params: SweepParams, people: int) -> dict[str, list[Row]]:
-    """Rows by table, "dimensions", "people" and "rungs", also those that a zoo of `people` cannot fill (see `fits`)."""
+    """Rows by table, "dimensions", "people" and "rungs", including those that a zoo of `people` cannot fill (see
+    `fits`).
+    """
     first, *further = params.seeds
     at_seeds = [k for k in params.dimensions if k in params.seeds_at]
     return {
@@ -134,15 +136,15 @@ def tables(params: SweepParams, people: int) -> dict[str, list[Row]]:
 
 
 def fits(row: Row, people: int) -> bool:
-    """Whether a zoo of so many people has those of the row, and these can fill its dimensions."""
+    """Whether a zoo of `people` has the people of the row, and these can fill its dimensions."""
     return row.latent_dim < row.people <= people
 
 
 def named(rows: Iterable[Row], names: Iterable[str]) -> list[Row]:
-    """The rows of these names.
+    """The rows with these names.
 
     Raises:
-        InputError: there is no such row.
+        InputError: a name is unknown.
     """
     known = {row.name: row for row in rows}
     for name in names:

@@ -8,15 +8,15 @@ from w2wpp.evaluation import scoring
 from w2wpp.evaluation.sweep_rows import LINEAR, PCA, Row
 
 KEYS = ["variant", "latent_dim", "seed", "people"]
-OVER = {"gain": PCA, "nonlinear": LINEAR}  # gains, and the variant that each is over
+OVER = {"gain": PCA, "nonlinear": LINEAR}  # gains, and the variant that each is compared with
 
 
 def compared(scores: Mapping[Row, Mapping[str, pd.Series]], bootstrap: int) -> pd.DataFrame:
     """One line per row and recogniser: ID score on the test people, and paired gains, each with its 95 % interval.
 
     Args:
-        scores: by row and recogniser, the ID scores by person. Gains are over the rows that `OVER` names, of the same
-            latent dimension and number of people, and empty where these are not among the rows.
+        scores: ID scores by person, by row and recogniser. Gains are over the rows that `OVER` names, with the same
+            latent dimension and number of people. They are empty if these rows are missing.
         bootstrap: resamples of the people.
     """
     lines = []

@@ -1,1 +1,1 @@
-"""Files that are whole or absent, and errors that name file, key and remedy."""
+"""Atomic file writes, and errors that name file, key and remedy."""

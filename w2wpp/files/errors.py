@@ -1,4 +1,4 @@
-"""The one error raised for anything wrong with what the user gave: a file, a parameter, a package that is missing."""
+"""The one error for bad input: a file, a parameter, a missing package."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class InputError(Exception):
 
 
 class ArgumentError(InputError):
-    """A bad argument, in the library's own terms; stages and commands say where the user gave it.
+    """A bad argument, in the library's own terms; stages and commands add where the user gave it.
 
     Args:
-        owner: the settings class whose field is at fault, such as `VAEParams`; None for an argument of its own.
+        owner: the settings class whose field is at fault, such as `VAEParams`; None for a function's argument.
         key: the field or argument.
         reason, remedy: as of `InputError`.
     """

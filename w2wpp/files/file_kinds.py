@@ -96,7 +96,7 @@ def kind_of(start: bytes) -> Kind | None:
 
 
 def describe(start: bytes) -> tuple[str, str] | None:
-    """What begins with these bytes, and what to do about it; None where they tell nothing.
+    """The type of a file that begins with these bytes, and the remedy; None if the type is unknown.
 
     Args:
         start: as of `kind_of`, of a file that is no safetensors file and no pickle.
@@ -106,8 +106,8 @@ def describe(start: bytes) -> tuple[str, str] | None:
 
 
 def as_text(start: bytes) -> tuple[str, str] | None:
-    """The same where these bytes are text in UTF-8 of nothing that is known."""
-    # The last character may be cut.
+    """Type and remedy if these bytes are UTF-8 text of an unknown type."""
+    # The last character may be cut off.
     words = " ".join(start.decode("utf-8", errors="ignore").split())
     if words.isprintable() and len(words.encode()) > 0.8 * len(start):
         return f"a text, not the file: {words[:60]!r}", _AGAIN

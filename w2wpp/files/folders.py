@@ -1,4 +1,4 @@
-"""What lies in a folder of strangers' files: bounded, and in an order that does not depend on the file system."""
+"""Listings of folders with untrusted files: bounded in size, in an order that does not depend on the file system."""
 
 import os
 import unicodedata
@@ -19,7 +19,7 @@ _LEFT_BEHIND = {
 
 
 def normal_form(name: str) -> str:
-    """A name with its accents composed (NFC), as file systems disagree about that."""
+    """A name with its accents composed (NFC), because file systems differ in this."""
     return unicodedata.normalize("NFC", name)
 
 

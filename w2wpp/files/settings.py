@@ -1,4 +1,4 @@
-"""Typed, range-checked settings: the base class of every section and the types that its fields share."""
+"""Typed, range-checked settings: the base class of all sections and the shared types of fields."""
 
 import os
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def _not_empty(region: tuple[float, float, float, float]) -> tuple[float, float,
     return region
 
 
-# Left, top, right and bottom, in shares of the picture; YAML has lists, no tuples.
+# Left, top, right and bottom, in shares of the picture. YAML has lists instead of tuples.
 Region = Annotated[tuple[Share, Share, Share, Share], Field(strict=False), AfterValidator(_not_empty)]
 
 
@@ -37,7 +37,7 @@ class Section(BaseModel):
     The string under a field is its description, in error messages and in the reference of parameters.
     """
 
-    # Strict, or the string "1" and the 1 that `true` is would pass as numbers.
+    # Strict, because the string "1" and `true`, which equals 1, would otherwise pass as numbers.
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, validate_default=True
     )
@@ -47,11 +47,11 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 
 def with_changes(settings: AnySection, changes: Mapping[str, object]) -> AnySection:
-    """The same settings with other values, by dotted key such as "vae.kl.weight".
+    """The settings with some values replaced, by dotted key such as "vae.kl.weight".
 
     Raises:
-        KeyError: there is no such section.
-        pydantic.ValidationError: a key is unknown, or a value of the wrong type or out of range.
+        KeyError: there is no such section. pydantic.ValidationError: a key is unknown, or a value of the wrong type or
+            out of range.
     """
     tree = settings.model_dump(mode="json")
     for key, value in changes.items():

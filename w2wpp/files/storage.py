@@ -1,4 +1,4 @@
-"""Files that are whole or absent: packed tensors, JSON and CSV, written under a temporary name and then renamed."""
+"""Atomic writes of packed tensors, JSON and CSV: under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from w2wpp.files.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-# One key only: safetensors writes several metadata keys in random order, which would change the bytes of equal packs.
+# One key only: safetensors writes several metadata keys in random order, so equal packs would differ in bytes.
 META_KEY = "w2wpp"
 
 
@@ -28,12 +28,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], replace: bool 
     """Call `write(temporary_path)` and rename the result to `path`, so that a kill leaves the old file or none.
 
     Args:
-        replace: whether the result takes the place of a file that is there by then; if not, the old one stays, where
-            the file system has hard links.
+        replace: whether the result replaces a file that exists by then. If not, the old file stays, provided that the
+            file system has hard links.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the process's number, which two machines that share the folder could both have.
+    # Not the process id, which two machines that share the folder could both have.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         write(temporary)
@@ -45,7 +45,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], replace: bool 
 
 
 def _linked(source: Path, target: Path) -> bool:
-    """Name a file `target` unless there is one; False where the file system cannot do both in one step."""
+    """Name a file `target` unless that exists; False if the file system cannot do both in one step."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -67,7 +67,7 @@ def write_pack(path: Path, tensors: dict[str, torch.Tensor], meta: dict | None =
 
 @contextmanager
 def open_pack(path: Path) -> Iterator[tuple[safe_open, dict]]:
-    """Open what `write_pack` wrote, to read parts of it: (safetensors handle, meta).
+    """Open a pack of `write_pack` to read parts of it: (safetensors handle, meta).
 
     Raises:
         InputError: the file is missing, is not safetensors, carries no w2w++ metadata, or fails while it is read.
@@ -99,10 +99,10 @@ def open_pack(path: Path) -> Iterator[tuple[safe_open, dict]]:
 
 
 def read_pack(path: Path, needed: Sequence[str] = ()) -> tuple[dict[str, torch.Tensor], dict]:
-    """Read what `write_pack` wrote: (tensors, meta).
+    """Read a pack of `write_pack`: (tensors, meta).
 
     Args:
-        needed: names of tensors that must be there.
+        needed: names of required tensors.
 
     Raises:
         InputError: the file is missing, is not safetensors, carries no w2w++ metadata, or lacks a needed tensor.
@@ -150,7 +150,7 @@ def read_json(path: Path) -> dict:
 
 
 def rounded(tree: dict, digits: int = 4) -> dict:
-    """A metrics tree with every float rounded, so that diffs show changes and not noise."""
+    """A metrics tree with rounded floats, so that diffs show changes and no noise."""
     return {
         key: rounded(value, digits)
         if isinstance(value, dict)
@@ -170,7 +170,7 @@ def write_csv(path: Path, rows: list[dict] | pd.DataFrame) -> None:
 
 
 def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a CSV and check that it has `columns`; names of people stay text, also where they look like numbers.
+    """Read a CSV and check that it has `columns`; names of people remain text even if they look like numbers.
 
     Raises:
         InputError: the file is missing, unreadable, or lacks a column.

@@ -1,4 +1,4 @@
-"""Safetensors files from strangers: nothing in them is believed, and nothing large is read, before it is checked."""
+"""Untrusted safetensors files: everything is checked before use, and sizes before anything large is read."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from w2wpp.files.errors import InputError
 from w2wpp.files.file_kinds import START, as_text, describe
 
 MAX_FILE_BYTES = 2 * 2**30
-# Trainers write the tags of their whole data set into the header; those of 100,000 pictures take some megabytes.
+# Trainers write the tags of the whole data set into the header; the tags of 100,000 pictures take some megabytes.
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 10_000
 # A tensor has some 14 values in the header: its name, dtype, 8 sizes, 2 offsets. As many bytes of JSON could
@@ -36,7 +36,7 @@ _DTYPES = {
     "I64": torch.int64,
 }
 _DAMAGED = "The file is damaged or no safetensors file; fetch it again"
-# Spaces of other scripts, and the joiners without which Persian, Hindi or emoji are misspelt.
+# Spaces of other scripts, and the joiners that Persian, Hindi and emoji need.
 _HARMLESS = dict.fromkeys(
     map(ord, "\u00a0\u1680\u202f\u205f\u3000\u200c\u200d" + "".join(map(chr, range(0x2000, 0x200B))))
 )
@@ -44,7 +44,7 @@ _HARMLESS = dict.fromkeys(
 
 @dataclass(frozen=True)
 class Entry:
-    """What a header says of one tensor; its bytes lie from `begin` to `end` in the file."""
+    """The header's entry of one tensor, whose bytes lie from `begin` to `end` in the file."""
 
     key: str
     dtype: str
@@ -54,8 +54,8 @@ class Entry:
 
 
 def printable(text: str | Path) -> str:
-    """A name fit for a message, in any script: on one line, at most 300 characters, without control characters, marks
-    that turn the direction of writing, or half surrogates.
+    """A name for a message, in any script: one line of at most 300 characters, without control characters, marks that
+    change the writing direction, or lone surrogates.
     """
     text = str(text)
     return (text if text.translate(_HARMLESS).isprintable() else ascii(text)[1:-1])[:300]
@@ -66,13 +66,13 @@ def opened(path: Path, flags: int = 0) -> Iterator[BufferedReader]:
     """A regular file, open for reading; `flags` such as os.O_NOFOLLOW are added.
 
     Raises:
-        InputError: there is no such regular file, or the system refuses to open or, within the context, to read it.
+        InputError: there is no such regular file, or the system cannot open it or, within the context, read it.
     """
     where = printable(path)
     if "\0" in str(path):
         raise InputError(where, None, "cannot be read (null byte in its name)", "Check the name")
     try:
-        # O_NONBLOCK: opening a named pipe would wait for somebody to write into it.
+        # O_NONBLOCK: opening a named pipe would otherwise wait for a writer.
         with open(path, "rb", opener=lambda name, mode: os.open(name, mode | os.O_NONBLOCK | flags)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InputError(where, None, "not a regular file", "Put a file in its place")
@@ -83,10 +83,10 @@ def opened(path: Path, flags: int = 0) -> Iterator[BufferedReader]:
 
 
 def parse_object(text: str | bytes, where: str, key: str | None) -> dict:
-    """A JSON object none of whose objects says anything twice, of at most `MAX_JSON_VALUES` values.
+    """A JSON object without duplicate keys, with at most `MAX_JSON_VALUES` values.
 
     Raises:
-        InputError: naming `where` and `key`: it is none.
+        InputError: naming `where` and `key`: the text is no such object.
     """
 
     def once(pairs: list[tuple]) -> dict:
@@ -118,10 +118,10 @@ def parse_object(text: str | bytes, where: str, key: str | None) -> dict:
 def read_header(file: BinaryIO, where: str) -> tuple[dict[str, Entry], dict[str, str]]:
     """The entries of a safetensors file by key, and its metadata; no tensor is read.
 
-    The safetensors library sees to the rules of the format: types, sizes, and tensors that fill the rest of the file
-    without gap or overlap. What it lets pass is refused here: a name given twice, and what cannot be printed. What its
-    first bytes tell to be something else, such as a pickle, an archive, a web page or a Git LFS pointer, is refused
-    unread.
+    The safetensors library checks the rules of the format: types, sizes, and tensors that fill the rest of the file
+    without gap or overlap. This function also refuses duplicate names and unprintable names, which the library accepts.
+    Files whose first bytes show another type, such as a pickle, an archive, a web page or a Git LFS pointer, are
+    refused unread.
 
     Raises:
         InputError: naming `where` and the key at fault: the header is larger, or has more tensors, than
@@ -179,10 +179,10 @@ def check_size(file: BinaryIO, where: str) -> None:
 
 
 def read_tensor(file: BinaryIO, entry: Entry, where: str) -> Tensor:
-    """The tensor of an entry, in its own dtype; its caller has checked that the shape is a modest one.
+    """The tensor of an entry, in its own dtype; the caller has checked the size of the shape.
 
     Raises:
-        InputError: it is of no dtype that LoRAs have, not finite, or the file has shrunk meanwhile.
+        InputError: LoRAs have no such dtype, a value is not finite, or the file has shrunk meanwhile.
     """
     if entry.dtype not in _DTYPES:
         raise InputError(where, entry.key, f"dtype {entry.dtype}", "Convert it to float16, bfloat16 or float32")
@@ -197,7 +197,7 @@ def read_tensor(file: BinaryIO, entry: Entry, where: str) -> Tensor:
 
 
 def _most_values(text: bytes) -> int:
-    """At least as many as a JSON text has values: each but the first follows a comma or opens an array or object."""
+    """An upper bound of a JSON text's values: each but the first follows a comma or an opening bracket."""
     characters = np.frombuffer(text.replace(b"\\\\", b"__").replace(b'\\"', b"__"), np.uint8)
     between = ~np.logical_xor.accumulate(characters == ord('"'))
     return 1 + sum(int(np.count_nonzero((characters == opener) & between)) for opener in b",[{")
@@ -206,7 +206,7 @@ def _most_values(text: bytes) -> int:
 def _check_format(file: BinaryIO, header: dict[str, dict], data: int, where: str) -> None:
     """Have the safetensors library check a file with this header, whose tensors start at byte `data`."""
     try:
-        # By its descriptor, as another file could have taken the path meanwhile; unmapped, as it could shrink.
+        # By its descriptor, as another file could have taken the path; unmapped, as the file could shrink meanwhile.
         with safe_open(f"/dev/fd/{file.fileno()}", framework="np", backend="pread"):
             return
     except SafetensorError as error:
@@ -222,6 +222,6 @@ def _check_format(file: BinaryIO, header: dict[str, dict], data: int, where: str
                 ) from error
             reason = f"the tensors end at byte {end} of {size}"
         else:
-            # The library takes tensors in an order of chance, so that it may find another fault the next time.
+            # The library visits tensors in random order, so it may find another fault the next time.
             reason = "dtypes, shapes and offsets of the tensors do not fit each other or the file"
         raise InputError(where, "header", reason, _DAMAGED) from error

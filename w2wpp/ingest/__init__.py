@@ -1,1 +1,1 @@
-"""LoRAs of other people: files, folders and the published weights2weights data."""
+"""LoRAs from elsewhere: files, folders and the published weights2weights data."""

@@ -1,4 +1,4 @@
-"""Which LoRAs are checkpoints of one training, told by how trainers name them and by what they write into them."""
+"""Groups of LoRAs that are checkpoints of one training, recognised by trainers' file names and metadata."""
 
 import re
 from collections import defaultdict
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from unicodedata import normalize
 
-# What peft, diffusers and OneTrainer call every LoRA that they save, so that its folder is what tells it from others.
+# peft, diffusers and OneTrainer give every LoRA one of these names, so its folder distinguishes it.
 _SAVED_AS = {"adapter_model", "pytorch_lora_weights"}
 _COMPONENTS = {"unet", "lora", "transformer"}
 
@@ -15,18 +15,18 @@ _WORDS = r"(?:steps?|epochs?|ep|iter(?:ation)?s?|ckpt|checkpoint)"
 _FOLDER = re.compile(
     rf"{_WORDS}[-_ ]?(\d+)(?:-rolling)?|.*-backup-(\d+)-(\d+)-(\d+)|(?:checkpoint|ckpt|save|backup)s?", re.IGNORECASE
 )
-# kohya: name-step00000500; cloneofsimo: name_e3_s500; OneTrainer: name<time>-save-<step>-<epoch>-0; and what people
-# write, such as name epoch 10.
+# kohya: name-step00000500; cloneofsimo: name_e3_s500; OneTrainer: name<time>-save-<step>-<epoch>-0; and names by hand,
+# such as name epoch 10.
 _SPELT = re.compile(
     rf"(.*?)(?:^|[-_. ])(?:{_WORDS}[-_ =]?(\d+)|e(\d+)_s(\d+))|"
     r"(.*?)\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-save-(\d+)-(\d+)-(\d+)",
     re.IGNORECASE,
 )
-# kohya: name-000010; ai-toolkit: name_000000500. People may be numbered so, too.
+# kohya: name-000010; ai-toolkit: name_000000500. Numbers of people can look the same.
 _NUMBERED = re.compile(r"(.+)(?:-(\d{6})|_(\d{9}))")
 _LOOSE = re.compile(r"(.+)[-_ ](\d{3,})")
 _FINAL = re.compile(r"(.+)[-_ ](?:final|last|latest|best)|last|final|latest", re.IGNORECASE)
-# What kohya's trainer calls checkpoints that nobody named.
+# kohya's default names of checkpoints.
 _UNNAMED = {"at", "epoch", "last"}
 
 
@@ -35,9 +35,9 @@ class Training:
     """The LoRAs of one training, or one LoRA that stands alone.
 
     Attributes:
-        person: the name that the training has, in Unicode's normal form C.
-        last: those without a number, of which there may be copies under several names.
-        numbered: the others, the earliest first.
+        person: the name of the training, in Unicode's normal form C.
+        last: the LoRAs without a number; there may be copies under several names.
+        numbered: the other LoRAs, the earliest first.
         unsure: whether a number at the end of their names is the only sign that they are of one training.
     """
 
@@ -52,14 +52,14 @@ class Training:
 
     @property
     def from_the_end(self) -> list[tuple[str, ...]]:
-        """What stands for the training, and what does if that cannot be read, and so on."""
+        """The LoRAs that represent the training, then their substitutes in case they cannot be read."""
         return [*([self.last] if self.last else []), *((name,) for name in reversed(self.numbered))]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A name taken apart: that of its training, a number, and what told them: "spelt", "numbered", "loose", "final", or
-    "" for a name that tells nothing.
+    """A parsed file name: the name of its training, a number, and the kind of evidence: "spelt", "numbered", "loose",
+    "final", or "" for none.
     """
 
     name: str
@@ -69,15 +69,16 @@ class _Part:
 
 
 def find_trainings(metadata: dict[str, dict[str, str]]) -> list[Training]:
-    """Bring LoRAs of one training together.
+    """Group LoRAs by training.
 
-    Of one training are files whose names differ by the number of a step or an epoch, or only by being the last, as
-    diffusers, SimpleTuner, kohya's trainer, ai-toolkit and OneTrainer name them; and files in whose metadata kohya's
-    trainer left the same session. A number alone tells only where it has six digits after a hyphen, or nine after an
-    underscore, where a file of the same name without it lies beside, or where all are multiples of 50.
+    Files belong to one training if their names differ by the number of a step or an epoch, or by a word for the last
+    one, as diffusers, SimpleTuner, kohya's trainer, ai-toolkit and OneTrainer name them. Files also belong to one
+    training if kohya's metadata name the same session. A bare number counts only in three cases: it has six digits
+    after a hyphen or nine after an underscore; there is a file of the same name without it; or all numbers are
+    multiples of 50.
 
     Args:
-        metadata: of each LoRA by its name, a path relative to a folder; empty where it has none.
+        metadata: of each LoRA by its name, a path relative to a folder; empty if it has none.
 
     Returns:
         Trainings sorted by their first file; every name is in one of them.
@@ -114,7 +115,7 @@ def _training(members: list[_Part]) -> Training:
 
 
 def _joined(parts: list[_Part], metadata: dict[str, dict[str, str]]) -> list[list[_Part]]:
-    """Parts by training, once those are made one that are of one session or lie in one folder of checkpoints."""
+    """Parts by training, after merging those of one session or in one folder of checkpoints."""
     sessions, below, beside = defaultdict(set), defaultdict(set), defaultdict(set)
     for part in parts:
         session = tuple(metadata[part.name].get(f"ss_{key}") for key in ("session_id", "training_started_at"))
@@ -126,7 +127,7 @@ def _joined(parts: list[_Part], metadata: dict[str, dict[str, str]]) -> list[lis
             beside["/".join(parents)].add(part.training)
         elif checkpoint:
             below["/".join(parents[:checkpoint])].add(part.training)
-    # A folder with the checkpoints of one training, and one LoRA beside them under whatever name.
+    # A folder with the checkpoints of one training, and one LoRA of any name beside them.
     folders = [below[folder] | beside[folder] for folder in below if len(below[folder]) == len(beside[folder]) == 1]
     same: dict[str, str] = {}
 
@@ -145,7 +146,7 @@ def _joined(parts: list[_Part], metadata: dict[str, dict[str, str]]) -> list[lis
 
 
 def own_name(name: str) -> str:
-    """What tells a file from others: its path without ending, or its folder's where that is what tells."""
+    """The distinguishing name of a file: its path without suffix, or its folder's path if the file name is generic."""
     path = PurePosixPath(name).with_suffix("")
     parents = [part for part in path.parts[:-1] if not _FOLDER.fullmatch(part)]
     if path.name not in _SAVED_AS | _COMPONENTS:
@@ -177,7 +178,7 @@ def _taken_apart(name: str) -> _Part:
 
 
 def _corrected(part: _Part, metadata: dict[str, str]) -> _Part:
-    """What a name says where it may be misread, or else what kohya's trainer and ai-toolkit wrote that the name was."""
+    """The part, corrected by the name in the metadata of kohya's trainer and ai-toolkit if it is ambiguous."""
     given = metadata.get("ss_output_name")
     if given and part.sign in ("numbered", "loose"):
         if given == PurePosixPath(part.name).stem:

@@ -1,4 +1,4 @@
-"""LoRA files that this project wrote in diffusers' format, read back to the bit."""
+"""LoRA files that this project wrote in diffusers' format, read without loss."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ _DTYPES = ("F16", "BF16", "F32")
 def read_exported(path: str | Path) -> tuple[Tensor, WeightLayout] | None:
     """The weight vector float32 [d] that `w2wpp.lora.export.export_lora` wrote, and its layout.
 
-    The file tells the layout: its metadata name every module in order, and all tensors have one rank.
+    The file determines the layout: its metadata name every module in order, and all tensors have one rank.
 
     Returns:
-        None for any other safetensors file, also another tool's LoRA.
+        None for any other safetensors file, including another tool's LoRA.
 
     Raises:
         InputError: as of `w2wpp.ingest.foreign.read_lora`, for a file that is no sound safetensors file, or whose

@@ -1,4 +1,4 @@
-"""A folder of strangers' LoRAs: all that can be read, each once, and a reason for each file that was not."""
+"""A folder of untrusted LoRAs: each readable LoRA once, and a reason for each other file."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from w2wpp.ingest.names import names_within
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.products import product_distance, singular_values
 
-# More checkpoints than anybody keeps of one training without a further sign that they are of one.
+# More checkpoints than one training usually keeps without another sign that they belong together.
 MAX_UNSURE = 50
-# Rounding a LoRA to bfloat16 moves its products by about 2e-3 of their norm; LoRAs of two people are far apart.
+# Rounding a LoRA to bfloat16 changes its products by about 2e-3 of their norm; LoRAs of two people differ far more.
 SAME = 5e-3
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A LoRA that was not read: its name, the key at fault (None for the whole file), the reason, and what to do."""
+    """A LoRA that was not read: its name, the key at fault (None for the whole file), the reason, and the remedy."""
 
     name: str
     key: str | None
@@ -37,9 +37,9 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A LoRA left out because it is the one called `original`: "identical file" or "equal weights", `distance` apart.
+    """A LoRA left out as a copy of `original`: "identical file" or "equal weights", at `distance`.
 
-    The distance is the Frobenius norm of the difference of all products B A, as a share of the LoRA's own.
+    The distance is the Frobenius norm of the difference of all products B A, relative to the norm of the LoRA's own.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Other:
-    """What is no LoRA of a UNet, or an earlier checkpoint of one that was read, and why it was left out."""
+    """A file that is no LoRA of a UNet, or an earlier checkpoint, and the reason for leaving it out."""
 
     name: str
     reason: str
@@ -58,15 +58,15 @@ class Other:
 
 @dataclass(frozen=True)
 class FolderScan:
-    """What `scan_folder` found; every list is sorted by name, and names are paths relative to the folder.
+    """The result of `scan_folder`; every list is sorted by name, and names are paths relative to the folder.
 
     Attributes:
-        layout: what the LoRAs were read for.
+        layout: of the LoRAs' vectors.
         accepted: the LoRAs by name.
-        trainings: of each of them, the training that it is of.
-        rejected: what claims to be a LoRA and was not read, and why.
-        duplicates: LoRAs that can be read but are in `accepted` already.
-        others: files that make no claim to be LoRAs, and earlier checkpoints.
+        trainings: the training of each of these LoRAs.
+        rejected: files that should be LoRAs and were not read, with reasons.
+        duplicates: readable LoRAs that are in `accepted` already.
+        others: files that are not meant as LoRAs, and earlier checkpoints.
     """
 
     layout: WeightLayout
@@ -85,16 +85,16 @@ class FolderScan:
 def scan_folder(
     folder: str | Path, layout: WeightLayout, checkpoints: Literal["last", "all"] = "last", listed: Collection[str] = ()
 ) -> FolderScan:
-    """Read every LoRA in a folder and its subfolders (see `read_lora`); those that cannot be read do not stop it.
+    """Read every LoRA in a folder and its subfolders (see `read_lora`); unreadable ones do not stop the scan.
 
-    Symbolic links are followed to files within the folder only, and to no folder. Hidden files and folders, and what
-    trainers, archives and systems leave beside LoRAs, are not read.
+    Symbolic links are followed only to files within the folder, never to folders. Hidden files and folders, and files
+    that trainers, archives and systems leave beside LoRAs, are not read.
 
     Args:
-        checkpoints: which of a training's LoRAs are read (see `find_trainings`): "last" for the one without a number,
-            or else that of the highest number which can be read.
-        listed: names, in Unicode's normal form C, of LoRAs that are read whatever training they are of; then no others
-            of that training are.
+        checkpoints: which LoRAs of a training are read (see `find_trainings`). "last" reads the one without a number,
+            or else the readable one with the highest number.
+        listed: names, in Unicode's normal form C, of LoRAs that are always read; other LoRAs of their trainings are not
+            read.
 
     Raises:
         InputError: the folder itself cannot be read, or holds more than `w2wpp.files.folders.MAX_NAMES` names; or more
@@ -137,7 +137,9 @@ def scan_folder(
 
 
 def _sorted_out(folder: Path) -> tuple[dict[str, dict[str, str]], list[Rejected], list[Other]]:
-    """The metadata of each file that claims to be a LoRA of a UNet, what must not be opened, and all the rest."""
+    """The metadata of each file that should be a LoRA of a UNet, the files that must not be opened, and all other
+    files.
+    """
     metadata: dict[str, dict[str, str]] = {}
     rejected, others = [], []
     for name, refusal, reason in progress(sorted(names_within(folder)), "names"):
@@ -160,7 +162,7 @@ def _sorted_out(folder: Path) -> tuple[dict[str, dict[str, str]], list[Rejected]
 def _first_sound(
     folder: Path, tries: list[tuple[str, ...]], layout: WeightLayout
 ) -> tuple[dict[str, ForeignLora], list[Rejected]]:
-    """Read LoRAs by name, one group after the other until one of a group can be read, and say why others cannot."""
+    """Read LoRAs by name, group after group until a group has a readable one, with reasons for the unreadable ones."""
     loras: dict[str, ForeignLora] = {}
     rejected = []
     for names in tries:
@@ -168,7 +170,7 @@ def _first_sound(
             try:
                 loras[name] = read_lora(folder / name, layout)
             except InputError as error:
-                # What is at fault may be the configuration beside the LoRA.
+                # The fault may be in the configuration beside the LoRA.
                 beside = "" if error.where == printable(folder / name) else f"{Path(error.where).name}: "
                 rejected.append(Rejected(printable(name), error.key, beside + error.reason, error.remedy))
         if loras:
@@ -186,9 +188,9 @@ def _ambiguous(folder: Path, training: Training) -> InputError:
 
 
 def _peek(path: Path) -> tuple[dict[str, str], str]:
-    """What a trainer wrote into a safetensors file besides tensors, and what the file is if it is no LoRA of a UNet.
+    """The metadata of a safetensors file, and the type of the file if it is no LoRA of a UNet.
 
-    Nothing of a file that cannot be read, which `read_lora` refuses with a reason.
+    Both are empty for an unreadable file, which `read_lora` refuses with a reason.
     """
     if path.suffix.lower() != ".safetensors":
         return {}, ""
@@ -202,9 +204,9 @@ def _peek(path: Path) -> tuple[dict[str, str], str]:
 
 
 def find_duplicates(loras: dict[str, ForeignLora], layout: WeightLayout) -> tuple[Duplicate, ...]:
-    """LoRAs whose products B A are within `SAME` of those of one with a smaller name.
+    """LoRAs whose products B A are within `SAME` of those of a LoRA earlier in the order of names.
 
-    A hash of rounded numbers would miss copies: among so many, one always lies at the edge of its rounding.
+    A hash of rounded numbers would miss copies, because among so many numbers one always lies at a rounding edge.
     """
     names, duplicates = sorted(loras), []
     originals: list[int] = []

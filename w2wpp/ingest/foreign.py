@@ -1,4 +1,4 @@
-"""LoRAs made by other people's tools, read as weight vectors of a layout."""
+"""LoRAs of other tools, read as weight vectors of a layout."""
 
 import hashlib
 import json
@@ -20,26 +20,26 @@ from w2wpp.lora.rank_reduction import reduce_rank
 
 MAX_RANK = 256
 _WEIGHT_DTYPES = ("F16", "BF16", "F32")
-# kohya's trainer keeps an alpha that was given as an integer as one, whatever the precision of the weights.
+# kohya's trainer saves an integer alpha as an integer, whatever the precision of the weights.
 _ALPHA_DTYPES = (*_WEIGHT_DTYPES, "F64", "I32", "I64")
 
 
 @dataclass(frozen=True)
 class ForeignLora:
-    """A LoRA as a layout has it.
+    """A LoRA converted to a layout.
 
     Attributes:
         vector: float32 [d], canonical (see `w2wpp.lora.rank_reduction.reduce_rank`), finite.
         naming: "peft", "diffusers", "kohya", "onetrainer" or "ldm", the names of Stable Diffusion's own code.
-        rank: the highest of its modules' in the file.
-        alpha_from: where alpha was found: "tensors", "metadata", "adapter_config.json", several of them joined by
-            "and", or "rank" when nowhere, which means alpha = rank.
+        rank: the highest rank of a module in the file.
+        alpha_from: source of alpha: "tensors", "metadata", "adapter_config.json", several of them joined by "and", or
+            "rank" if there is none, so that alpha = rank.
         energy: the share of the squared singular values of all products that the layout's rank keeps, 0 to 1.
         worst_module: the module that keeps the smallest share.
         worst_energy: that share, 0 to 1.
         ignored: keys of the file that belong to no module of the layout, sorted.
-        beyond: those of them that are no LoRA either, such as biases, whole layers and embeddings.
-        digest: SHA-256, in hex, of the file and of the adapter_config.json that was used.
+        beyond: ignored keys that are no LoRA either, such as biases, whole layers and embeddings.
+        digest: SHA-256, in hex, of the file and of the used adapter_config.json.
     """
 
     vector: Tensor
@@ -55,26 +55,26 @@ class ForeignLora:
 
     @property
     def of_text_encoder(self) -> tuple[str, ...]:
-        """Those of the ignored keys that belong to a text encoder."""
+        """The ignored keys that belong to a text encoder."""
         return tuple(filter(is_of_text_encoder, self.ignored))
 
 
 def read_lora(path: str | Path, layout: WeightLayout) -> ForeignLora:
     """Read a safetensors LoRA with the keys of any trainer that `w2wpp.ingest.keys.KeyTable` knows.
 
-    Its effect (alpha / rank) B A is kept, and expressed at the layout's own rank and alpha: a higher rank is cut to the
-    best approximation, a lower one padded with zeros. alpha is that of the file's `.alpha` tensors, else of its
-    metadata, else, for the keys of peft, of the adapter_config.json beside it, else the rank.
+    The effect (alpha / rank) B A is kept and expressed at the layout's rank and alpha. A higher rank is reduced to the
+    best approximation, and a lower one is padded with zeros. alpha comes from the file's `.alpha` tensors, else from
+    its metadata, else, for the keys of peft, from the adapter_config.json beside it, else it is the rank.
 
-    Everything is checked before the first weight is read, and only weights of the layout's modules ever are, one module
-    at a time, so that time and memory are bounded by the layout and the limits here and in `w2wpp.files.tensor_files`.
+    Everything is checked before the first weight is read. Only weights of the layout's modules are read, one module at
+    a time. So the layout and the limits here and in `w2wpp.files.tensor_files` bound time and memory.
 
     Raises:
         InputError: naming file and key: the file cannot be read, is a pickle, or is no sound safetensors file within
-            the limits of `tensor_files`; it mixes namings or adapters, lacks a module of the layout, or adapts one
-            otherwise than by A and B (DoRA, LoHa, biases); a factor is not float16, bfloat16 or float32, has a wrong
-            shape, a rank above `MAX_RANK` or a number that is not finite; alpha is no positive number; the
-            configuration contradicts the tensors; the result exceeds float32.
+            the limits of `tensor_files`; it mixes namings or adapters, lacks a module of the layout, or changes one by
+            anything but A and B (DoRA, LoHa, biases); a factor is not float16, bfloat16 or float32, has a wrong shape,
+            a rank above `MAX_RANK` or a number that is not finite; alpha is no positive number; the configuration
+            contradicts the tensors; the result exceeds float32.
     """
     path, where = Path(path), printable(path)
     if path.suffix.lower() in PICKLE_SUFFIXES:
@@ -126,7 +126,7 @@ def read_lora(path: str | Path, layout: WeightLayout) -> ForeignLora:
 
 
 def _check_shapes(found: dict[tuple[str, str], Entry], layout: WeightLayout, where: str) -> dict[str, int]:
-    """The rank of every module, once dtypes and shapes of all its tensors are what the layout allows."""
+    """The rank of every module, after checking dtypes and shapes of all its tensors."""
     ranks = {}
     for layer in layout.layers:
         down, up = (found[layer.module, part] for part in (DOWN, UP))

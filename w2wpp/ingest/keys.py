@@ -1,4 +1,4 @@
-"""How trainers name the tensors of a LoRA of a Stable Diffusion UNet."""
+"""Trainers' names of the tensors of a LoRA of a Stable Diffusion UNet."""
 
 import re
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ from w2wpp.lora.layout import WeightLayout
 
 DOWN, UP, ALPHA = "down", "up", "alpha"
 
-# What torch.compile, DistributedDataParallel, FSDP and gradient checkpointing put into the paths of modules.
+# Prefixes of torch.compile, DistributedDataParallel, FSDP and gradient checkpointing in the paths of modules.
 _WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _PEFT = "base_model.model."
 _PREFIXES = (_PEFT, "unet.", "model.diffusion_model.", "diffusion_model.")
 _FLAT_PREFIXES = ("lora_unet_", "lycoris_")
 # peft may leave the adapter's name between the factor and "weight".
 _FACTOR = re.compile(r"\.lora(?:_(?P<ab>[AB])|_(?P<to>down|up)|\.(?P<old>down|up))(?:\.(?P<adapter>[^.]+))?\.weight$")
-# Those, and what text encoders have for them.
+# The same, and the counterparts of text encoders.
 _ANY_FACTOR = re.compile(r"[._]lora(?:_[AB]|_(?:linear_layer\.)?(?:down|up)|\.(?:down|up))(?:\.[^.]+)?\.weight$")
 _ALPHA = re.compile(r"\.(?:lora_)?alpha$")
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a key means: part `DOWN` (A), `UP` (B) or `ALPHA` of a module, in the naming of a tool.
+    """The meaning of a key: part `DOWN` (A), `UP` (B) or `ALPHA` of a module, in the naming of a tool.
 
     Attributes:
-        adapter: the name that peft gives an adapter, "" where the key has none.
+        adapter: peft's name of the adapter, "" if the key has none.
     """
 
     module: str
@@ -38,14 +38,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a file, told apart.
+    """The keys of a file, sorted by meaning.
 
     Attributes:
         naming: "peft", "diffusers", "kohya", "onetrainer" or "ldm".
         found: the key of each (module, part) of the layout.
         ignored: keys that belong to no module of the layout, sorted.
-        beyond: those of them that are neither A, B nor alpha of another module, such as biases, whole weights and
-            embeddings: what the model is changed by besides a LoRA.
+        beyond: ignored keys that are neither A, B nor alpha of another module, such as biases, whole weights and
+            embeddings. They change the model by more than a LoRA.
     """
 
     naming: str
@@ -55,14 +55,14 @@ class Keys:
 
 
 class KeyTable:
-    """The modules of a layout by the names that trainers have for them; such names are compared, never taken apart.
+    """The modules of a layout by their names in trainers' files; names are compared, never parsed.
 
     peft writes `base_model.model.[unet.]<module>.lora_A[.<adapter>].weight`. diffusers writes
     `[unet.]<module>.lora_A.weight`, `[unet.]<module>.lora.down.weight` and, long ago,
-    `[unet.]<parent>.processor.to_q_lora.down.weight`. kohya's trainer, ai-toolkit and LyCORIS write
-    `lora_unet_<module, with underscores for dots>.lora_down.weight` (LyCORIS alone: `lycoris_`), OneTrainer
-    `unet.<module>.lora_down.weight` or, for ComfyUI, `diffusion_model.<module in the original code>.lora_A.weight`.
-    B is named alike; a scalar alpha may lie beside. Around all of them, wrappers leave `_orig_mod.` and the like.
+    `[unet.]<parent>.processor.to_q_lora.down.weight`. kohya's trainer, ai-toolkit and LyCORIS write `lora_unet_<module,
+    with underscores for dots>.lora_down.weight` (LyCORIS alone: `lycoris_`), OneTrainer
+    `unet.<module>.lora_down.weight` or, for ComfyUI, `diffusion_model.<module in the original code>.lora_A.weight`. B
+    is named likewise, and a scalar alpha may accompany them. Wrappers add `_orig_mod.` and the like to any of these.
 
     Raises:
         ValueError: two modules of the layout have the same name.
@@ -82,12 +82,12 @@ class KeyTable:
                         raise ValueError(f"two modules of the layout are called {stem}")
 
     def sort(self, keys: list[str], where: str) -> Keys:
-        """Tell the keys of the file `where` apart.
+        """Sort the keys of the file `where` by meaning.
 
         Raises:
-            InputError: naming the first key that is given under a second name, belongs to another naming or adapter
-                than the rest, or changes a module of the layout by something else than A, B and alpha; or a missing
-                module, or where all are missing a key that tells what the file is instead.
+            InputError: naming the first key that occurs under a second name, belongs to another naming or adapter than
+                the rest, or changes a module of the layout by anything but A, B and alpha. Or naming a missing module;
+                if all are missing, a key that identifies the file.
         """
         meanings = {key: self._place(key) for key in sorted(keys)}
         places = {key: place for key, place in meanings.items() if place}
@@ -119,11 +119,11 @@ class KeyTable:
         return Keys(places[found[self._modules[0], DOWN]].naming, found, ignored, beyond)
 
     def _found(self, places: dict[str, Place], where: str) -> dict[tuple[str, str], str]:
-        """The key of each (module, part), once all are of one naming and one adapter."""
+        """The key of each (module, part), after checking that all have one naming and one adapter."""
         found: dict[tuple[str, str], str] = {}
         first = next((place for place in places.values() if place.part != ALPHA), None)
         for key, place in places.items():
-            # The key of an alpha does not tell OneTrainer's naming from that of diffusers.
+            # The key of an alpha is the same in the namings of OneTrainer and diffusers.
             named = "onetrainer" if place.part == ALPHA and place.naming == "diffusers" else place.naming
             if first and first.naming not in (place.naming, named):
                 raise InputError(
@@ -142,7 +142,7 @@ class KeyTable:
         return found
 
     def _place(self, key: str) -> Place | None:
-        """What a key means; None if it is of no module of the layout, or neither A, B nor alpha."""
+        """The meaning of a key; None if it belongs to no module of the layout, or is neither A, B nor alpha."""
         plain, by_peft = _unwrapped(key)
         factor = _FACTOR.search(plain)
         ending = factor or _ALPHA.search(plain)
@@ -159,7 +159,7 @@ class KeyTable:
         return Place(module, DOWN if is_down else UP, naming, factor["adapter"] or "")
 
     def _after_module(self, key: str) -> str:
-        """What follows the name of a module of the layout in a key; empty if there is none in it."""
+        """The part of a key after the name of a module of the layout; empty if the key contains no such name."""
         plain, _ = _unwrapped(key)
         return next(
             (plain[at + 1 :] for at in range(len(plain) - 1, 0, -1) if plain[at] == "." and plain[:at] in self._stems),
@@ -167,7 +167,7 @@ class KeyTable:
         )
 
     def _refuse(self, keys: list[str], where: str) -> None:
-        """Say what a file is in which no module of the layout is adapted."""
+        """Identify a file that adapts no module of the layout."""
         if not keys:
             raise InputError(where, None, "holds no tensors", "Fetch it again, or delete it")
         beside = bystander(keys)
@@ -184,12 +184,12 @@ class KeyTable:
 
 @lru_cache(maxsize=4)
 def key_table(layout: WeightLayout) -> KeyTable:
-    """The `KeyTable` of a layout, made once."""
+    """The `KeyTable` of a layout, cached."""
     return KeyTable(layout)
 
 
 def _unwrapped(key: str) -> tuple[str, bool]:
-    """A key without the names of wrappers around the UNet, and whether peft's is among them."""
+    """A key without the prefixes of wrappers around the UNet, and whether peft's is among them."""
     plain, by_peft = ".".join(part for part in key.split(".") if part not in _WRAPPERS), False
     while plain.startswith(_PREFIXES):
         prefix = next(prefix for prefix in _PREFIXES if plain.startswith(prefix))
@@ -199,9 +199,9 @@ def _unwrapped(key: str) -> tuple[str, bool]:
 
 
 def _original_name(module: str) -> str | None:
-    """A module's name in the code that Stable Diffusion 1 and 2 were published with; None if it has no such module.
+    """A module's name in the original code of Stable Diffusion 1 and 2; None if the code has no such module.
 
-    Each of its blocks has two transformers on the way down, then one layer that shrinks, and three on the way up.
+    Each of its down blocks has two transformers and a downsampling layer; each up block has three transformers.
     """
     match = re.fullmatch(r"(?:(down|up)_blocks\.(\d)|(mid)_block)\.attentions\.(\d)\.(.+)", module)
     if not match:

@@ -1,4 +1,4 @@
-"""What files are that adapt no module of the UNet asked for, told by the names of their tensors."""
+"""The type of files that adapt no module of the UNet, recognised by the names of their tensors."""
 
 import re
 from collections.abc import Iterable
@@ -7,14 +7,14 @@ _ENCODER = re.compile(
     r"(?:base_model\.model\.|_orig_mod\.|module\.|lycoris_)*"
     r"(?:text_encoder|text_model[._]|lora_te|te\d?\.|conditioner\.|clip_[lg]\.)"
 )
-# emb_params is A1111's name, clip_l and clip_g are those of the two encoders of XL, <word> is diffusers'.
+# emb_params is A1111's name, clip_l and clip_g belong to the two encoders of XL, <word> is diffusers' name.
 _EMBEDDING = re.compile(r"(?:.*\.)?(?:emb_params|clip_[lg](?:_out)?|t5(?:_out)?|<[^>]*>)")
 _ADAPTER = re.compile(r"lora|hada_|lokr_|oft_|glora|ia3|dora_scale|\.diff(?:_b)?$|\.alpha$")
 _WHOLE_MODEL = re.compile(
     r"first_stage_model\.|cond_stage_model\.|(?:unet\.)?conv_in\.weight|(?:encoder|decoder)\.conv_in\.weight|"
     r"model\.diffusion_model\.input_blocks\.0\.0\.weight|text_model\.embeddings\.token_embedding\.weight"
 )
-# What else a module can be changed by, by what follows its name in a key.
+# Other changes of a module, by the part of a key after its name.
 _CHANGES = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
@@ -30,7 +30,7 @@ _CHANGES = tuple(
         (r"weight$", "a whole weight"),
     )
 )
-# The most telling first. Between the parts of a path kohya's trainer has underscores where others have dots.
+# The most specific first. kohya's trainer separates the parts of a path by underscores instead of dots.
 _MODELS = tuple(
     (re.compile(pattern.replace("@", r"[._]")), kind)
     for pattern, kind in (
@@ -68,7 +68,9 @@ def change(rest: str) -> str:
 
 
 def other_model(keys: Iterable[str]) -> tuple[str, str] | None:
-    """A key that tells of what else than a UNet of Stable Diffusion 1 a file is, and of what; None if none does."""
+    """A key that shows that a file belongs to another model than Stable Diffusion 1, and the model; None if there is
+    none.
+    """
     of_model = sorted(key for key in keys if not is_of_text_encoder(key))
     for pattern, kind in _MODELS:
         telling = next(filter(pattern.search, of_model), None)
@@ -78,7 +80,7 @@ def other_model(keys: Iterable[str]) -> tuple[str, str] | None:
 
 
 def bystander(keys: Iterable[str]) -> tuple[str, str] | None:
-    """A key that tells what a file is that lies beside LoRAs of a UNet, and what; None where it seems meant as one."""
+    """A key that identifies a file beside LoRAs of a UNet, and its type; None if the file seems to be a LoRA."""
     keys = sorted(keys)
     if all(map(_EMBEDDING.fullmatch, keys)):
         return keys[0], "an embedding of a text encoder (textual inversion), no LoRA"

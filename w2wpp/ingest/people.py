@@ -1,4 +1,4 @@
-"""Whose LoRA a file is, where a people.csv beside the files says so."""
+"""The table people.csv, which assigns files of LoRAs to people."""
 
 import csv
 import io
@@ -16,12 +16,12 @@ _REMEDY = "Give it the columns file and person, in UTF-8, separated by commas, s
 def read_listed(path: str | Path) -> dict[str, str]:
     """The person of each file that a table lists, both in Unicode's normal form C.
 
-    Read is what spreadsheets write: commas, semicolons, tabs or bars, UTF-8 or UTF-16 with a byte order mark, a first
-    line "sep=;", quoted values, columns in any order and further ones, Windows' backslashes in paths.
+    The table may come from a spreadsheet: commas, semicolons, tabs or bars, UTF-8 or UTF-16 with a byte order mark, a
+    first line "sep=;", quoted values, columns in any order and further ones, Windows' backslashes in paths.
 
     Raises:
-        InputError: naming the column: the table cannot be read or lacks a column; or a row lacks a name, has an
-            unprintable one, or is the second of a file.
+        InputError: naming the column: the table cannot be read or lacks a column. Or a row lacks a name, has an
+            unprintable one, or repeats a file.
     """
     path, where = Path(path), printable(path)
     with opened(path) as file:
@@ -65,7 +65,7 @@ def read_listed(path: str | Path) -> dict[str, str]:
 
 
 def _header(line: str) -> tuple[list[str], str]:
-    """The columns that a first line names, and the delimiter by which it names most of those that are needed."""
+    """The columns in the first line, split by the delimiter that gives most of the required ones."""
     choices = [
         ([name.strip().casefold() for name in next(csv.reader([line], delimiter=delimiter), [])], delimiter)
         for delimiter in _DELIMITERS

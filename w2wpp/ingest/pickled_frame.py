@@ -1,4 +1,4 @@
-"""Pickled tables of any pandas, rebuilt from inert data: nothing of the pickle runs, whatever pandas is installed."""
+"""Pickled tables of any pandas version, rebuilt from inert data: no code of the pickle runs."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from w2wpp.files.tensor_files import opened, printable
 from w2wpp.ingest.pickles import Call, Global
 from w2wpp.ingest.torch_files import read_saved
 
-# Names by what they are; those of numpy 1 and 2, and of pandas 1, 2 and 3, differ in the module.
+# Names by meaning; those of numpy 1 and 2, and of pandas 1, 2 and 3, differ in the module.
 _FRAMES = ("pandas.core.frame.DataFrame", "pandas.DataFrame")
 _MANAGERS = ("pandas.core.internals.managers.BlockManager",)
 _BLOCKS = ("pandas._libs.internals._unpickle_block",)
@@ -53,21 +53,21 @@ MAX_COLUMNS = 10_000
 
 
 class _Unfit(Exception):
-    """What was read is no table of the kind that can be."""
+    """The pickle holds no table that can be rebuilt."""
 
 
 def read_frame(path: str | Path, remedy: str) -> pd.DataFrame:
-    """A table that torch.save or pickle.dump wrote: columns of numbers, truth values and printable text, named by text.
+    """A table of torch.save or pickle.dump: columns of numbers, booleans and printable text, named by text.
 
-    The labels of its rows, unless they only count, become the first column, under the index's name or "index".
+    Row labels become the first column, under the index's name or "index", unless they only count rows.
 
     Args:
         path: the file, of protocol 2 to 5, a zip archive of torch.save or its older format.
         remedy: how to convert a file that cannot be read here.
 
     Raises:
-        InputError: the file cannot be read, is damaged, names anything but what tables consist of, or holds
-            something else than such a table.
+        InputError: the file cannot be read, is damaged, refers to names that tables do not need, or holds no such
+            table.
     """
     where = printable(path)
     with opened(Path(path)) as file:
@@ -79,7 +79,7 @@ def read_frame(path: str | Path, remedy: str) -> pd.DataFrame:
 
 
 def _frame(value: object, most: int) -> pd.DataFrame:
-    """The table, which must not have more than `most` values: parts of a pickle may be used many times over."""
+    """The table, with at most `most` values: a small pickle could reuse its parts many times."""
     state = _call(value, _FRAMES, "table").state
     if not isinstance(state, dict):
         raise _Unfit("a table without content")
@@ -112,7 +112,7 @@ def _frame(value: object, most: int) -> pd.DataFrame:
 
 
 def _axes_and_blocks(manager: Call) -> tuple[object, list[tuple[object, object]]]:
-    """The two axes, and values and places of each block, as pandas from 1.3 pickles them, or as it did before."""
+    """The two axes, and values and placement of each block, in the formats of pandas before and from 1.3."""
     if manager.arguments:
         blocks, axes = _pair(manager.arguments)
         if not isinstance(blocks, tuple):
@@ -165,7 +165,7 @@ def _places(value: object, count: int) -> Sequence[int]:
 
 
 def _array(value: object) -> np.ndarray:
-    """An array of one or two dimensions, of numbers or of Python's own values."""
+    """An array of one or two dimensions, of numbers or Python objects."""
     call = _call(value, (*_RECONSTRUCT, *_FROM_BUFFER, *_EXTENSIONS), "array")
     if call.function in _EXTENSIONS:
         parts = call.state if isinstance(call.state, tuple) else ()
@@ -233,7 +233,7 @@ def _element(value: object) -> object:
 
 
 def _bytes(value: object) -> bytes:
-    """Bytes, which protocol 2 has as text that is to be encoded."""
+    """Bytes, which protocol 2 stores as text to encode."""
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     call = _call(value, ("_codecs.encode", "builtins.bytes"), "bytes")

@@ -1,9 +1,9 @@
-"""Pickles of strangers, read as inert data: what they name is noted, never imported, called or made an object of.
+"""Untrusted pickles, read as inert data: names in them are recorded, never imported, called or instantiated.
 
-torch.load(weights_only=True) cannot take its place, as it bounds neither time nor memory. 300 bytes occupy it for ever:
-a dict's key of 60 tuples, each holding the one before twice. A megabyte of nested tuples ends the process, and
-`bytearray`, which it always allows, fills the memory. A table needs numpy's globals as well; with them, the flags of a
-pickled dtype make numpy take numbers from the file for addresses of objects.
+torch.load(weights_only=True) cannot replace this module, because it bounds neither time nor memory. 300 bytes occupy it
+forever: a dict key of 60 tuples, each holding the previous one twice. A megabyte of nested tuples crashes the process,
+and `bytearray`, which it always allows, fills the memory. A table also needs numpy's globals. With them, the flags of a
+pickled dtype make numpy interpret numbers of the file as addresses of objects.
 """
 
 import pickletools
@@ -42,7 +42,7 @@ class Global:
 
 @dataclass(eq=False)
 class Call:
-    """A call that was not made: of what, with which arguments, and the state that its result was to be given."""
+    """A recorded call that was not made: the callable, the arguments, and the state for its result."""
 
     function: str
     arguments: tuple
@@ -51,20 +51,21 @@ class Call:
 
 @dataclass(eq=False)
 class Persistent:
-    """A reference to what lies outside of the pickle; torch keeps the numbers of its tensors there."""
+    """A reference to data outside the pickle, where torch stores the numbers of tensors."""
 
     key: object
 
 
 def read_pickle(file: BinaryIO, allowed: Collection[str], where: str, remedy: str) -> object:
-    """The next pickle in a file: None, bool, int, float, str, bytes, bytearray, tuple, list and dict are themselves.
+    """The next pickle in a file: None, bool, int, float, str, bytes, bytearray, tuple, list and dict are returned as
+    such.
 
-    Everything else is a `Global`, a `Call` or a `Persistent`, for the caller to make sense of. Tuples and lists may be
-    nested to any depth, and shared; keys of dicts are text. Of the format, protocols 2 to 5, only those opcodes are
-    read that occur in pickles of tables and tensors. Time and memory are within a constant of what the pickle takes.
+    Everything else is a `Global`, a `Call` or a `Persistent`, which the caller interprets. Tuples and lists may be
+    nested to any depth, and shared; keys of dicts are text. Of protocols 2 to 5, only the opcodes in pickles of tables
+    and tensors are read. Time and memory are proportional to the size of the pickle.
 
     Args:
-        file: at the start of the pickle; left behind its end.
+        file: at the start of the pickle; at its end on return.
         allowed: the full names that the pickle may hold; those of Python 2's builtins count as those of Python 3.
         where: for messages.
         remedy: for messages, if the pickle holds anything beyond that.
@@ -167,7 +168,7 @@ class _Machine:
                 )
 
     def set_items(self, items: list) -> None:
-        # Another key than text could be a tuple too deep to hash.
+        # A key that is not text could be a tuple too deep to hash.
         if len(items) % 2 or any(type(key) is not str for key in items[::2]):
             raise ValueError("a dict with keys other than text")
         self.top(dict).update(zip(items[::2], items[1::2], strict=True))

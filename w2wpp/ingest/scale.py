@@ -1,4 +1,4 @@
-"""What a LoRA's configuration says of its scale, alpha / rank."""
+"""A LoRA's scale, alpha / rank, from its configuration."""
 
 import math
 import os
@@ -31,7 +31,7 @@ def positive(value: object, where: str, key: str) -> float:
     """A positive, finite number.
 
     Raises:
-        InputError: naming `where` and `key`: it is none.
+        InputError: naming `where` and `key`: the value is no such number.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2.0**64:
         return float(value)
@@ -40,7 +40,7 @@ def positive(value: object, where: str, key: str) -> float:
 
 @dataclass(frozen=True)
 class LoraScale:
-    """The scales of a LoRA's modules after a peft configuration.
+    """The scales of a LoRA's modules by a peft configuration.
 
     Attributes:
         config: the configuration's fields.
@@ -48,7 +48,7 @@ class LoraScale:
         source: "metadata", or "adapter_config.json" when it is a file of its own.
 
     Raises:
-        InputError: the configuration is of something else than a plain LoRA of the unchanged model.
+        InputError: the configuration is not that of a plain LoRA of the unchanged model.
     """
 
     config: dict
@@ -71,7 +71,7 @@ class LoraScale:
         """The factor of B A for a module whose tensors have `rank`.
 
         Raises:
-            InputError: alpha or rank is missing, no positive number, or the rank another than the tensors'.
+            InputError: alpha or rank is missing or no positive number, or the rank differs from the tensors'.
         """
         given, alpha = (
             self._number(name, pattern, module)
@@ -87,12 +87,14 @@ class LoraScale:
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
     def _number(self, name: str, pattern_name: str, module: str) -> float:
-        """The first of the patterns that ends the module's name, as peft has it, else the number for all."""
+        """The number of the first pattern that matches the end of the module's name, as in peft, else the common
+        number.
+        """
         patterns = self.config.get(pattern_name) or {}
         if not isinstance(patterns, dict):
             raise InputError(self.where, pattern_name, "not a JSON object", "Write it with peft")
         for pattern, value in patterns.items():
-            # A stranger's regular expression could search for years, so names are all that is understood.
+            # An untrusted regular expression could run for years, so only names are supported.
             if not re.fullmatch(r"\^?[\w.]+", pattern):
                 raise InputError(
                     self.where, pattern_name, f"{printable(pattern)!r} is not a module's name", "Spell the modules out"
@@ -103,10 +105,10 @@ class LoraScale:
 
 
 def scale_in_metadata(metadata: dict[str, str], where: str) -> LoraScale | None:
-    """The UNet's configuration as diffusers writes it into a file's metadata; None when there is none.
+    """The UNet's configuration as diffusers writes it into a file's metadata; None if there is none.
 
     Raises:
-        InputError: it is not JSON, or describes something else than a plain LoRA.
+        InputError: the configuration is not JSON, or not that of a plain LoRA.
     """
     if METADATA_KEY not in metadata:
         return None
@@ -118,10 +120,10 @@ def scale_in_metadata(metadata: dict[str, str], where: str) -> LoraScale | None:
 
 
 def scale_beside(path: Path) -> LoraScale | None:
-    """The configuration that peft writes beside the file `path`; None when there is none.
+    """The configuration that peft writes beside the file `path`; None if there is none.
 
     Raises:
-        InputError: it is a symbolic link, too large, not JSON, or describes something else than a plain LoRA.
+        InputError: the configuration is a symbolic link, too large, not JSON, or not that of a plain LoRA.
     """
     beside = Path(path).parent / CONFIG_NAME
     if not os.path.lexists(beside):

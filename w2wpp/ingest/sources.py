@@ -1,4 +1,4 @@
-"""Zoos that were trained elsewhere, as the collect stage leaves them: the weights2weights data, a folder of LoRAs."""
+"""Zoos that were trained elsewhere, in the format of the collect stage: the weights2weights data, a folder of LoRAs."""
 
 import sys
 from collections import Counter
@@ -32,7 +32,7 @@ PEOPLE = "people.csv"
 
 
 class SourceParams(Section):
-    """Where the LoRAs of the zoo are from."""
+    """The source of the zoo's LoRAs."""
 
     source: Literal["zoo", "w2w", "folder"] = "zoo"
     """`zoo`: LoRAs trained here; `w2w`: the weights2weights data; `folder`: anyone's LoRAs."""
@@ -51,7 +51,7 @@ class SourceParams(Section):
 
 
 def read_layout(base: str | Path, lora: LoraParams) -> WeightLayout:
-    """The layout of LoRAs of a base model in the format of diffusers; of its files, unet/config.json alone is read.
+    """The layout of LoRAs of a base model in the format of diffusers; only unet/config.json is read.
 
     Raises:
         InputError: the file is missing or describes no UNet, or the UNet lacks a target or a block.
@@ -67,7 +67,8 @@ def collect_w2w(params: SourceParams, seed: int, layout: WeightLayout, out: Path
         params: `path` is a folder with the data set's files, or None for the Hub and its cache.
         seed: of the splits.
         layout: of the vectors.
-        out: of the stage: manifest.csv, loras/<split>/, an empty people/, and quarantine.csv of what was left out.
+        out: of the stage: manifest.csv, loras/<split>/, an empty people/, and quarantine.csv of rows that were left
+            out.
         scratch: for resuming.
 
     Raises:
@@ -86,17 +87,17 @@ def collect_w2w(params: SourceParams, seed: int, layout: WeightLayout, out: Path
 def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: Path, scratch: Path) -> None:
     """Anyone's LoRAs, in the namings of all common trainers (see `scan_folder`), split by person.
 
-    A training is a person of its name, unless a people.csv in the folder (columns file, person) says whose LoRA a file
-    is. All vectors are in memory at once: about 6 n d bytes.
+    Each training is a person of its name, unless a people.csv in the folder (columns file, person) assigns the file to
+    a person. All vectors are in memory at once: about 6 n d bytes.
 
     Args:
-        params: `path` is the folder, `checkpoints` says which of a training's LoRAs are taken.
+        params: `path` is the folder, `checkpoints` selects the LoRAs of a training.
         seed: of the splits.
-        layout: that the LoRAs are brought to.
-        out: of the stage: manifest.csv with what was read of each LoRA, loras/<split>/, an empty people/, and what was
-            not read: quarantine.csv of LoRAs, duplicates.csv, others.csv of what is no LoRA or an earlier checkpoint,
-            and ignored_keys.csv, which counts the LoRAs that have a key.
-        scratch: unused; nothing is left to resume.
+        layout: that the LoRAs are converted to.
+        out: of the stage: manifest.csv with facts of each LoRA, loras/<split>/ and an empty people/. quarantine.csv
+            lists rejected LoRAs, duplicates.csv copies, others.csv earlier checkpoints and files that are no LoRAs.
+            ignored_keys.csv counts the LoRAs that have a key.
+        scratch: unused; there is nothing to resume.
 
     Raises:
         InputError: the folder or its people.csv cannot be read, or fewer than two of its LoRAs would be in the zoo.
@@ -169,7 +170,7 @@ SOURCES = {"w2w": collect_w2w, "folder": collect_folder}
 
 
 def _write_zoo(out: Path, parts: list[pd.DataFrame], shards: dict[str, Shards]) -> None:
-    """manifest.csv, from one table of people for each split's shards, and portraits of nobody."""
+    """manifest.csv, from one table of people for each split's shards, and an empty manifest of portraits."""
     files = [
         f"{split}/{path.name}"
         for split, each in shards.items()
@@ -177,7 +178,7 @@ def _write_zoo(out: Path, parts: list[pd.DataFrame], shards: dict[str, Shards]) 
         for _ in range(first, end)
     ]
     people = pd.concat(parts, ignore_index=True)
-    # A held-out person's LoRA is the rung that an inversion is to reach, as in a zoo that is trained here.
+    # A held-out person's LoRA is the rung that inversions try to reach, as in a zoo that is trained here.
     people.insert(2, "role", people["split"].where(people["split"] == "zoo", "true"))
     write_csv(out / "people" / "manifest.csv", pd.DataFrame(columns=["person", "split", "photo"]))
     write_csv(out / "manifest.csv", people.assign(file=files))
@@ -192,7 +193,7 @@ def _refused(scan: FolderScan) -> list[dict]:
 
 
 def _check_listed(listed: dict[str, str], scan: FolderScan, where: str) -> None:
-    """Refuse a table of people that lists what is no LoRA of the folder."""
+    """Refuse a table of people that lists a file that is no LoRA of the folder."""
     others = {normalize("NFC", each.name): f" ({each.reason})" for each in scan.others}
     loras = {normalize("NFC", name) for name in (*scan.accepted, *_left_out(scan))}
     for name in listed:
@@ -211,7 +212,7 @@ def _left_out(scan: FolderScan) -> set[str]:
 
 
 def _too_few(folder: Path, scan: FolderScan, people: list[str]) -> InputError:
-    """Why LoRAs of these people are too few for a zoo, and what became of the other files."""
+    """The error that LoRAs of these people are too few for a zoo, with the fate of the other files."""
     of = f", of {len(set(people))} people" if len(set(people)) < len(people) else ""
     notes = [f"{len(people)} {'LoRA' if len(people) == 1 else 'LoRAs'} can be read{of}, too few for a zoo"]
     key: str | None = None
@@ -235,7 +236,7 @@ def _too_few(folder: Path, scan: FolderScan, people: list[str]) -> InputError:
 
 
 def _first(keys: tuple[str, ...]) -> str:
-    """Keys as text, the first of them where they are many."""
+    """Keys as text; only the first ones if there are many."""
     return "; ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 

@@ -1,8 +1,8 @@
 """Files of torch.save, read without torch's unpickler: the pickle as inert data, the numbers of a matrix row by row.
 
-torch.load(mmap=True) would map the file privately and writable, which Linux refuses by default for files larger than
-the machine's memory, as the published weights mostly are. Mapped shared, the file would have to be writable. Either way
-no checksum is compared, and a file that shrinks meanwhile ends the process.
+torch.load(mmap=True) would map the file privately and writable. Linux refuses that by default for files larger than the
+machine's memory, which the published weights usually are. A shared mapping would need a writable file. Neither compares
+checksums, and a file that shrinks meanwhile crashes the process.
 """
 
 import io
@@ -45,7 +45,7 @@ _RESAVE = "Save the matrix alone, with torch.save(weights.float().contiguous(), 
 
 @dataclass(frozen=True)
 class Record:
-    """One file of a zip archive, stored without compression: where its bytes are, and their CRC-32."""
+    """One file of a zip archive, stored without compression: the place of its bytes, and their CRC-32."""
 
     begin: int
     size: int
@@ -59,8 +59,8 @@ class StoredMatrix:
     Attributes:
         path: the file.
         rows, columns: the shape.
-        begin: of the numbers in the file.
-        crc32: of the numbers, as the archive has it.
+        begin: position of the numbers in the file.
+        crc32: of the numbers, as the archive records it.
     """
 
     path: Path
@@ -85,7 +85,7 @@ class StoredMatrix:
 
 
 def read_saved(file: BinaryIO, allowed: Collection[str], where: str, remedy: str) -> object:
-    """What torch.save or pickle.dump wrote, as `read_pickle` gives it.
+    """The content of a file of torch.save or pickle.dump, as `read_pickle` returns it.
 
     Raises:
         InputError: as `read_pickle`; or it is larger than `MAX_PICKLE_BYTES`, or a damaged archive.
@@ -104,17 +104,17 @@ def read_saved(file: BinaryIO, allowed: Collection[str], where: str, remedy: str
     content = io.BytesIO(file.read())
     value = read_pickle(content, allowed, where, remedy)
     if type(value) is int and value == LEGACY_MAGIC:
-        # Before 1.6, and still on request, torch wrote: magic number, version, system, the value, keys of its tensors.
+        # torch before 1.6 wrote, and later ones can: magic number, version, system, the value, keys of its tensors.
         _, _, value, _ = (read_pickle(content, allowed, where, remedy) for _ in range(4))
     return value
 
 
 def open_matrix(path: str | Path, columns: int) -> StoredMatrix:
-    """The float32 matrix [*, columns] that was saved alone; only the archive's directory and its pickle are read.
+    """The float32 matrix [*, columns] that the file holds alone; only the archive's directory and its pickle are read.
 
     Raises:
-        InputError: naming the file: it cannot be read, is no zip archive of torch.save or a damaged one, holds
-            something else, or a matrix of another dtype, width or memory order.
+        InputError: naming the file: it cannot be read, is no zip archive of torch.save, is damaged, holds other data,
+            or a matrix of another dtype, width or memory order.
     """
     path, where = Path(path), printable(path)
     with opened(path) as file:
@@ -147,7 +147,7 @@ def open_matrix(path: str | Path, columns: int) -> StoredMatrix:
 
 
 def _tensor(value: object, where: str) -> tuple[tuple, int, tuple[int, ...], tuple[int, ...]]:
-    """Storage ("storage", type, key, device, numel), offset, shape and strides of a tensor that was not built."""
+    """Storage ("storage", type, key, device, numel), offset, shape and strides of a tensor that is not built."""
     if not isinstance(value, Call) or value.function != "torch._utils._rebuild_tensor_v2":
         raise InputError(where, None, "holds something else than one tensor", _RESAVE)
     reference, offset, shape, strides = (*value.arguments, None, None, None, None)[:4]
@@ -170,7 +170,7 @@ def _are_sizes(values: tuple) -> bool:
 
 
 class _Bounded:
-    """A file of which at most `MAX_DIRECTORY_BYTES` are read at once, as zipfile reads directories of any size."""
+    """A file that reads at most `MAX_DIRECTORY_BYTES` at once, because zipfile reads directories of any size."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell, self._read = file.seek, file.tell, file.read

@@ -1,4 +1,4 @@
-"""The weights2weights data set as folders of shards, one per split, made in bounded memory and resumable."""
+"""The weights2weights data set as folders of shards, one per split, packed in bounded memory and resumable."""
 
 import os
 import shutil
@@ -27,14 +27,14 @@ _AGAIN = "Delete the folder and make it again"
 
 @dataclass(frozen=True)
 class W2WData:
-    """Weight vectors of the splits, with who they are.
+    """Weight vectors of the splits, and their people.
 
     Attributes:
-        shards: the vectors of each split that has any.
+        shards: the vectors of each non-empty split.
         layout: the order of the d numbers.
-        people: one row per vector, those of a split in its shards' order: person, split, row (of the published
-            weights), file (if known), and the 40 attributes of CelebA as -1 or 1.
-        quarantine: one row per vector that was left out: person ("" where unknown), row, key, reason.
+        people: one row per vector, in the order of the split's shards: person, split, row (of the published weights),
+            file (if known), and the 40 attributes of CelebA as -1 or 1.
+        quarantine: one row per vector that was left out: person ("" if unknown), row, key, reason.
     """
 
     shards: dict[str, Shards]
@@ -58,28 +58,28 @@ def pack_w2w(
 ) -> W2WData:
     """Pack the published vectors into one folder of shards per split, with people and checksums.
 
-    The weights are read once, in order, `rows_per_shard` rows at a time; what these give for every split is a unit of
-    work. A finished unit is kept in `scratch`, where the next call with the same files and settings finds it; `out`
-    appears when all is done. Equal files and settings give equal bytes, however often the work was interrupted.
+    The weights are read once, in order. Each `rows_per_shard` rows, with a shard for every split, are a unit of work.
+    Finished units are kept in `scratch` for the next call with the same files and settings. `out` appears when all
+    units are done. Equal files and settings give equal bytes, regardless of interruptions.
 
-    Rows that are not finite, too large for `dtype` or of nobody are left out and listed in quarantine.csv, however many
-    they are.
+    Rows that are not finite, exceed `dtype` or belong to nobody are left out and listed in quarantine.csv, without a
+    limit.
 
     Memory: about 5 rows_per_shard d bytes for float16, so 0.5 GiB for the defaults and d = 99,648, beside the table.
 
     Args:
-        files: as `find_files` gives them.
+        files: as `find_files` returns them.
         layout: of the vectors: for the published ones, rank 1 on to_q and to_v of Stable Diffusion 1.5.
         out: the new folder, on the same file system as `scratch`.
         scratch: for resuming.
         seed, validation, test: see `assign_splits`.
         dtype: of the shards: float16, bfloat16 or float32.
         rows_per_shard: rows of the source, of all splits together.
-        block_rows: rows that are read at once; of no influence on the result.
+        block_rows: rows that are read at once; the result does not depend on it.
 
     Raises:
-        InputError: a file cannot be read or is damaged (its checksum is that of no other content); the two do not
-            belong together; fewer than two rows of zoo people can be used; `out` exists, or the disk is too small.
+        InputError: a file cannot be read or fails its checksum; the two files do not belong together; fewer than two
+            rows of zoo people are usable; `out` exists, or the disk is too small.
     """
     out, where = Path(out), printable(files.weights)
     if out.exists():
@@ -117,7 +117,7 @@ def pack_w2w(
     )
     data = work / "data"
     data.mkdir(exist_ok=True)
-    for left in data.rglob(".*"):  # half-written by a run that was killed
+    for left in data.rglob(".*"):  # left half-written by a killed run
         left.unlink()
     _check_room(out, data, matrix.rows * layout.dimension * dtype.itemsize)
     units, quarantine, crc = [], [], 0
@@ -173,7 +173,7 @@ def pack_w2w(
 
 
 def read_w2w(folder: str | Path) -> W2WData:
-    """Open what `pack_w2w` wrote; of the vectors, headers alone are read.
+    """Open an output of `pack_w2w`; only headers of the vectors are read.
 
     Raises:
         InputError: a file is missing or malformed, or they do not belong together.
@@ -200,7 +200,7 @@ def verify_w2w(folder: str | Path) -> None:
     """Compare all files with the checksums in manifest.json.
 
     Raises:
-        InputError: naming the first file that is missing or another than the one that was written.
+        InputError: naming the first file that is missing or differs.
     """
     folder = Path(folder)
     for name, expected in progress(sorted(read_json(folder / "manifest.json")["files"].items()), "checksums"):
@@ -211,7 +211,7 @@ def verify_w2w(folder: str | Path) -> None:
 
 
 def _check_room(out: Path, data: Path, needed: int) -> None:
-    """Refuse to begin what could not be finished: `data`, which is to hold `needed` bytes, is renamed to `out`."""
+    """Refuse to start without space for `needed` bytes in `data`, or if `data` cannot be renamed to `out`."""
     parent = next(parent for parent in out.absolute().parents if parent.exists())
     if parent.stat().st_dev != data.stat().st_dev:
         raise InputError(str(out), None, f"on another file system than {data}", "Put the scratch folder beside it")
@@ -224,7 +224,7 @@ def _check_room(out: Path, data: Path, needed: int) -> None:
 def _write_manifest(
     data: Path, files: W2WFiles, matrix: StoredMatrix, units: list[dict], layout: WeightLayout, settings: dict
 ) -> None:
-    """manifest.json: what the data were made of, with which settings, and size and SHA-256 of every file."""
+    """Write manifest.json: sources and settings of the data, and size and SHA-256 of every file."""
     written = {name: each for unit in units for name, each in unit["files"].items()}
     for name in ("people.csv", QUARANTINE):
         written[name] = {"bytes": (data / name).stat().st_size, "sha256": file_hash(data / name)}

@@ -1,4 +1,4 @@
-"""Who the rows of the weights2weights data set are, and which of them are zoo, validation and test people."""
+"""The people of the weights2weights data set's rows, and their splits: zoo, validation and test."""
 
 import csv
 import io
@@ -67,7 +67,7 @@ _COLUMNS = f"Give {IDENTITIES} as it was published, or the {CONVERTED} that its 
 
 
 def read_people(path: str | Path) -> pd.DataFrame:
-    """Who each row of weights is: "person" ("" where unknown), "file" where rows have names, `ATTRIBUTES` as -1 or 1.
+    """The person of each row of weights: "person" ("" if unknown), "file" if rows have names, `ATTRIBUTES` as -1 or 1.
 
     Other columns are left out.
 
@@ -75,7 +75,7 @@ def read_people(path: str | Path) -> pd.DataFrame:
         path: identity_df.pt as published (see `read_frame`), or a CSV of it.
 
     Raises:
-        InputError: the file cannot be read; or naming the column that is missing, or holds something else.
+        InputError: the file cannot be read; or naming the column that is missing or holds other values.
     """
     path, where = Path(path), printable(path)
     table = _read_csv(path, where) if path.suffix.lower() == ".csv" else read_frame(path, _CONVERT)
@@ -98,12 +98,12 @@ def read_people(path: str | Path) -> pd.DataFrame:
 
 
 def assign_splits(people: Sequence[str], seed: int, validation: float, test: float) -> list[str]:
-    """The split of every row, "" for those of nobody; all rows of a person are in the same one.
+    """The split of every row, "" for rows of nobody; all rows of a person are in one split.
 
-    Of people in `drawn_order` the first go to test, the next to validation.
+    The first people in `drawn_order` go to test, the next to validation.
 
     Args:
-        people: the person of each row, "" where unknown.
+        people: the person of each row, "" if unknown.
         seed: other seeds give other splits.
         validation, test: the shares of the people, together below 1. A share above 0 is at least one person.
     """
@@ -119,7 +119,7 @@ def assign_splits(people: Sequence[str], seed: int, validation: float, test: flo
 
 
 def _text(value: object, where: str, column: str) -> str:
-    """A name as text, that of a whole number without decimal places, "" if there is none."""
+    """A name as text; whole numbers have no decimal places, and a missing name is ""."""
     text = "" if value is None or value != value else re.sub(r"^(-?\d+)\.0$", r"\1", str(value).strip())
     if printable(text) != text:
         raise InputError(where, column, f"unprintable or overlong name {printable(text)}", _COLUMNS)

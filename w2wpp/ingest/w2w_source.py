@@ -1,4 +1,4 @@
-"""Where the files of the published weights2weights data set are: in a folder, or on the Hugging Face Hub."""
+"""The files of the published weights2weights data set, in a folder or on the Hugging Face Hub."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +17,22 @@ WEIGHTS, IDENTITIES, CONVERTED = "all_weights.pt", "identity_df.pt", "identity_d
 
 @dataclass(frozen=True)
 class W2WFiles:
-    """The two files that are used: the weights, and who each row is, pickled or as CSV."""
+    """The two used files: the weights, and the people of the rows, pickled or as CSV."""
 
     weights: Path
     identities: Path
 
 
 def find_files(folder: str | Path | None = None, revision: str = REVISION) -> W2WFiles:
-    """The data set's files in a folder, or else those of the Hub, from its cache where they are in it.
+    """The data set's files in a folder, or else those of the Hub or its cache.
 
     Args:
-        folder: holds the files themselves or, as a download has them, in `SUBFOLDER`; identity_df.csv goes before
-            identity_df.pt. None for the Hub, to which no connection is made when HF_HUB_OFFLINE is set.
+        folder: holds the files, directly or in `SUBFOLDER` as a download does; identity_df.csv takes precedence over
+            identity_df.pt. None for the Hub, to which no connection is made if HF_HUB_OFFLINE is set.
         revision: of the repository on the Hub.
 
     Raises:
-        InputError: a file is missing and cannot be had; it says which to put where.
+        InputError: a file is missing and cannot be downloaded. The error names the file and where to put it.
     """
     if folder is None:
         return _on_the_hub(revision)
@@ -57,7 +57,7 @@ def _on_the_hub(revision: str) -> W2WFiles:
             )
             for name in (IDENTITIES, WEIGHTS)
         )
-    # What a broken connection raises depends on the HTTP library, which changes with the version of the client.
+    # The error of a broken connection depends on the HTTP library, which changes with the version of the client.
     except Exception as error:
         cause = "HF_HUB_OFFLINE is set" if offline() else printable(" ".join(str(error).split()) or repr(error))
         raise InputError(

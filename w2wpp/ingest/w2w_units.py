@@ -1,4 +1,4 @@
-"""One unit of packing the weights2weights data: consecutive rows of the source, and a shard for each split of them."""
+"""One unit of packing the weights2weights data: consecutive rows of the source, with a shard for each split."""
 
 import zlib
 from bisect import bisect_right
@@ -32,7 +32,7 @@ def pack_unit(
 
     Args:
         number: of the unit.
-        people: who the rows are: consecutive "row" numbers, "person" and "split".
+        people: of the rows: consecutive "row" numbers, "person" and "split".
         matrix, file: the source, and the same file, open.
         crc32: checksum of all rows before these.
         layout: of the vectors.
@@ -41,8 +41,8 @@ def pack_unit(
         folder: of the splits' folders.
 
     Returns:
-        What manifest and quarantine list need: "files" with their sizes and checksums by name, "quarantine" with a
-        dict for each row that was left out, and "crc32" of all rows up to the last of these.
+        Data for manifest and quarantine list: "files" with their sizes and checksums by name, "quarantine" with a dict
+        for each row that was left out, and "crc32" of all rows up to the last of these.
     """
     vectors, faults = torch.empty(len(people), layout.dimension, dtype=dtype), {}
     start = int(people["row"].iloc[0])
@@ -69,7 +69,7 @@ def pack_unit(
 
 
 def find_faults(source: Tensor, vectors: Tensor, layout: WeightLayout) -> dict[int, tuple[str, str]]:
-    """Key and reason of the first number that is not finite in `vectors` [n, d], by row, which `source` was cast to."""
+    """Key and reason of each row's first number that is not finite in `vectors` [n, d], the cast of `source`."""
     faults = {}
     for row in (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist():
         broken = ~torch.isfinite(source[row])
@@ -81,7 +81,7 @@ def find_faults(source: Tensor, vectors: Tensor, layout: WeightLayout) -> dict[i
 
 
 def is_finished(record: Path, folder: Path) -> bool:
-    """Whether a unit's record is there, and all files that it names are as they were written."""
+    """Whether a unit's record exists, and all files that it names are intact."""
     if not record.exists():
         return False
     files = read_json(record)["files"].items()

@@ -1,4 +1,4 @@
-"""Photos of one person, of any size, to a latent: face found and aligned as in training, guess, search."""
+"""Photos of one person, of any size, to a latent: alignment as in training, guess, search."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -24,9 +24,9 @@ from w2wpp.spaces.base import WeightSpace
 
 Photo = str | Path | Image.Image | np.ndarray
 FRAMINGS: dict[str, Framing | None] = {"rendered": RENDERED, "ffhq": FFHQ, "none": None}
-# Detectors miss faces of fewer than some 80 pixels, and take seconds where photos are much larger than this.
+# Detectors miss faces of fewer than some 80 pixels, and take seconds on photos much larger than this.
 LEAST_SIDE = 1024
-# Somebody behind is smaller than the person of the photo; people side by side are not.
+# A person in the background is smaller than the person of the photo; people side by side are not.
 CLEARLY_LARGER = 1.5
 
 
@@ -36,9 +36,9 @@ class AlignedPhoto:
 
     Attributes:
         pixels: uint8 [side, side, 3].
-        size: width and height of the photo as it was given.
-        faces: how many were found on it; None where none was looked for.
-        whole: whether the photo was framed like that already and is here as a whole.
+        size: width and height of the given photo.
+        faces: number of faces found; None if no face was searched for.
+        whole: whether the whole photo was taken, without alignment.
     """
 
     pixels: np.ndarray
@@ -49,14 +49,14 @@ class AlignedPhoto:
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """What the search found for one person.
+    """The result of a search for one person.
 
     Attributes:
-        z: float32 [k], on the CPU like all that follows.
-        guess: float32 [k], where the search started.
-        losses: float32 [2], the denoising loss of guess and z, over timesteps and noise of which the search saw none.
-        photos: as the search saw them.
-        seconds: that encoding and search took.
+        z: float32 [k]; all tensors are on the CPU.
+        guess: float32 [k], the start of the search.
+        losses: float32 [2], the denoising loss of guess and z, over timesteps and noise that the search did not use.
+        photos: the input of the search.
+        seconds: time of encoding and search.
     """
 
     z: Tensor
@@ -67,8 +67,8 @@ class SearchRecord:
 
 
 def framing_of(pipe: StableDiffusionPipeline) -> Literal["rendered", "ffhq"]:
-    """How the training photos of a base model are framed: "rendered" those of the world that is rendered here, which
-    alone have its codec, "ffhq" all others.
+    """The framing of a base model's training photos: "rendered" if the model has the codec of the world rendered here,
+    else "ffhq".
     """
     return "rendered" if isinstance(pipe.vae, PatchCodec) else "ffhq"
 
@@ -80,11 +80,11 @@ def open_photo(photo: Photo) -> Image.Image:
         photo: the path of a JPEG, PNG or WebP, a PIL image, or uint8 [h, w, 3].
 
     Raises:
-        InputError: the file is no such picture, or too small or large a one (see `read_picture`).
+        InputError: the file is no such picture, or is too small or too large (see `read_picture`).
         ArgumentError: naming `photo`: an array of another type or shape.
     """
     if isinstance(photo, (str, Path)):
-        # Unlike a photo among thousands in a folder, this one was named by the user, be it by a link.
+        # The user named this photo, so it may be a link, unlike a photo among thousands in a folder.
         return read_picture(Path(photo).expanduser().resolve())
     if isinstance(photo, Image.Image):
         return ImageOps.exif_transpose(photo).convert("RGB")
@@ -106,7 +106,7 @@ def align_photo(
     find: Callable[[np.ndarray], list[Frame]] | None,
     largest: bool = False,
 ) -> AlignedPhoto:
-    """A photo of any size, cut and turned so that its face lies where faces of training photos do.
+    """A photo of any size, cropped and rotated so that the face has its place in the training photos.
 
     Args:
         photo: see `open_photo`.
@@ -116,7 +116,7 @@ def align_photo(
         largest: take the largest of several faces also where others are about as large.
 
     Raises:
-        InputError: see `open_photo`; or no face is found on the photo, or several of about one size.
+        InputError: see `open_photo`; or the photo has no face, or several faces of about one size.
     """
     image = open_photo(photo)
     if framing is None or find is None:
@@ -157,16 +157,16 @@ def invert_photos(
     options: SearchOptions,
     find: Callable[[np.ndarray], list[Frame]] | None = None,
 ) -> SearchRecord:
-    """The person of one or several photos, as `stages/invert.py` finds the held-out people.
+    """The person of one or several photos, found as `stages/invert.py` finds the held-out people.
 
-    Several photos are searched for together: the loss is that of all, and the search starts at the mean of what the
-    encoder makes of each.
+    Several photos share one search: the loss is that of all photos, and the search starts at the mean of the encoder's
+    guesses.
 
     Args:
         space: on the device of `pipe`.
         encoder: None starts the search at the mean of the space.
-        photos: of one person, as large as the base model draws.
-        find: needed where `options.params.mask` is "face".
+        photos: of one person, in the size of the base model's pictures.
+        find: required if `options.params.mask` is "face".
     """
     params, images = options.params, torch.from_numpy(np.stack([photo.pixels for photo in photos]))
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What one photo tells of a person's latent before any search: a linear guess, learned from photos of zoo people."""
+"""The photo encoder: a linear guess of a person's latent from one photo, learned from photos of zoo people."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ from w2wpp.files.settings import Positive, Section, Whole
 from w2wpp.files.storage import read_pack, write_pack
 
 FOLDS = 4
-LEAST_VARIANCE = 0.05  # of what is left to search along a direction, which may never stand still
+LEAST_VARIANCE = 0.05  # least spread, so that the search can move along every direction
 
 
 class PhotoEncoderParams(Section):
-    """The encoder that tells from one photo where the search starts and how far it has to go."""
+    """The encoder of a photo: start and step sizes of the search."""
 
     photos: Whole = 4
-    """Photos of each zoo person, and their mirror images, to learn from; 0 starts every search at the mean."""
+    """Training photos of each zoo person, beside their mirror images; 0 starts every search at the mean."""
     ridge: Positive = 0.1
     """Ridge penalty per photo."""
 
@@ -40,7 +40,7 @@ class PhotoEncoder:
     Attributes:
         matrix: float32 [c * h * w, k].
         offset: float32 [k].
-        spread: float32 [k] in (0, 1]: how uncertain the guess is, in standard deviations of the space's prior.
+        spread: float32 [k] in (0, 1]: uncertainty of the guess, in standard deviations of the space's prior.
     """
 
     matrix: Tensor
@@ -48,7 +48,7 @@ class PhotoEncoder:
     spread: Tensor
 
     def __call__(self, latents: Tensor) -> LatentPrior:
-        """What scaled latents [n, c, h, w] of a photo each tell of the people."""
+        """The guess from scaled latents [n, c, h, w] of one photo of each person."""
         return LatentPrior(
             latents.flatten(1) @ self.matrix.to(latents) + self.offset.to(latents), self.spread.to(latents)
         )
@@ -59,7 +59,7 @@ class PhotoEncoder:
 
     @classmethod
     def load(cls, path: Path) -> "PhotoEncoder":
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
             InputError: the file is missing or corrupt, or not a photo encoder.
@@ -69,7 +69,7 @@ class PhotoEncoder:
 
 
 def uninformed(numbers: int, latent_dim: int) -> PhotoEncoder:
-    """The encoder that learns nothing from photos of `numbers` latent numbers: every guess is the prior N(0, I)."""
+    """The encoder that ignores photos of `numbers` latent numbers: every guess is the prior N(0, I)."""
     return PhotoEncoder(torch.zeros(numbers, latent_dim), torch.zeros(latent_dim), torch.ones(latent_dim))
 
 
@@ -80,16 +80,16 @@ def mirrored_latents(pipe: StableDiffusionPipeline, photos: Tensor) -> Tensor:
 
 
 def fit_photo_encoder(latents: Tensor, z: Tensor, ridge: float) -> PhotoEncoder:
-    """Ridge regression from photos to z, shrunk along each direction by how well it guesses people left out.
+    """Ridge regression from photos to z, shrunk along each direction by its accuracy on people left out.
 
-    Encoders that start an inversion are known from generative adversarial networks (Zhu et al. 2016, arXiv 1609.03552).
+    Zhu et al. 2016 (arXiv 1609.03552) start the inversion of generative adversarial networks by an encoder.
 
     Args:
         latents: scaled latents [n, p, c, h, w] of p photos of each of n people.
-        z: theirs, [n, k].
+        z: latents of these people, [n, k].
         ridge: penalty per photo, of standardised latents.
     """
-    # Of the extra `pipeline`; a photo encoder that is there does without.
+    # Of the extra `pipeline`; a fitted photo encoder does not need it.
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline

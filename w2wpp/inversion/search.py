@@ -1,4 +1,4 @@
-"""Inversion of photos of people into a weight space: only z is optimised, through the frozen decoder and UNet."""
+"""Inversion of people's photos into a space: only z is optimised, through the frozen decoder and UNet."""
 
 import time
 from collections.abc import Callable
@@ -19,44 +19,44 @@ from w2wpp.spaces.base import WeightSpace
 
 
 class InvertParams(Section):
-    """How one photo of a person is inverted."""
+    """Inversion of one photo of a person."""
 
     steps: Count = 50
     """Steps of Adam on z."""
     lr: Positive = 3.0
     """Learning rate."""
     adam_epsilon: Positive = 1.0e-2
-    """Adam's epsilon; a large one keeps directions at the mean that the photo hardly speaks of."""
+    """Adam's epsilon; a large one leaves directions unchanged that the photo hardly constrains."""
     whitened: bool = True
     """false: step along each direction in units of the weights, as in weights2weights."""
     timestep_shift: Shift = 1.0
-    """Share of noisy timesteps: 1 is uniform, more is noisier."""
+    """Shift of the timesteps: 1 is uniform; a larger shift draws more of the noisy ones."""
     timesteps_per_step: Count = 1
     """Timesteps drawn in every step."""
     region: Region = (0.125, 0.125, 0.875, 1.0)
-    """Part of the photo that counts, around the face: left, top, right, bottom in shares of the picture."""
+    """Part of the photo in the loss, around the face: left, top, right, bottom in shares of the picture."""
     mask: Literal["none", "face"] = "none"
-    """`face`: of that region only the face counts, as found on each photo."""
+    """`face`: only the face counts within that region, as detected on each photo."""
     prompt: Prompt = "a photo of sks person"
     """Prompt of the photo."""
     captions: bool = False
-    """The prompt says what the photo shows besides the person."""
+    """The prompt describes what the photo shows besides the person."""
     prior_weight: Weight = 1.0e-4
     """Weight of the log prior of z."""
     people_at_once: Count = 32
     """People inverted in one batch."""
 
 
-CHECKED = 16  # timesteps that a finished search is judged by
+CHECKED = 16  # timesteps that judge a finished search
 
 
 class EncodedPhotos(NamedTuple):
-    """Photos of n people, as the search looks at them.
+    """Photos of n people, as inputs of the search.
 
     Attributes:
         latents: scaled latents [n, photos, c, h, w].
         text: text embeddings [n, photos, length, hidden] of the prompts of these photos.
-        mask: how much of each latent pixel of the region counts, [n, photos, h, w] in [0, 1]; None for all of it.
+        mask: weight of each latent pixel of the region, [n, photos, h, w] in [0, 1]; None for equal weights.
     """
 
     latents: Tensor
@@ -66,7 +66,7 @@ class EncodedPhotos(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How people are searched for.
+    """Options of the search.
 
     Attributes:
         params: the settings.
@@ -84,10 +84,10 @@ def invert(
 ) -> tuple[Tensor, Tensor]:
     """Maximum a posteriori z of each person: denoising loss of all their photos minus a weighted log prior.
 
-    The search starts at the prior's mean and looks at the region that the settings name: what surrounds a face is no
-    part of the person (weights2weights masks it, too). It moves u, where z = mean + spread * u, so that it goes
-    furthest where least is known; or, unless `params.whitened`, z in units of the space's scales, as weights2weights
-    does. Like in `train_loras`, noise and timesteps are shared by all people; every photo has its own.
+    The search starts at the prior's mean. Its loss covers the region of the settings, because what surrounds a face is
+    no part of the person (weights2weights also masks it). It optimises u, where z = mean + spread * u, so its steps are
+    longest where the prior is least certain. Without `params.whitened` it optimises z in units of the space's scales,
+    as weights2weights does. As in `train_loras`, all people share noise and timesteps; every photo has its own.
 
     Args:
         prior: of each person's z.
@@ -119,7 +119,7 @@ def photo_losses(
 ) -> Tensor:
     """The denoising loss [n] of people's photos at latents [n, k], on `CHECKED` timesteps that no search sees.
 
-    As all people share timesteps and noise, the losses of one photo at several latents compare.
+    All people share timesteps and noise, so losses of one photo at several latents are comparable.
     """
     loss = _photo_loss(pipe, space, photos, options.params, CHECKED)
     return loss(z, step_generator(options.seed, options.params.steps))
@@ -128,7 +128,7 @@ def photo_losses(
 def _photo_loss(
     pipe: StableDiffusionPipeline, space: WeightSpace, photos: EncodedPhotos, params: InvertParams, timesteps: int
 ) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """The denoising loss [n] of photos at z [n, k], over all photos of a person and as many timesteps of each."""
+    """The denoising loss [n] of photos at z [n, k], over all photos of a person and the timesteps of each."""
     schedule, pixel_weights = training_schedule(pipe), region_weights(pipe, params.region)
     rows, text = (_rows(each, timesteps) for each in (photos.latents, photos.text))
     if photos.mask is not None:
@@ -141,7 +141,7 @@ def _photo_loss(
 
 
 def _rows(photos: Tensor, timesteps: int) -> Tensor:
-    """What belongs to photos [n, photos, ...], for every timestep of a step: [timesteps * photos, n, ...]."""
+    """Data of photos [n, photos, ...], repeated for every timestep of a step: [timesteps * photos, n, ...]."""
     return photos.transpose(0, 1).repeat(timesteps, *[1] * (photos.ndim - 1))
 
 
@@ -153,7 +153,7 @@ def invert_batch(
     photos: EncodedPhotos,
     label: str,
 ) -> dict[str, Tensor]:
-    """What `invert` finds, a row per person: "z" [n, k], "losses" [n, steps] and each one's share of "seconds" [n]."""
+    """The results of `invert`, a row per person: "z" [n, k], "losses" [n, steps] and the share of "seconds" [n]."""
     started = time.perf_counter()
     z, losses = invert(pipe, space, prior, photos, replace(options, label=label))
     seconds = (time.perf_counter() - started) / len(z)

@@ -19,7 +19,7 @@ def adapted(unet: nn.Module, layout: WeightLayout, weights: Tensor) -> Iterator[
     stacks the unconditional and the conditional half of classifier-free guidance. Gradients reach `weights`.
 
     Args:
-        weights: weight vectors [n, d] on the device of the UNet, in whose dtype they are used.
+        weights: weight vectors [n, d] on the device of the UNet; they are cast to its dtype.
 
     Raises:
         ValueError: the weights have another dimension than the layout, or a batch is no multiple of n.
@@ -53,9 +53,9 @@ def adapted(unet: nn.Module, layout: WeightLayout, weights: Tensor) -> Iterator[
 
 
 def initial_weights(layout: WeightLayout, seed: int) -> Tensor:
-    """The weight vector [d] that every LoRA starts from: A as in peft (Kaiming uniform with a = sqrt 5), B zero.
+    """The initial weight vector [d] of every LoRA: A as in peft (Kaiming uniform with a = sqrt 5), B zero.
 
-    It is one for all people, so that their LoRAs stay comparable coordinate by coordinate (weights2weights, sec. 3.1).
+    All people share it, so that their LoRAs are comparable coordinate by coordinate (weights2weights, sec. 3.1).
     """
     generator = torch.Generator().manual_seed(seed)
     weights = torch.zeros(1, layout.dimension)

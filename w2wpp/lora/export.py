@@ -20,14 +20,14 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 def export_lora(
     path: str | Path, weights: Tensor, layout: WeightLayout, format: LoraFormat = "diffusers", dtype: LoraDtype = "fp32"
 ) -> None:
-    """Write a weight vector as a LoRA of another tool, whose effect scale * B A is the same in all of them.
+    """Write a weight vector as a LoRA of another tool, with the same effect scale * B A.
 
     Args:
-        path: a safetensors file; for peft a folder, made where there is none.
+        path: a safetensors file; for peft a folder, created if it is missing.
         weights: [d].
         format: "diffusers", for `pipe.load_lora_weights(path)`: peft's keys, alpha in the metadata. "peft", for
             `PeftModel.from_pretrained(unet, path)`: adapter_model.safetensors and adapter_config.json. "kohya", for
-            tools that draw with kohya's LoRAs, such as A1111 and ComfyUI: names with underscores, alpha per module.
+            tools that read kohya's LoRAs, such as A1111 and ComfyUI: names with underscores, alpha per module.
         dtype: "fp32", or "fp16" for half the size.
 
     Raises:

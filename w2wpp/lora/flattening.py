@@ -1,4 +1,4 @@
-"""LoRAs as weight vectors: checked one by one, flattened, and standardised; refused ones go to a quarantine list."""
+"""LoRAs as weight vectors: checked one by one, flattened and standardised, with a quarantine list of refused ones."""
 
 import shutil
 from pathlib import Path
@@ -17,16 +17,16 @@ from w2wpp.lora.statistics import standardise_shards
 
 
 def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined: float = 0.01) -> None:
-    """Write the LoRAs of a zoo as weight vectors, which `read_weights` reads. One pack of LoRAs is in memory at a time.
+    """Write the LoRAs of a zoo as weight vectors for `read_weights`. One pack of LoRAs is in memory at a time.
 
     Args:
         zoo: folder of packs with `manifest.csv`, as the `collect` stage leaves it.
         out: folder of the vectors, of `people.csv`, `statistics.safetensors` (written last) and `quarantine.csv`.
-        people: zoo people who are kept, the first so many; None for all.
+        people: number of zoo people who are kept, counted from the first; None for all.
         max_quarantined: share of LoRAs that may be refused.
 
     Raises:
-        InputError: more LoRAs were refused, or a file is not what the manifest says.
+        InputError: more LoRAs were refused, or a file contradicts the manifest.
     """
     manifest = read_csv(zoo / "manifest.csv", ["person", "split", "role", "file"])
     in_zoo = manifest["person"][manifest["split"] == "zoo"]

@@ -1,4 +1,4 @@
-"""The order in which the tensors of a LoRA become one weight vector, and back."""
+"""The order of a LoRA's tensors in a weight vector, and the conversion in both directions."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ _BLOCK_ORDER = ("down_blocks", "mid_block", "up_blocks")
 
 
 class LoraParams(Section):
-    """Which weights of the UNet a LoRA adapts; weights2weights adapts to_q and to_v everywhere at rank 1."""
+    """The weights of the UNet that a LoRA adapts; weights2weights adapts to_q and to_v everywhere at rank 1."""
 
     rank: Annotated[int, Field(ge=1, le=64)] = 12
     """Rank of every adapted layer."""
@@ -63,11 +63,11 @@ class Adapted:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """Where every LoRA tensor lies in a weight vector of `dimension` numbers.
+    """The place of every LoRA tensor in a weight vector of `dimension` numbers.
 
-    Per adapted layer first A [rank, fan_in], then B [fan_out, rank], both row-major; layers in the order down, mid, up,
-    and within those in the UNet's own: attn1 before attn2, q before k before v before out. For Stable Diffusion 1.5 at
-    rank 1 with targets to_q and to_v this is the order of the published weights2weights vectors (d = 99,648).
+    Each adapted layer has first A [rank, fan_in], then B [fan_out, rank], both row-major. Layers have the order down,
+    mid, up, and within these the UNet's own: attn1 before attn2, q before k before v before out. For Stable Diffusion
+    1.5 at rank 1 with targets to_q and to_v this is the order of the published weights2weights vectors (d = 99,648).
 
     Attributes:
         layers: the adapted layers in order.
@@ -86,10 +86,10 @@ class WeightLayout:
         """The layout for the linear layers `targets`, such as "to_q" or "attn1.to_q", of the transformers of a UNet.
 
         Args:
-            blocks: the parts of the UNet, such as "up_blocks.1", whose transformers are meant; empty for all.
+            blocks: the parts of the UNet whose transformers are adapted, such as "up_blocks.1"; empty for all.
 
         Raises:
-            InputError: the UNet has no such linear layer, or a block none of the targets.
+            InputError: the UNet has no such linear layer, or a block has none of the targets.
         """
         endings = tuple("." + target for target in targets)
         found = {
@@ -146,7 +146,7 @@ class WeightLayout:
 
     @cached_property
     def in_B(self) -> Tensor:
-        """bool [d]: which numbers of a weight vector belong to a B."""
+        """bool [d]: True for the entries of a weight vector that belong to a B."""
         return torch.cat([torch.full((shape[0] * shape[1],), ".lora_B." in key) for key, shape, _ in self.entries])
 
     @property
@@ -174,7 +174,7 @@ class WeightLayout:
         """Undo `to_meta`.
 
         Raises:
-            InputError: `meta` (read from the file `where`) is no layout, or does not have the hash that it claims.
+            InputError: `meta` (read from the file `where`) is no layout, or does not match its own hash.
         """
         try:
             layout = cls(tuple(Adapted(**layer) for layer in meta["layers"]), int(meta["rank"]), float(meta["alpha"]))

@@ -1,4 +1,4 @@
-"""Packs of many LoRAs, as the collect stage leaves them: per tensor of a LoRA, those of all people stacked."""
+"""Packs of many LoRAs, as the collect stage writes them: each tensor of a LoRA is stacked over people."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ _REMEDY = "Run `dvc repro -f collect`, or `git checkout data/zoo`"
 
 
 def write_loras(folder: Path, name: str, layout: WeightLayout, weights: torch.Tensor) -> list[str]:
-    """Write packs of the LoRAs of weights [n, d]; returns the name of each one's file.
+    """Write packs of the LoRAs of weights [n, d]; returns the file name of each LoRA.
 
-    Packs are small so that a zoo that grows leaves the files that are there as they are. A tensor that all LoRAs of a
-    pack share is stored once, in float16; of the others every LoRA's has its own scale and 8 bits per number, which
-    loses a ten-thousandth of its variance, where two LoRAs of one person differ in half of it.
+    Packs are small, so that a growing zoo leaves existing files unchanged. A tensor that all LoRAs of a pack share is
+    stored once, in float16. Each other tensor of a LoRA has its own scale and 8 bits per number. This loses a
+    ten-thousandth of its variance; two LoRAs of one person differ by half of it.
     """
     files = []
     for first, count in chunks(len(weights), LORAS_PER_FILE):
@@ -40,8 +40,8 @@ def read_loras(pack: Path, count: int, expected: WeightLayout | None) -> tuple[d
     """The tensors of `count` LoRAs, stacked, and their layout.
 
     Args:
-        pack: written by `write_loras`, whose tensors come back in float16, or by `write_shard`, in their own dtype.
-        expected: the layout that they must have, if there is one.
+        pack: of `write_loras`, whose tensors are returned in float16, or of `write_shard`, in their own dtype.
+        expected: the required layout, if there is one.
 
     Raises:
         InputError: the pack is missing or malformed, or has another layout or number of LoRAs.

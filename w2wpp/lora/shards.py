@@ -1,4 +1,4 @@
-"""Weight vectors too many for memory: a folder of packs, written and read a block of rows at a time."""
+"""Weight vectors that exceed memory: a folder of packs, written and read a block of rows at a time."""
 
 import os
 import shutil
@@ -20,10 +20,10 @@ _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 @dataclass(frozen=True)
 class Shards:
-    """Weight vectors [n, d] that lie in the packs of one folder; opening them reads headers alone.
+    """Weight vectors [n, d] in the packs of one folder; opening them reads only headers.
 
     Attributes:
-        paths: the packs, whose rows follow each other in this order.
+        paths: the packs, in the order of their rows.
         bounds: row number at which each pack starts, and n after the last.
         dtype: of the stored numbers: float16, bfloat16 or float32.
         layout: the order of the d numbers.
@@ -45,11 +45,11 @@ class Shards:
     def blocks(self, rows: int) -> Iterator[Tensor]:
         """All vectors in order, `rows` at a time: [rows, d] in `dtype`, the last one shorter.
 
-        A block takes rows from as many packs as it needs, so blocks do not depend on how the rows were packed. It may
-        be memory-mapped: read it, do not write to it.
+        A block takes rows from as many packs as it needs, so blocks do not depend on the division into packs. It may be
+        memory-mapped: do not write to it.
 
         Raises:
-            InputError: a pack cannot be read any more.
+            InputError: a pack can no longer be read.
         """
         for start in range(0, len(self), rows):
             parts = [
@@ -60,10 +60,10 @@ class Shards:
             yield parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def rows(self, numbers: list[int]) -> Tensor:
-        """The vectors [len(numbers), d] in `dtype` of single rows 0 .. n - 1, in the order asked for.
+        """The vectors [len(numbers), d] in `dtype` of single rows 0 .. n - 1, in the given order.
 
         Raises:
-            InputError: a pack cannot be read any more.
+            InputError: a pack can no longer be read.
         """
         return torch.cat(
             [
@@ -82,7 +82,7 @@ class Shards:
 
     def _read(self, pack: int, start: int, stop: int) -> Tensor:
         first, last = self.bounds[pack : pack + 2]
-        # A pack is opened anew for every block, as its pages count as memory in use until it is unmapped.
+        # A pack is opened again for every block, because its pages count as memory in use until it is unmapped.
         with open_pack(self.paths[pack]) as (file, _):
             return file.get_slice(KEY)[max(start, first) - first : min(stop, last) - first]
 
@@ -133,7 +133,7 @@ def open_shards(folder: str | Path) -> Shards:
 
 
 def write_shard(folder: str | Path, number: int, rows: Tensor, layout: WeightLayout) -> Path:
-    """Write rows [*, d] as pack `number` of a folder of shards, whole or not at all; returns its path."""
+    """Write rows [*, d] atomically as pack `number` of a folder of shards; returns its path."""
     path = Path(folder) / f"{number:06d}.safetensors"
     write_pack(path, {KEY: rows}, {"layout": layout.to_meta()})
     return path
@@ -142,12 +142,12 @@ def write_shard(folder: str | Path, number: int, rows: Tensor, layout: WeightLay
 def write_shards(folder: str | Path, blocks: Iterable[Tensor], layout: WeightLayout, rows_per_shard: int) -> Shards:
     """Write blocks of any number of rows [*, d] as packs of `rows_per_shard` rows each, the last one shorter.
 
-    One pack and one block are in memory at a time. The folder appears when all is written; a kill leaves none.
+    One pack and one block are in memory at a time. The folder appears when all packs are written; a kill leaves none.
 
     Raises:
         InputError: the folder exists already.
-        ValueError: a block is not [*, d] in the first one's dtype, that dtype is not float16, bfloat16 or float32, or
-            there is not a single row.
+        ValueError: a block is not [*, d] in the first block's dtype, that dtype is not float16, bfloat16 or float32, or
+            there are no rows.
     """
     folder = Path(folder)
     if folder.exists():

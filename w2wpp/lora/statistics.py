@@ -1,4 +1,4 @@
-"""Mean and standard deviation of weight vectors, in memory or streamed, and one sign convention for directions."""
+"""Mean and standard deviation of weight vectors, in memory or streamed, and the sign convention of directions."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from w2wpp.lora.shards import Shards
 
 
 def row_signs(rows: Tensor) -> Tensor:
-    """The sign [n, 1] that makes the largest entry of each row [n, d] positive, so that equal data give equal rows."""
+    """Signs [n, 1] that make the largest entry of each row [n, d] positive, so that equal data give equal rows."""
     return rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
 
 
@@ -26,8 +26,8 @@ def standardise(weights: Tensor) -> tuple[Tensor, Tensor]:
 def standardise_shards(shards: Shards, block_rows: int = 256) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [d] in float32 over all rows, as `standardise`, in one pass.
 
-    Blocks' means and squared deviations are taken and merged in float64 (Chan, Golub and LeVeque 1983, "Algorithms for
-    computing the sample variance"). Memory: about 16 block_rows d bytes.
+    Means and squared deviations of blocks are computed and merged in float64 (Chan, Golub and LeVeque 1983, "Algorithms
+    for computing the sample variance"). Memory: about 16 block_rows d bytes.
 
     Raises:
         InputError: there are fewer than two rows, or naming the first one that is not finite.
@@ -53,6 +53,6 @@ def blocks_with_progress(shards: Shards, block_rows: int, label: str) -> Iterabl
 
 
 def refuse_infinite(shards: Shards, start: int, rows: Tensor) -> None:
-    """Raise the InputError for the first of these rows, the first of which is number `start`, that is not finite."""
+    """Raise the InputError for the first row that is not finite; the rows are numbered from `start`."""
     bad = start + int((~torch.isfinite(rows).all(1)).nonzero()[0])
     raise InputError(*shards.place(bad), "not finite", "Train this LoRA again, or leave it out")

@@ -1,4 +1,4 @@
-"""The weight vectors of all people, as the flatten stage leaves them; they may be too many for memory."""
+"""The weight vectors of all people, as the flatten stage writes them; they may exceed memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCK_ROWS = 256
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight vectors in the dtype they were collected in, with who they are.
+    """Weight vectors in the dtype that they were collected in, and their people.
 
     Attributes:
         shards: the vectors of each (role, split); opened, not read.
@@ -40,7 +40,7 @@ class Weights:
 
     @property
     def zoo(self) -> Shards:
-        """The vectors that spaces are made from."""
+        """The vectors that spaces are fitted to."""
         return self.shards["zoo", "zoo"]
 
     def of(self, role: str, split: str | None = None) -> torch.Tensor:
@@ -54,7 +54,7 @@ class Weights:
         return torch.cat([torch.empty(0, self.layout.dimension), *blocks])
 
     def names(self, role: str, split: str | None = None) -> list[str]:
-        """The people whose vectors `of` gives."""
+        """The people whose vectors `of` returns."""
         chosen = self.people["role"] == role
         return self.people["person"][chosen if split is None else chosen & (self.people["split"] == split)].tolist()
 
@@ -66,7 +66,7 @@ class Weights:
 
 
 def read_weights(folder: str | Path) -> Weights:
-    """Read data/weights; of the vectors, headers alone.
+    """Read data/weights; only headers of the vectors are read.
 
     Raises:
         InputError: a file is missing or malformed, they do not belong together, or there are no zoo people.
@@ -95,12 +95,12 @@ def read_weights(folder: str | Path) -> Weights:
 
 
 def variance_shares(data: Weights) -> dict[str, float]:
-    """How much of the zoo's z-scored variance is chance: from the people who have a second LoRA.
+    """Shares of the zoo's z-scored variance within and between people, from the people who have a second LoRA.
 
     Returns:
-        "within" a person: half the mean squared difference between a person's two LoRAs, less the difference that all
-        share; "between" people: the rest, both as shares of the variance of the first LoRAs; and "shift", the squared
-        difference that all share, on the same scale. Empty if fewer than two people have two LoRAs.
+        "within" a person: half the mean squared difference between a person's two LoRAs, less the shared difference.
+        "between" people: the remainder. Both are shares of the variance of the first LoRAs. "shift": the squared
+        difference that all people share, on the same scale. Empty if fewer than two people have two LoRAs.
     """
     first, second = ((vectors - data.mean) / data.std for vectors in data.pairs())
     if len(first) < 2:

@@ -1,4 +1,4 @@
-"""What the report says and whom it shows: words, numbers and choices of people."""
+"""The content of the report: words, numbers and the choice of people."""
 
 import base64
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from w2wpp.spaces.base import WeightSpace
 from w2wpp.spaces.registry import METHODS
 
 Items = TypeVar("Items", list[str], np.ndarray)
-# What the table shows: path in metrics/<space>.json, name, which way is better, decimals.
+# Rows of the table: path in metrics/<space>.json, name, better direction, decimals.
 MEASURES = (
     ("inversion.id_score", "ID score, inverted from one photo", "higher", 3),
     ("inversion.id_score_normalised", "the same: a stranger is 0, own photos are 1", "higher", 3),
@@ -31,7 +31,7 @@ MEASURES = (
     ("sampling.prompt_alignment", "pictures of sampled people show what their prompts say (CLIP)", "higher", 3),
     ("inversion.seconds_per_person", "seconds to invert one photo", "lower", 1),
 )
-# Measured only where true LoRAs are of people with photos, and where CLIP is asked.
+# Measured only if people with photos have true LoRAs, or if CLIP is used.
 OPTIONAL = {"reconstruction.id_score", "inversion.prompt_alignment", "sampling.prompt_alignment"}
 
 
@@ -42,9 +42,9 @@ def headline(comparison: Mapping) -> tuple[str, str]:
         comparison: metrics/comparison.json.
 
     Returns:
-        "VAE ahead" if both recognisers' intervals of the paired gain lie above zero, "PCA ahead" if below; "according
-        to one recogniser of two" where the other's has zero in it; else "No difference is sure"; and the sentence with
-        the numbers.
+        "VAE ahead" if both recognisers' intervals of the paired gain lie above zero, and "PCA ahead" if below. If one
+        interval contains zero, "according to one recogniser of two" is added. Otherwise "No difference is sure". The
+        sentence has the numbers.
     """
     gain, second = comparison["gain"], comparison["second_opinion"]["gain"]
     above, below = sum(each["low"] > 0 for each in (gain, second)), sum(each["high"] < 0 for each in (gain, second))
@@ -54,15 +54,15 @@ def headline(comparison: Mapping) -> tuple[str, str]:
         verdict += " according to one recogniser of two" if above + below == 1 else ""
     people, share = comparison["people"], comparison["people_better_with_vae"]
     return verdict, (
-        f"Recovered from one photo, {people} people whom neither space had seen score {gain['mean']:+.3f} with the VAE "
-        f"relative to PCA (ID score, paired; 95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}); "
-        f"{100 * share:.0f} % of them come out better with the VAE. A second recogniser, which nothing was tuned with, "
-        f"says {second['mean']:+.3f} ({second['low']:+.3f} to {second['high']:+.3f})."
+        f"On {people} people whom no space has seen, inversion from one photo gains {gain['mean']:+.3f} in ID score "
+        f"with the VAE over PCA (paired; 95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}). "
+        f"{100 * share:.0f} % of them score higher with the VAE. A second recogniser, which chose no setting, measures "
+        f"a gain of {second['mean']:+.3f} ({second['low']:+.3f} to {second['high']:+.3f})."
     )
 
 
 def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
-    """Rows of the headline table: name, better, and one text per space; `OPTIONAL` ones that no space has are left out.
+    """Rows of the headline table: name, better, and one text per space, without `OPTIONAL` rows that no space has.
 
     Args:
         spaces: metrics/<space>.json by space.
@@ -90,7 +90,7 @@ def measure_rows(spaces: Mapping[str, Mapping]) -> list[dict]:
     return rows
 
 
-# What is told of the world, the base model and the zoo: path in metrics/, name, decimals.
+# Facts of the world, the base model and the zoo: path in metrics/, name, decimals.
 FACTS = (
     ("world.face_found", "real photos on which the recogniser finds a face", 3),
     ("world.verification_auc", "same person or not, told from two real photos (AUC)", 3),
@@ -132,13 +132,13 @@ FACTS = (
 
 
 def side_by_side(items: Items, single: int) -> list[Items]:
-    """`items` in two halves of equal length, the odd one left out; as they are if there are at most `single`."""
+    """`items` in two halves of equal length, without an odd one; unchanged if there are at most `single`."""
     half = len(items) // 2
     return [items] if len(items) <= single else [items[:half], items[half : 2 * half]]
 
 
 def world_rows(metrics: Mapping[str, Mapping]) -> list[dict[str, str]]:
-    """Name and formatted value of every one of `FACTS` that was measured.
+    """Name and formatted value of every measured one of `FACTS`.
 
     Args:
         metrics: as in metrics/, by file; "throughput" as in benchmarks/batched_training.json.
@@ -165,9 +165,9 @@ def markdown(comparison: Mapping, spaces: Mapping[str, Mapping]) -> str:
 
 
 def spread(values: pd.Series, count: int) -> list[str]:
-    """`count` names, evenly spaced over the sorted values from the lowest to the highest, so that nobody picks them.
+    """`count` names, evenly spaced over the sorted values from the lowest to the highest, so that none is hand-picked.
 
-    NaN values are left out; fewer names come back where there are fewer values.
+    NaN values are left out; fewer values give fewer names.
     """
     ranked = values.dropna().sort_values(kind="stable")
     places = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
@@ -175,7 +175,7 @@ def spread(values: pd.Series, count: int) -> list[str]:
 
 
 def score_text(score: float, floor: float) -> str:
-    """A score as shown under pictures: a dash if unknown, "no face" where every picture scored the floor."""
+    """A score as shown under pictures: a dash if unknown, "no face" if every picture scored the floor."""
     if not np.isfinite(score):
         return "\N{EN DASH}"
     return "no face" if np.isclose(score, floor, atol=1e-9) else f"{score:.2f}"
@@ -223,10 +223,10 @@ def render_html(figures: Mapping[str, bytes], **content) -> str:
 
     Args:
         figures: PNG bytes by name, embedded.
-        content: whatever else the template names.
+        content: the other variables of the template.
 
     Raises:
-        jinja2.UndefinedError: the template names something that is not given.
+        jinja2.UndefinedError: a variable of the template is not given.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,

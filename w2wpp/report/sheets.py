@@ -1,4 +1,4 @@
-"""The report's figures of people: which pictures stand beside which, and what is written below them."""
+"""The report's figures of people: the arrangement of pictures and the text below them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,12 @@ PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES, TRUE_LORAS = 56, 10, 6, 12, 32, 16
 
 @dataclass(frozen=True)
 class Sheets:
-    """What sheets of held-out people are made of.
+    """Data of sheets of held-out people.
 
     Attributes:
         held_out: the people and their photos.
-        score_photos: how many of the last photos of each are those that scores are against.
-        pictures_of: uint8 pictures [n, seeds, h, w, 3] of the people by rung of the ladder, and what has no person.
+        score_photos: number of each person's last photos that serve for scoring.
+        pictures_of: uint8 pictures [n, seeds, h, w, 3] of the people by rung of the ladder, and pictures of no person.
         scores: ID scores by person (rows) and rung, and the split.
         floor: ID score of a stranger.
     """
@@ -56,7 +56,7 @@ class Sheets:
         return Column("the one photo", self.held_out.images.numpy()[self._rows(people), :1])
 
     def others(self, people: list[str], title: str = "other real photos") -> Column:
-        """Two of the photos that scores are against."""
+        """Two of the photos that serve for scoring."""
         return Column(title, self.held_out.images.numpy()[self._rows(people), -self.score_photos :][:, :2])
 
     def _rows(self, people: list[str]) -> list[int]:
@@ -64,7 +64,7 @@ class Sheets:
 
 
 def world_figures(sheets: Sheets) -> dict[str, Figure]:
-    """Photos of test people, and what the base model draws of anybody."""
+    """Photos of test people, and the base model's pictures of anybody."""
     test = np.array(sheets.held_out.splits) == "test"
     return {
         "people": contact_sheet(sheets.held_out.images.numpy()[test][:PEOPLE, 0], across=8),
@@ -73,7 +73,7 @@ def world_figures(sheets: Sheets) -> dict[str, Figure]:
 
 
 def true_lora_figures(sheets: Sheets) -> dict[str, Figure]:
-    """Test people's LoRAs of several photos beside other photos, as they are and through the spaces."""
+    """Test people's true LoRAs beside other photos, original and through the spaces."""
     halves = side_by_side(spread(sheets.test["true"], TRUE_LORAS), single=6)
     people = spread(sheets.test["true"], 8)
     return {
@@ -109,7 +109,7 @@ def sampling_figure(folder: Path, space: str) -> Figure:
 
 
 def inversion_figures(sheets: Sheets) -> dict[str, Figure]:
-    """Test people recovered from one photo: by all models, sorted by the VAE's gain, and by each space."""
+    """Test people inverted from one photo: by all models, sorted by the VAE's gain, and by each space."""
     gain = sheets.test["vae inversion"] - sheets.test["pca inversion"]
     people = spread(gain, SHOWN)
     figures = {

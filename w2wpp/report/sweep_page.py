@@ -25,10 +25,10 @@ HEADS = {"latent_dim": "latent dimension, space", "people": "zoo people, space",
 
 
 def table(lines: pd.DataFrame, by: str) -> str:
-    """Markdown of a table's lines: score, gain and what of it nonlinearity adds, of every row, by recogniser.
+    """Markdown of a table's lines: score, gain and gain by nonlinearity of every row, by recogniser.
 
     Args:
-        lines: as `evaluation.sweep_tables.compared` gives them, by all of `RECOGNIZERS`.
+        lines: as `evaluation.sweep_tables.compared` returns them, by all of `RECOGNIZERS`.
         by: the column that varies, "latent_dim", "people" or "variant".
     """
     first, second = (lines[lines["recognizer"] == name].set_index(KEYS) for name in RECOGNIZERS)
@@ -49,7 +49,7 @@ def table(lines: pd.DataFrame, by: str) -> str:
 
 
 def _interval(line: pd.Series, gain: str) -> str:
-    """A gain and its interval; nothing where the row that it is over was not measured."""
+    """A gain and its interval; empty if its reference row was not measured."""
     if pd.isna(line[gain]):
         return ""
     return f"{line[gain]:+.3f} ({line[f'{gain}_low']:+.3f} to {line[f'{gain}_high']:+.3f})"
@@ -60,10 +60,10 @@ def page(tables: dict[str, pd.DataFrame]) -> str:
     out = [
         "# Gains over PCA on test people",
         "",
-        "One photo of each test person; paired gain in ID score over PCA of the same latent dimension and zoo, with",
-        "its 95 % interval over people, and that over function-weighted PCA: the part of it that nonlinearity adds.",
-        "`dvc repro -sf sweep` measures it anew, which takes hours; [findings.md](explanation/findings.md) says",
-        "what it means.",
+        "[What was found](explanation/findings.md) draws the conclusions. The tables show the paired gain in ID score",
+        "over PCA of the same latent dimension and zoo, from one photo of each test person. Parentheses have 95 %",
+        "intervals over people. The gain by nonlinearity is that of the VAE over function-weighted PCA. `dvc repro",
+        "-sf sweep` repeats the measurement, which takes hours.",
         "",
     ]
     for name, lines in tables.items():

@@ -1,11 +1,11 @@
-"""Words in figures: prompts, names of people and of settings are text, whatever is in them."""
+"""Words in figures: prompts, names of people and settings are drawn as text, whatever they contain."""
 
 import textwrap
 
 from matplotlib import rc_context
 
 LABEL_WIDTH = 60  # characters
-# For every function that draws: nothing is a formula, also between dollar signs, and letters that the font has not are
+# For every function that draws: nothing is a formula, not even between dollar signs. Letters that the font lacks are
 # drawn as the sign of their script.
 as_text = rc_context(
     {"text.parse_math": False, "text.usetex": False, "font.family": "DejaVu Sans", "font.enable_last_resort": True}
@@ -13,9 +13,9 @@ as_text = rc_context(
 
 
 def drawn_words(words: str, width: int, lines: int = 1) -> str:
-    """Words as they are drawn: at most so many lines of so many characters, an ellipsis for what is cut off.
+    """Words for drawing: at most `lines` lines of `width` characters, with an ellipsis if the text is cut off.
 
-    White space and what no font can draw, such as control characters, become single spaces.
+    White space and undrawable characters, such as control characters, become single spaces.
     """
     seen = " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
     wrapped = textwrap.wrap(seen[: (width + 1) * (lines + 1)], width)

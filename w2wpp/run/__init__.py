@@ -1,1 +1,1 @@
-"""What runs a stage or a command: settings, profiles, checks before a run."""
+"""The frame of stages and commands: settings, profiles, checks before a run."""

@@ -1,4 +1,4 @@
-"""params.yaml as typed, range-checked settings; an unknown key is an error, as a mistyped one must not pass unseen."""
+"""params.yaml as typed, range-checked settings; an unknown key is an error, so that no misspelling is ignored."""
 
 import difflib
 import os
@@ -67,7 +67,7 @@ class FlattenParams(Section):
     """LoRAs as weight vectors."""
 
     people: Annotated[int, Field(ge=4)] | None = None
-    """Zoo people whose LoRAs spaces learn from, the first so many; null: all."""
+    """Number of zoo people whose LoRAs spaces learn from, counted from the first; null: all."""
     max_quarantined: Share = 0.01
     """Share of LoRAs that may be refused before the stage fails."""
 
@@ -82,7 +82,7 @@ class SampleParams(Section):
     prompts: Annotated[list[Prompt], Field(min_length=1)] = Field(
         ["a photo of sks person", "a photo of sks person, smiling", "a photo of sks person, on a blue background"]
     )
-    """Prompts; the first asks for a person and no more, and samples are scored by its pictures."""
+    """Prompts; the first asks for a person alone, and its pictures score the samples."""
 
 
 class InterpolateParams(Section):
@@ -100,15 +100,15 @@ class Params(Section):
     """All settings of the pipeline; params.yaml overrides the defaults."""
 
     seed: Whole = 0
-    """Seed of everything that is drawn."""
+    """Seed of all random numbers."""
     space: Annotated[str, AfterValidator(_space)] = "vae"
     """Space whose inversion metrics/inversion.json shows."""
     recognizer: Recognizer = "dlib"
-    """Recogniser that settings are chosen by: dlib, insightface:<pack name> or insightface:<path of an ONNX file>."""
+    """Recogniser that chooses settings: dlib, insightface:<pack name> or insightface:<path of an ONNX file>."""
     second_recognizer: Literal["arcface"] | Recognizer = "arcface"
-    """Recogniser that nothing is chosen by; `arcface` is the one trained here."""
+    """Recogniser that chooses no setting; `arcface` is the one trained here."""
     faces: Annotated[str, AfterValidator(_face_finder)] = "dlib"
-    """Finder of the faces that photos are aligned and masked by: dlib or insightface:<pack name>."""
+    """Detector of the faces that align and mask photos: dlib or insightface:<pack name>."""
     engine: EngineParams = EngineParams()
     portraits: PortraitsParams = PortraitsParams()
     base: BaseParams = BaseParams()
@@ -166,7 +166,7 @@ class Params(Section):
         return self
 
     def latent_dim(self, space: str) -> int:
-        """Dimensions of a space: its own, or those of the VAE."""
+        """Dimensions of a space: its own setting, or that of the VAE."""
         return getattr(self, space).latent_dim or self.vae.latent_dim
 
 
@@ -179,7 +179,7 @@ def sections(model: type[Section] = Params, key: str = "") -> Iterator[tuple[str
 
 
 def in_params(error: ArgumentError, where: str = "params.yaml") -> InputError:
-    """The same error in terms of the file of settings, where the argument has a key."""
+    """The same error with the key of the settings file, if the argument has one."""
     found = [key for key, section in sections() if error.owner and issubclass(section, error.owner)]
     key = f"{found[0]}.{error.key}" if found else error.key
     return InputError(where, key, error.reason, error.remedy)
@@ -189,30 +189,30 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check params.yaml.
 
     Raises:
-        InputError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range;
-            the message names the first such key, what is wrong with it and what it may be.
+        InputError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range.
+            The message names the first such key, the fault and the valid values.
     """
     text = read_text(path, "Run from the repository's root")
     return check_params(parse_mapping(text, str(path), RESTORE), str(path))
 
 
 def check_params(content: dict, where: str, remedy: str = CHANGE) -> Params:
-    """Settings from what params.yaml says; an InputError, as of `load_params`, names `where` as its file."""
+    """Settings from the content of params.yaml; errors as of `load_params`, with `where` as the file."""
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        # A misspelt key is a missing one, too, and it is the misspelling that the user can see.
+        # A misspelt key also counts as missing; the misspelling is what the user can see.
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-        # What concerns several sections has no place of its own; its message begins with the key to change.
+        # A fault of several sections has no location; its message begins with the key to change.
         key = ".".join(str(part) for part in first["loc"]) or str(first["ctx"]["error"]).split()[0]
         raise InputError(where, key, *_explain(first, remedy)) from error
 
 
 def require_photos(params: Params) -> None:
-    """Refuse to run a stage that needs photos of held-out people where there are none for the zoo's base model.
+    """Refuse a stage that needs photos of held-out people if there are none for the zoo's base model.
 
     Raises:
-        InputError: the zoo is from elsewhere and the photos are not.
+        InputError: the zoo is from elsewhere and the photos are rendered.
     """
     if params.collect.source != "zoo" and params.portraits.source == "rendered":
         raise InputError(

@@ -1,4 +1,4 @@
-"""Whether what a zoo from elsewhere needs is there, asked before anything runs and not hours later."""
+"""A check for all inputs of a zoo from elsewhere, before anything runs instead of hours later."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from w2wpp.world.base_model import BaseParams
 
 
 def check_sources(params: Params) -> None:
-    """Find base model, LoRAs, photos, recognisers and CLIP model, and download what may be (see `find_model`).
+    """Find base model, LoRAs, photos, recognisers and CLIP model, and download models if allowed (see `find_model`).
 
     Raises:
-        InputError: naming the first that is missing, and what to put where.
+        InputError: naming the first missing input and where to put it.
     """
     if params.base.source == "pretrained":
         assert params.base.model is not None  # BaseParams sees to it

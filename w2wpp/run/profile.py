@@ -1,4 +1,4 @@
-"""Settings for another world: what a profile says is written into params.yaml, and everything else there stays.
+"""Settings for another world: a profile's keys are written into params.yaml; everything else there stays.
 
 python -m w2wpp.run.profile profiles/sd15.yaml [key=value ...]
 """
@@ -22,12 +22,12 @@ def apply_profile(profile: str | Path, params: str | Path = "params.yaml", setti
 
     Args:
         profile: YAML with some of the sections and keys of params.yaml; lists are replaced as a whole.
-        settings: "section.key=value", the value as YAML; they go before the profile.
+        settings: "section.key=value", the value as YAML; they override the profile.
 
     Raises:
-        InputError: a file cannot be read or a setting has no such form, or the result is no valid params.yaml: a key
-            is unknown, or a value is of the wrong type or out of range. It names which of params.yaml, the profile and
-            the settings is wrong; params.yaml then stays as it was.
+        InputError: a file cannot be read, a setting has another form, or the result is no valid params.yaml: a key is
+            unknown, or a value has the wrong type or range. The error names which of params.yaml, the profile and the
+            settings is wrong; params.yaml then does not change.
     """
     text = read_text(params, "Run from the repository's root")
     steps = [(str(params), parse_mapping(text, str(params), RESTORE))]
@@ -87,7 +87,7 @@ def _merged(old: Mapping, tree: Mapping, where: str, within: str = "") -> dict:
 
 
 def _check(steps: list[tuple[str, dict]]) -> None:
-    """Refuse the last step's content; the first step that has the same fault is the one to name."""
+    """Refuse the last step's content; the error names the first step with the same fault."""
     faults = [_fault(where, content) for where, content in steps]
     if faults[-1]:
         raise next(each for each in faults if each and (each.key, each.reason) == (faults[-1].key, faults[-1].reason))

@@ -14,16 +14,16 @@ from w2wpp.spaces.registry import METHODS
 def stage_arguments(
     description: str, space: bool = False, shard: bool = False, rows: bool = False, **paths: str
 ) -> argparse.Namespace:
-    """Command line of a stage: --params, one option per path, and what only some stages have.
+    """Command line of a stage: --params, one option per path, and the options of some stages.
 
     Args:
         space: whether there is --space, for stages that run once per space.
         shard: whether there is --shard, for stages whose batches several machines can share.
-        rows: whether there is --rows, for a stage of hours of which single parts can be tried.
+        rows: whether there is --rows, for a stage of hours whose parts can be run singly.
 
     Returns:
-        The paths as `Path` under their names, `params` as checked settings, `space`, `shard` as
-        text, and `rows` as a list, empty for all.
+        The paths as `Path` under their names, `params` as checked settings, `space`, `shard` as text, and `rows` as a
+        list, empty for all.
 
     Raises:
         InputError: params.yaml is wrong (see `load_params`).
@@ -37,7 +37,7 @@ def stage_arguments(
             "--shard",
             default="1/1",
             metavar="I/N",
-            help="compute part I of N of the batches, which machines that share the resume state can "
+            help="compute part I of N of the batches, which machines with a common resume state can "
             "do at once, and leave joining them to a run without --shard",
         )
     if rows:

@@ -42,7 +42,7 @@ PEOPLE_AT_ONCE = 32
 
 
 class Scorer(NamedTuple):
-    """A recogniser, what it is known by (see `identity`), and the held-out people's photos as it sees them."""
+    """A recogniser, its identity (see `identity`), and its gallery of the held-out people's photos."""
 
     recognizer: Recognizer
     known_by: dict[str, str]
@@ -50,7 +50,7 @@ class Scorer(NamedTuple):
 
 
 class Sweep:
-    """What rows are measured with; work that several of them share is done once.
+    """Inputs of the rows' measurements; work that several rows share is done once.
 
     Args:
         params: all settings; rows change some of them.
@@ -65,7 +65,7 @@ class Sweep:
         scratch.mkdir(parents=True, exist_ok=True)
 
     def id_scores(self, row: Row) -> dict[str, pd.Series]:
-        """ID score of each test person, by recogniser; read from `scratch` where they are there already."""
+        """ID score of each test person, by recogniser; finished scores are read from `scratch`."""
         settings = row.settings(self.params)
         folder = scratch_folder(self.scratch, "sweep", space=row.space, **self.inputs, **row_settings(settings))
         pictures, scores = folder / "pictures.safetensors", {}
@@ -87,7 +87,7 @@ class Sweep:
 
     @cached_property
     def held_out(self) -> Portraits:
-        """The held-out people's photos, of which inversion sees the first, and the last score."""
+        """The held-out people's photos: inversion sees the first, and the last ones serve for scoring."""
         names, splits, people = held_out_people(self.params.seed, self.params.portraits)
         validation = self.params.portraits.validation
         photos = torch.cat([self._draw(people[:validation], "validation"), self._draw(people[validation:], "test")])
@@ -113,7 +113,7 @@ class Sweep:
         return draw_resumably(people, size, scratch, self.params.engine)
 
     def _pictures(self, row: Row, settings: Params, folder: Path) -> Tensor:
-        """Pictures uint8 [n, seeds, h, w, 3] of the held-out people, as found in the row's space."""
+        """Pictures uint8 [n, seeds, h, w, 3] of the held-out people, inverted into the row's space."""
         data = self._weights(row.people, settings)
         space = self._fit(row, settings, data)
         z = self._invert(space, self._photo_encoder(row, settings, space, data), settings, folder, row.name)
@@ -182,7 +182,7 @@ class Sweep:
         return fit_photo_encoder(latents, z, settings.photo_encoder.ridge)
 
     def _zoo_latents(self, count: int, photos: int, people: list[str]) -> Tensor:
-        """Scaled latents [n, 2 photos, c, h, w] of zoo people's photos, of the first `count`, and of mirror images."""
+        """Scaled latents [n, 2 photos, c, h, w] of the first `count` photos of zoo people and their mirror images."""
         images = self._draw(sample_people(self.params.seed, "zoo", count, photos), "zoo")
         names = person_names("zoo", count)
         scratch = scratch_folder(

@@ -1,4 +1,4 @@
-"""YAML that people, editors and DVC write: read with errors that name file and line, changed with comments kept."""
+"""YAML of people, editors and DVC: read with errors that name file and line, changed without losing comments."""
 
 import json
 import re
@@ -16,10 +16,10 @@ _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff
 
 
 def read_text(path: str | Path, remedy: str) -> str:
-    """A file's text, its line ends as they are.
+    """A file's text with its line ends.
 
     Raises:
-        InputError: it is missing, which `remedy` helps against, cannot be read, or is not UTF-8.
+        InputError: the file is missing (then with `remedy`), cannot be read, or is not UTF-8.
     """
     try:
         return Path(path).read_bytes().decode()
@@ -34,10 +34,10 @@ def read_text(path: str | Path, remedy: str) -> str:
 
 
 def parse_yaml(text: str, where: str) -> object:
-    """What YAML 1.2 says, in which, as for DVC, 1e-3 is a number; a key that is there twice is an error.
+    """The content of YAML 1.2, in which, as for DVC, 1e-3 is a number; duplicate keys are an error.
 
     Raises:
-        InputError: it is no valid YAML; the message has the line.
+        InputError: the text is no valid YAML; the message has the line.
     """
     try:
         return YAML(typ="safe", pure=True).load(text)
@@ -46,13 +46,13 @@ def parse_yaml(text: str, where: str) -> object:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         remedy = "Indent with spaces instead of tabs" if r"'\t'" in reason else None
         raise InputError(where, None, f"not valid YAML{line}: {reason}", remedy) from error
-    # Dates that are none and the like; nesting without end.
+    # Invalid dates and the like; endless nesting.
     except (YAMLError, ValueError, RecursionError) as error:
         raise InputError(where, None, f"not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def parse_mapping(text: str, where: str, remedy: str) -> dict:
-    """A YAML mapping; InputError, with this remedy, for anything else."""
+    """A YAML mapping; anything else raises an InputError with this remedy."""
     content = parse_yaml(text, where)
     if not isinstance(content, dict):
         raise InputError(where, None, "empty" if content is None else "not a mapping of sections", remedy)
@@ -60,7 +60,7 @@ def parse_mapping(text: str, where: str, remedy: str) -> dict:
 
 
 def changed_leaves(old: Mapping, new: Mapping, within: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-    """The values, by the keys that lead to them, in which `new` differs from `old`, of whose keys it lacks none."""
+    """The values in which `new` differs from `old`, by path of keys; `new` has all keys of `old`."""
     leaves: dict[tuple[str, ...], object] = {}
     for key, value in new.items():
         if isinstance(value, Mapping) and old.get(key):
@@ -71,16 +71,16 @@ def changed_leaves(old: Mapping, new: Mapping, within: tuple[str, ...] = ()) -> 
 
 
 def with_values(text: str, values: Mapping[tuple[str, ...], object]) -> str:
-    """YAML with other or further values, and all else, comments above all, as it was.
+    """YAML with changed or added values; everything else, comments included, stays.
 
-    The text itself is changed, as a parser that writes anew what it read loses its way in comments that DVC has moved.
+    The text itself is edited, because a parser that writes YAML again misplaces comments that DVC has moved.
 
     Args:
-        text: a mapping of mappings, none of them empty but where its whole value is given.
-        values: by the keys that lead to them; what leads to a further value must be there.
+        text: a mapping of mappings, none of them empty unless its whole value is given.
+        values: by path of keys; the parent of an added value must exist.
 
     Raises:
-        LookupError: it is not there.
+        LookupError: the parent of an added value is missing.
     """
     root = YAML(typ="safe", pure=True).compose(text)
     edits = [_edit(text, _find(root, keys[:-1]), keys[-1], value) for keys, value in values.items()]
@@ -94,7 +94,7 @@ def _find(node: MappingNode, keys: tuple[str, ...]) -> MappingNode:
 
 
 def _edit(text: str, section: MappingNode, name: str, value: object) -> tuple[int, int, str]:
-    """Which part of the text to replace by what: its start, its end, the new text."""
+    """A replacement in the text: start, end, new text."""
     new, places = _written(value), {key.value: (key, old) for key, old in section.value}
     if name not in places:
         first = section.value[0][0].start_mark
@@ -102,7 +102,7 @@ def _edit(text: str, section: MappingNode, name: str, value: object) -> tuple[in
     key, old = places[name]
     colon, start = text.index(":", key.end_mark.index) + 1, old.start_mark.index
     end = start + len(text[start : old.end_mark.index].rstrip(" \r\n"))  # a list ends where the next key begins
-    listed = isinstance(old, SequenceNode) and not old.flow_style  # in lines of its own
+    listed = isinstance(old, SequenceNode) and not old.flow_style  # a value on its own lines
     if start < end and not listed:
         blanks, kept = _room(text[end:], len(new) - (end - start))
         return start, end + blanks, new + kept
@@ -114,13 +114,13 @@ def _edit(text: str, section: MappingNode, name: str, value: object) -> tuple[in
 
 
 def _room(rest: str, shift: int) -> tuple[int, str]:
-    """How many blanks follow a value, and those in their place when it grows: a comment there keeps its column."""
+    """The number of blanks after a value, and the blanks after a changed one that keep a comment's column."""
     blanks = len(rest) - len(rest.lstrip(" "))
     return (blanks, " " * max(1, blanks - shift)) if rest[blanks:].startswith("#") else (0, "")
 
 
 def _written(value: object) -> str:
-    """A value in one line: as JSON, which is YAML, but for words that need no quotes."""
+    """A value on one line: as JSON, which is YAML, except words that need no quotes."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_written(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):

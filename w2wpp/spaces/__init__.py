@@ -1,1 +1,1 @@
-"""Latent spaces over weight vectors behind one interface."""
+"""Latent spaces over weight vectors, with one interface."""

@@ -1,4 +1,4 @@
-"""Linear spaces over weight vectors: principal components, and coordinates with a synthesis of their own."""
+"""Linear spaces over weight vectors: principal components, and coordinates with a separate synthesis."""
 
 import torch
 from torch import Tensor
@@ -61,16 +61,16 @@ class PCASpace(WeightSpace):
         return space
 
     def unexplained(self, weights: Tensor) -> Tensor:
-        """Squared z-scored distance [n] of weight vectors [n, d] from the nearest that the space has."""
+        """Squared z-scored distance [n] of weight vectors [n, d] from their projections onto the space."""
         return ((weights - self.decode(self.encode(weights))) / self.std).square().sum(1)
 
 
 class LinearSpace(WeightSpace):
-    """Coordinates that are linear in the weights, and the weights that people with these coordinates have on average.
+    """Coordinates that are linear in the weights, and the mean weights of people with these coordinates.
 
     encode(w) = analysis @ (w - mean), such that the zoo people's coordinates are white, and decode(z) = mean + z @
-    synthesis. Of `spaces.predictions`, `scales` are the standard deviations of predictions along the directions; of
-    `spaces.within_person` those of people in units of what LoRAs of one person differ by.
+    synthesis. For `spaces.predictions`, `scales` are the standard deviations of predictions along the directions. For
+    `spaces.within_person`, they are the standard deviations of people, in units of within-person deviations.
     """
 
     kind = "linear"
@@ -90,10 +90,10 @@ class LinearSpace(WeightSpace):
     def fitted(
         cls, layout: WeightLayout, mean: Tensor, scales: Tensor, analysis: Tensor, synthesis: Tensor
     ) -> "LinearSpace":
-        """The space of these float32 numbers, mean [d], scales [k], analysis and synthesis [k, d].
+        """The space with float32 mean [d], scales [k], analysis and synthesis [k, d].
 
-        Each direction's sign is fixed (its largest entry of the synthesis is positive), so that equal data give equal
-        spaces.
+        The sign of each direction is fixed (the largest entry of its synthesis is positive), so that equal data give
+        equal spaces.
         """
         space = cls(len(synthesis), layout)
         signs = row_signs(synthesis)
@@ -125,5 +125,5 @@ class LinearSpace(WeightSpace):
         return space
 
     def unexplained(self, weights: Tensor) -> Tensor:
-        """Zeros [n]: what the coordinates do not tell is not looked at."""
+        """Zeros [n]: this space does not measure differences outside its coordinates."""
         return torch.zeros(len(weights))

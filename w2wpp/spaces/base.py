@@ -1,4 +1,4 @@
-"""What a latent space over weight vectors is, how it is fitted, and what the pipeline knows of it."""
+"""The interface of latent spaces over weight vectors, their fits, and their entries in the registry."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class WeightSpace(nn.Module):
 
     kind: str
     file: Path | None = None
-    if TYPE_CHECKING:  # nn.Module refuses a buffer that has the name of a property
+    if TYPE_CHECKING:  # nn.Module refuses a buffer with the name of a property
 
         @property
         def scales(self) -> Tensor: ...
@@ -56,26 +56,26 @@ class WeightSpace(nn.Module):
         raise NotImplementedError
 
     def config(self) -> dict:
-        """The JSON-able arguments, beside the layout, that `load_space` builds the space anew from."""
+        """The JSON-able arguments, beside the layout, from which `load_space` constructs the space."""
         raise NotImplementedError
 
     def save(self, path: str | Path) -> None:
-        """Write the space as one safetensors file, read again by `load_space`."""
+        """Write the space as one safetensors file for `load_space`."""
         meta = {"kind": self.kind, "config": self.config(), "layout": self.layout.to_meta()}
         write_pack(Path(path), self.state_dict(), meta)
 
 
 @dataclass(frozen=True)
 class FitContext:
-    """What a space is fitted with besides the zoo's weight vectors.
+    """Inputs of a fit besides the zoo's weight vectors.
 
     Attributes:
-        seed: of everything that is drawn.
+        seed: of all random numbers.
         base: folder of the base model.
         weights: folder of the weight vectors.
-        spaces: folder with a sub-folder for each space that is fitted already.
+        spaces: folder with a sub-folder for each space that is already fitted.
         scratch: folder for resuming.
-        drawing: how the base model draws pictures.
+        drawing: settings with which the base model draws pictures.
     """
 
     seed: int
@@ -88,11 +88,11 @@ class FitContext:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted space and what its fit leaves besides.
+    """A fitted space and the by-products of its fit.
 
     Attributes:
         space: the space.
-        basis: a larger linear space that other spaces may build on, if there is one.
+        basis: a larger linear space for other spaces to build on, if there is one.
         records: JSON-able facts by file name, such as "training.json".
     """
 
@@ -103,13 +103,13 @@ class Fitted:
 
 @dataclass(frozen=True)
 class SpaceMethod(Generic[Settings]):
-    """A way to make a space: one entry of the registry, from which pipeline, evaluation and report follow.
+    """A kind of space: one entry of the registry, which pipeline, evaluation and report use.
 
     Attributes:
-        name: in paths, settings and metrics, such as "pca".
-        title: in sentences, such as "PCA".
-        label: in tables and figures, such as "PCA (w2w)".
-        color: in figures, as matplotlib has it.
+        name: name in paths, settings and metrics, such as "pca".
+        title: name in sentences, such as "PCA".
+        label: name in tables and figures, such as "PCA (w2w)".
+        color: colour in figures, in matplotlib's notation.
         settings: the settings class of the section `name`.
         fit: (weights, settings, latent dimension, context) -> what is fitted; None on all processes but the main one.
         kinds: the classes of space that `fit` may give.

@@ -1,6 +1,6 @@
-"""Function-weighted PCA: the linear space of what LoRAs do to the UNet's predictions.
+"""Function-weighted PCA: the linear space of the changes that LoRAs make to the UNet's predictions.
 
-It is the VAE with the nonlinearity left out, so that the difference between the two is what nonlinearity adds.
+It is the VAE without the nonlinearity, so the difference between the two is the gain by nonlinearity.
 """
 
 from typing import Annotated
@@ -31,26 +31,26 @@ class LinearParams(Section):
     inputs: Count = 32
     """Noisy pictures of the base model on which predictions are compared."""
     timestep_shift: Shift = 2.0
-    """Share of noisy timesteps: 1 is uniform, more is noisier."""
+    """Shift of the timesteps: 1 is uniform; a larger shift draws more of the noisy ones."""
     region: Region = (0.125, 0.125, 0.875, 1.0)
     """Part of the picture in which predictions are compared: left, top, right, bottom."""
     people: Annotated[int, Field(ge=2)] = 2000
     """Zoo people whose predictions are computed."""
     components: Count = 256
-    """Directions of the predictions; more where twice the latent dimension is, fewer where people span no more."""
+    """Directions of the predictions: at least twice the latent dimension, at most as many as people span."""
     people_at_once: Count = 64
     """People whose LoRAs the UNet runs at once."""
     within_person_ridge: Ridge = 1.0
-    """The smaller, the less counts what LoRAs of one person differ by; null where nothing is known of it."""
+    """A smaller ridge suppresses within-person variance more; null ranks directions by variance alone."""
 
 
 def fit(data: Weights, params: LinearParams, latent_dim: int, context: FitContext) -> Fitted:
-    """The leading directions of people's predictions, and as the basis all of them.
+    """The space of the leading directions of people's predictions, and all directions as its basis.
 
     Raises:
         ArgumentError: too few people for so many dimensions, or for the within-person ridge.
     """
-    # Directions beyond the latents are what a decoder can tell from them, and what they are chosen among.
+    # A decoder can predict directions beyond the latents; the latents are also chosen among all directions.
     spanned = min(params.people, len(data.zoo)) - 1
     if latent_dim > spanned:
         raise ArgumentError(

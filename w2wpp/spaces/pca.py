@@ -12,7 +12,7 @@ from w2wpp.spaces.base import FitContext, Fitted, SpaceMethod
 from w2wpp.spaces.streaming_pca import fit_streaming_pca
 from w2wpp.spaces.within_person import within_person_space
 
-MAX_NUMBERS = 2**28  # that are decomposed in memory: 1 GiB of float32
+MAX_NUMBERS = 2**28  # numbers that are decomposed in memory: 1 GiB of float32
 MAX_COMPONENTS = 4096
 
 
@@ -22,7 +22,7 @@ class PCAParams(Section):
     latent_dim: Count | None = None
     """Dimensions; null: those of the VAE."""
     within_person_ridge: Ridge = 1.0
-    """The smaller, the less counts what LoRAs of one person differ by; null where nothing is known of it."""
+    """A smaller ridge suppresses within-person variance more; null ranks directions by variance alone."""
 
 
 def fit_pca(
@@ -30,9 +30,9 @@ def fit_pca(
 ) -> tuple[PCASpace, Tensor]:
     """The leading `latent_dim` components of the z-scored weights [n, d], and their shares of the variance [k].
 
-    Each component's sign is fixed (its largest entry is positive), so that equal data give equal spaces.
+    The sign of each component is fixed (its largest entry is positive), so that equal data give equal spaces.
     """
-    from sklearn.decomposition import PCA  # of the extra `pipeline`; reading a space does without
+    from sklearn.decomposition import PCA  # of the extra `pipeline`, which reading a space does not need
 
     solver = PCA(n_components=latent_dim, svd_solver="full", random_state=seed)
     solver.fit(((weights.float() - mean) / std).numpy())
@@ -46,19 +46,20 @@ def fit_pca(
 
 
 def fit_components(shards: Shards, mean: Tensor, std: Tensor, least: int, seed: int) -> tuple[PCASpace, Tensor]:
-    """All principal components of the vectors [n, d], and their shares of the variance; of many vectors the leading.
+    """All principal components of the vectors [n, d], or the leading ones of many vectors, and their shares of
+    variance.
 
-    Up to `MAX_NUMBERS` numbers the decomposition is exact and of min(n - 1, d) components, as by `fit_pca`. Beyond, it
-    is streamed (see `fit_streaming_pca`), and of the larger of `least` and `MAX_COMPONENTS` of them.
+    Up to `MAX_NUMBERS` numbers the decomposition is exact and has min(n - 1, d) components, as `fit_pca`. Beyond, it is
+    streamed (see `fit_streaming_pca`) and has max(`least`, `MAX_COMPONENTS`) components.
 
     Args:
         shards: the vectors.
-        mean, std: float32 [d], theirs.
-        least: components that are needed at least, at most min(n - 1, d).
+        mean, std: float32 [d] of the vectors.
+        least: the required number of components, at most min(n - 1, d).
         seed: of the decomposition's random numbers.
 
     Raises:
-        InputError: a vector is not finite, or cannot be read any more.
+        InputError: a vector is not finite, or can no longer be read.
     """
     n, d = len(shards), shards.dimension
     every = min(n - 1, d)
@@ -68,7 +69,7 @@ def fit_components(shards: Shards, mean: Tensor, std: Tensor, least: int, seed: 
 
 
 def fit(data: Weights, params: PCAParams, latent_dim: int, context: FitContext) -> Fitted:
-    """The components, or their combinations, that people differ most in; see `PCAParams.within_person_ridge`."""
+    """The components, or combinations of them, along which people differ most; see `PCAParams.within_person_ridge`."""
     full, shares = fit_components(data.zoo, data.mean, data.std, latent_dim, context.seed)
     ridge = params.within_person_ridge
     space = (

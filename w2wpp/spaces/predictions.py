@@ -1,8 +1,8 @@
-"""Principal components of what LoRAs do to the UNet's prediction, and not of their numbers.
+"""Principal components of the changes that LoRAs make to the UNet's predictions.
 
-Two LoRAs of one person have few numbers in common and yet draw the same face: most of their difference is in directions
-that no prediction feels. Distances between predictions on common inputs leave these out; to first order they are
-distances between weights in the metric of the prediction's Jacobian.
+The weights of two LoRAs of one person differ widely, and yet both draw the same face: most of their difference lies in
+directions that hardly change predictions. Distances between predictions on common inputs ignore these directions. To
+first order they are distances between weights in the metric of the prediction's Jacobian.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from w2wpp.spaces.affine import LinearSpace
 
 @dataclass(frozen=True)
 class NoisyInputs:
-    """What every model is asked to denoise, and how much each pixel of its answer counts.
+    """Noisy inputs for all models, and the weights of the pixels of their predictions.
 
     Attributes:
         latents: [m, c, h, w].
@@ -54,7 +54,7 @@ def noisy_inputs(
     Args:
         photos: uint8 [count, h, w, 3].
         shift: of the timesteps, as in `w2wpp.diffusion.denoising.draw_timesteps`.
-        region: that the predictions are compared in, as in `w2wpp.diffusion.denoising.region_weights`.
+        region: in which predictions are compared, as in `w2wpp.diffusion.denoising.region_weights`.
     """
     schedule, device, clean = training_schedule(pipe), pipe.unet.device, encode_images(pipe, photos)
     even = (torch.arange(len(photos)) + 0.5) / len(photos)
@@ -71,7 +71,7 @@ def noisy_inputs(
 def _predict(
     pipe: StableDiffusionPipeline, layout: WeightLayout, weights: Tensor, inputs: NoisyInputs, number: int
 ) -> Tensor:
-    """What models of weights [n, d] predict on one input [n, c * h * w], weighted such that squares are."""
+    """Predictions of models with weights [n, d] on one input [n, c * h * w], times the root of the pixel weights."""
     n = len(weights)
     with adapted(pipe.unet, layout, weights):
         dtype = pipe.unet.dtype
@@ -92,9 +92,9 @@ def predictions(
     at_once: int,
     scratch: Path,
 ) -> Tensor:
-    """What models of weights float32 [n, d] predict on all inputs: float32 [n, m, c * h * w], on the CPU.
+    """Predictions of models with weights float32 [n, d] on all inputs: float32 [n, m, c * h * w], on the CPU.
 
-    Finished batches of `at_once` models are read back from `scratch`.
+    Finished batches of `at_once` models are read from `scratch`.
     """
     with progress(None, "predictions", total=len(weights) * len(inputs.latents)) as bar:
 
@@ -116,13 +116,13 @@ def prediction_gradients(
     at_once: int,
     scratch: Path,
 ) -> Tensor:
-    """How the predictions of one model move along given directions when its weights do: float32 [q, d], on the CPU.
+    """Gradients of one model's predictions along given directions by its weights: float32 [q, d], on the CPU.
 
     Args:
-        weights: the model's, float32 [d].
-        directions: of all its predictions, [q, m, c * h * w].
+        weights: of the model, float32 [d].
+        directions: in the space of all its predictions, [q, m, c * h * w].
         at_once: directions per batch.
-        scratch: where finished batches are kept, and read back from.
+        scratch: folder of finished batches.
     """
     with progress(None, "prediction gradients", total=len(directions) * len(inputs.latents)) as bar:
 
@@ -151,16 +151,16 @@ def fit_prediction_pca(
 ) -> LinearSpace:
     """The space of the `components` directions in which the zoo's predictions differ most.
 
-    The directions are the principal ones of some zoo people's predictions. Their gradients at the mean LoRA turn any
-    weight vector into coordinates without the UNet; a coordinate decodes to the weights that the zoo has with it on
-    average (linear regression), which leaves out what people who share it do not.
+    The directions are the principal ones of some zoo people's predictions. Their gradients at the mean LoRA map any
+    weight vector to coordinates without the UNet. A coordinate decodes to the zoo's mean weights given that coordinate
+    (linear regression), so weights that it does not determine average out.
 
     Args:
         zoo: weight vectors [n, d].
-        mean: theirs, float32 [d].
-        people: how many of them the UNet is asked about.
+        mean: of these vectors, float32 [d].
+        people: number of zoo people whose predictions are computed.
         at_once: models that the UNet runs at once.
-        scratch: where its answers are kept, for another number of components or after a kill.
+        scratch: folder of finished predictions, for another number of components or after a kill.
 
     Raises:
         ValueError: there are too few people for so many components.

@@ -1,4 +1,4 @@
-"""The prior of latents: what is sampled from, and what a search for a person is held by."""
+"""The prior of latents, which sampling draws from and which regularises the search."""
 
 import math
 

@@ -25,31 +25,31 @@ def fit_streaming_pca(
     block_rows: int = 512,
     device: torch.device | str = "cpu",
 ) -> tuple[PCASpace, Tensor]:
-    """What `fit_pca` returns, of n vectors in d dimensions that are streamed: the space, and shares [k].
+    """The result of `fit_pca`, the space and shares [k], for n streamed vectors in d dimensions.
 
     Randomised subspace iteration (Halko, Martinsson and Tropp 2011, arXiv 0909.4061, algorithms 4.4 and 5.1), with the
     z-scored data A [n, d] read anew in each pass. Its sketch has l = min(latent_dim + oversampling, n, d) vectors and
     lies on the smaller side of A: it spans the range of A where n < d, that of A^T otherwise. It is orthonormalised by
-    Householder QR after each product with A, A^T or A^T A. The data are read 2 power_iterations + 2 times where n < d,
-    else power_iterations + 2 times, and multiplied in 4 (power_iterations + 1) n d l floating-point operations.
+    Householder QR after each product with A, A^T or A^T A. The data are read 2 power_iterations + 2 times if n < d, and
+    power_iterations + 2 times otherwise. Products take 4 (power_iterations + 1) n d l floating-point operations.
 
     Memory, in bytes: 4 block_rows d for a block, beside its rows as stored and 12 block_rows l for their products, and
-    4 l (d + min(n, d)) + 8 l^2 for two sketches; after the last pass 4 l d + 36 l^2. So n = 64,974 rows of float16
-    with d = 99,648 and k = 10,000 take 7.3 GiB, with k = 1,000 1.0 GiB.
+    4 l (d + min(n, d)) + 8 l^2 for two sketches; after the last pass 4 l d + 36 l^2. For n = 64,974 rows of float16
+    with d = 99,648, k = 10,000 takes 7.3 GiB and k = 1,000 takes 1.0 GiB.
 
     Args:
         shards: the rows.
-        mean, std: float32 [d], those of the very rows, as `standardise_shards` gives them.
+        mean, std: float32 [d] of these rows, as `standardise_shards` returns them.
         latent_dim: k.
-        seed: of the random test vectors; equal seeds give equal spaces, however the rows were packed.
-        oversampling: sketch vectors beyond k; more make the last components more accurate.
-        power_iterations: 0 or more; they gain variance where it falls slowly, and tell components of similar variance
-            apart. 2 or 3 mostly come within a hundredth of the variance that any k components can explain.
+        seed: of the random test vectors; equal seeds give equal spaces, whatever the division into packs.
+        oversampling: sketch vectors beyond k; more of them make the last components more accurate.
+        power_iterations: 0 or more. They capture more variance where the spectrum falls slowly, and separate components
+            of similar variance. With 2 or 3, the captured variance is mostly within 1 % of the maximum for k.
         block_rows: rows in memory at a time.
-        device: where matrices are multiplied; the result is on the CPU.
+        device: of the matrix products; the result is on the CPU.
 
     Returns:
-        The space of float32 components, each one's largest entry positive, and float32 shares in [0, 1].
+        The space of float32 components, whose largest entries are positive, and float32 shares in [0, 1].
 
     Raises:
         InputError: latent_dim is not in 1 .. min(n - 1, d), or naming the first row that is not finite.
@@ -71,7 +71,7 @@ def fit_streaming_pca(
     for component in components:
         component *= component[component.abs().argmax()].sign()
 
-    # On the meta device the space allocates nothing, and its components are then these and no copy.
+    # On the meta device the space allocates nothing; its components are then assigned without a copy.
     with torch.device("meta"):
         space = PCASpace(latent_dim, shards.layout)
     scales = (squares / (n - 1)).sqrt().clamp_min(1e-6).float()
@@ -83,7 +83,7 @@ def fit_streaming_pca(
 
 
 class _ZScores:
-    """The z-scored rows, read and standardised anew in every pass.
+    """The z-scored rows, read and standardised again in every pass.
 
     Attributes:
         squares: sum of all squared z-scores, known after the first pass.
@@ -136,7 +136,7 @@ def _sketch_columns(
     """As `_sketch_rows`, for n >= d."""
     basis = torch.zeros(size, data.shards.dimension, device=data.device)
     for _, block in data.blocks("range", first=True):
-        # One draw per row: a draw of several rows at once would depend on how many there are in a block.
+        # One draw per row: a draw of several rows at once would depend on the number of rows in a block.
         noise = torch.stack([torch.randn(size, generator=generator) for _ in block]).to(data.device)
         basis.addmm_(noise.T, block)
     _orthonormalise(basis)
@@ -155,7 +155,7 @@ def _sketch_columns(
 
 def _orthonormalise(rows: Tensor) -> Tensor:
     """Turn rows [l, m], l <= m, into an orthonormal basis of their span in place; returns R [l, l] of rows^T = Q R."""
-    # The transpose is in LAPACK's order already, so that the QR decomposition needs no copy.
+    # The transpose already has LAPACK's memory order, so the QR decomposition needs no copy.
     columns, scales = rows.T, rows.new_empty(len(rows))
     torch.geqrf(columns, out=(columns, scales))
     factor = columns[: len(rows)].triu()

@@ -18,14 +18,14 @@ from w2wpp.spaces.vae_space import BASES, VAESpace
 from w2wpp.spaces.vae_training import VAEParams, basis_coordinates, train_vae
 from w2wpp.spaces.within_person import within_person_space
 
-# The others wait while the main process encodes the zoo, for hours where it is large.
+# The other processes wait while the main process encodes the zoo, which takes hours for a large zoo.
 PATIENCE = timedelta(days=7)
 
 
 def _basis(
     data: Weights, params: VAEParams, latent_dim: int, context: FitContext, scratch: Path
 ) -> LinearSpace | PCASpace:
-    """The linear space whose coordinates the VAE works on; one that is fitted here is read from `scratch` if it can."""
+    """The linear space whose coordinates the VAE works on; if it is fitted here, `scratch` keeps it for later calls."""
     if params.metric == "predictions":
         return read_space(context.spaces / "linear" / BASIS, BASES)
     file = scratch / BASIS
@@ -54,7 +54,7 @@ def fit(data: Weights, params: VAEParams, latent_dim: int, context: FitContext) 
             scratch / "coordinates.safetensors",
             lambda: basis_coordinates(data.zoo.blocks(BLOCK_ROWS), data.of("true", "validation"), basis),
         )
-    # Another number of processes rounds otherwise, and so does not go on from what this one left.
+    # Another number of processes rounds differently, so it must not resume from this state.
     training = scratch_folder(
         context.scratch,
         "vae",

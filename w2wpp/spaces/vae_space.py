@@ -13,7 +13,7 @@ BASES: dict[str, type[PCASpace | LinearSpace]] = {PCASpace.kind: PCASpace, Linea
 
 
 def _mlp(fan_in: int, width: int, layers: int, fan_out: int) -> nn.Sequential:
-    """Linear-GELU blocks, or none of them, and a last linear layer that starts at zero."""
+    """Any number of linear-GELU blocks, and a last linear layer that starts at zero."""
     parts: list[nn.Module] = []
     for layer in range(layers):
         parts += [nn.Linear(fan_in if layer == 0 else width, width), nn.GELU()]
@@ -27,15 +27,15 @@ class VAESpace(WeightSpace):
     """The nonlinear space of w2w++: a variational autoencoder (Kingma and Welling 2014, arXiv 1312.6114) over weights.
 
     It works on the whitened coordinates of a larger linear space, its basis, such as all principal components of the
-    training data or many of its predictions'. Encoder and decoder are a fixed linear path, which is that linear space
-    at latent dimension k, plus a multilayer perceptron that starts at zero: untrained, the VAE is the linear space, and
-    training adds what a linear map misses. Without hidden layers all of it stays linear.
-    The perceptrons look at each coordinate times the square root of its scale, so that they follow first the directions
-    in which people differ most.
+    training data or of its predictions. Encoder and decoder are a fixed linear path plus a multilayer perceptron that
+    starts at zero. The linear path is that linear space at latent dimension k. So the untrained VAE is the linear
+    space, and training adds the nonlinear part. Without hidden layers the whole VAE stays linear. The inputs of the
+    perceptrons are coordinates times the square root of their scales, so directions in which people differ most weigh
+    most.
 
-    A small weight of the KL term lets latents outgrow N(0, I) in training, and people sampled from it would all be near
-    the mean. `standardise` makes the diagonal Gaussian that fits the training people's latents the prior, by giving
-    latents other units, in which it is N(0, I).
+    With a small weight of the KL term, latents outgrow N(0, I) in training, and people sampled from N(0, I) would all
+    be near the mean. `standardise` rescales latents so that the diagonal Gaussian fitted to the training people's
+    latents is N(0, I).
     """
 
     kind = "vae"
@@ -50,7 +50,7 @@ class VAESpace(WeightSpace):
         self.decoder = _mlp(latent_dim, width, layers, basis)
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
         self.register_buffer("latent_std", torch.ones(latent_dim))
-        # The posterior starts narrow: at the prior's width its noise would hide all that the linear path preserves.
+        # The posterior starts narrow: at the prior's width, noise would mask the signal of the linear path.
         last = self.encoder[-1]
         assert isinstance(last, nn.Linear)
         nn.init.constant_(last.bias[latent_dim:], -4.0)
@@ -69,7 +69,7 @@ class VAESpace(WeightSpace):
         return self.basis.scales[: self.latent_dim] * self.latent_std
 
     def standardise(self, coordinates: Iterable[Tensor]) -> None:
-        """Give latents the units in which these people's have mean 0 and variance 1; nothing else changes.
+        """Rescale latents so that these people's latents have mean 0 and variance 1; decoded weights do not change.
 
         Args:
             coordinates: of two people or more, whitened, in blocks [*, basis].

@@ -30,9 +30,9 @@ class KLParams(Section):
     """Annealing of the KL term."""
 
     schedule: Literal["monotonic", "cyclical", "none"] = "monotonic"
-    """How the weight of the KL term rises: once, in cycles, or not at all."""
+    """The rise of the KL term's weight: once, in cycles, or none."""
     weight: Weight = 1.0e-2
-    """Weight of the KL term once it has risen."""
+    """Final weight of the KL term."""
     warmup: Rate = 0.3
     """Share of the epochs, or of a cycle, over which the weight rises."""
     cycles: Count = 4
@@ -47,15 +47,15 @@ class VAEParams(Section):
     latent_dim: Count = 64
     """Dimensions of the latent space."""
     metric: Literal["predictions", "weights"] = "predictions"
-    """What the VAE reconstructs: the UNet's predictions, as the linear space, or z-scored weights, as PCA."""
+    """Target of the reconstruction: the UNet's predictions, as in the linear space, or z-scored weights, as in PCA."""
     within_person_ridge: Ridge = 1.0
-    """As of `pca`, where the metric is weights; predictions have the basis of `linear`."""
+    """As for `pca`, if the metric is weights; for predictions, `linear` provides the basis."""
     width: Count = 4096
     """Units of a hidden layer."""
     layers: Whole = 1
     """Hidden layers of encoder and decoder; 0 keeps both linear."""
     epochs: Count = 200
-    """Epochs at most."""
+    """Maximum number of epochs."""
     batch: Count = 256
     """People per step."""
     lr: Rate = 2.0e-4
@@ -82,20 +82,20 @@ def reconstruction_error(space: VAESpace, output: Tensor, target: Tensor) -> Ten
 
 
 def error_beyond(basis: LinearSpace | PCASpace, weights: Tensor) -> Tensor:
-    """The part of `reconstruction_error` that weight vectors [n, d] owe to what `basis` cannot hold (scalar).
+    """The part of `reconstruction_error` of weight vectors [n, d] that lies outside `basis` (scalar).
 
-    It is zero for the people whom the basis was fitted to, and most of the error of others.
+    It is zero for the people whom the basis was fitted to, and most of the error for other people.
     """
     return basis.unexplained(weights).mean() / basis.scales.square().sum()
 
 
 def basis_coordinates(train: Iterable[Tensor], validation: Tensor, basis: LinearSpace | PCASpace) -> dict[str, Tensor]:
-    """What the VAE is trained on instead of weight vectors.
+    """Coordinates in the basis, which the VAE is trained on instead of weight vectors.
 
     Args:
         train: the training people's weight vectors, in blocks [*, d] of any float dtype, each read once.
-        validation: weight vectors [m, d] float32 of people who are never trained on.
-        basis: all principal components of `train`, the leading ones of very many vectors, or of their predictions.
+        validation: weight vectors [m, d] float32 of people who are not trained on.
+        basis: the principal components of `train`, all or the leading ones, or those of the predictions.
 
     Returns:
         float32 on the CPU: coordinates "train" [n, basis] and "validation" [m, basis], and "beyond", the validation
@@ -117,20 +117,20 @@ def train_vae(
 ) -> tuple[VAESpace, list[dict]]:
     """Train on the training people, keep the epoch that is best on the validation people; resumes from `checkpoint`.
 
-    All processes of `accelerator` call this with equal arguments. Each takes its share of every batch, whose rows and
-    noise do not depend on their number, so that any number of them gives the same history but for rounding.
+    All processes of `accelerator` call this with equal arguments. Each takes its share of every batch. Rows and noise
+    of a batch do not depend on the number of processes, so any number gives the same history up to rounding.
 
     Args:
-        coordinates: as `basis_coordinates` gives them, perhaps memory-mapped.
-        basis: that they are coordinates of; the space returned shares its tensors on a CPU.
-        checkpoint: where the main process keeps the state of training from time to time, for all to resume from.
+        coordinates: as `basis_coordinates` returns them; they may be memory-mapped.
+        basis: of the coordinates; on a CPU the returned space shares its tensors.
+        checkpoint: file in which the main process saves the state of training regularly, for all to resume from.
         accelerator: without mixed precision.
 
     Returns:
-        The space, float32 on the CPU, standardised for the training people, and one row per epoch: kl_weight, and of
-        both splits the relative reconstruction error and the KL in nats, of the latents as they are in training; of the
-        validation people also the number of collapsed units (below 0.01 nats). The first row is before training. The
-        same on all processes.
+        The space, float32 on the CPU, standardised for the training people, and one row per epoch, equal on all
+        processes. A row has kl_weight, and for both splits the relative reconstruction error and the KL in nats, before
+        standardisation. For validation people it also has the number of collapsed units (below 0.01 nats). The first
+        row is before training.
 
     Raises:
         InputError: there are more processes than rows in a batch.
@@ -177,10 +177,10 @@ def train_vae(
             **_train_epoch(space, train, optimizer, epoch, params, accelerator),
             **_validate(space, validation, coordinates["beyond"]),
         }
-        # All go on with the main process's numbers, lest rounding make one of them stop before the others.
+        # All processes use the main process's numbers, because rounding could make one stop before the others.
         row = broadcast_object_list([row])[0]
         history.append(row)
-        # Judged without the KL term, which a narrower posterior raises while the means, all that is used, get better.
+        # Judged without the KL term: a narrower posterior raises it although the means, which alone are used, improve.
         if row["validation_error"] < best_error:
             best_error, best_epoch = row["validation_error"], epoch
             best = {key: value.clone() for key, value in networks.state_dict().items()}
@@ -208,17 +208,17 @@ def train_vae(
 
 
 def _unmapped(tensor: Tensor) -> Tensor:
-    # Matrix products of memory that a file is mapped to, which starts anywhere, may round otherwise.
+    # Matrix products of memory-mapped files, whose memory is not aligned, may round differently.
     return tensor.clone()
 
 
 def _train_epoch(
     space: VAESpace, train: Tensor, optimizer: Optimizer, epoch: int, params: VAEParams, accelerator: Accelerator
 ) -> dict[str, float]:
-    """One epoch on coordinates [n, basis], of which this process takes its share of every batch."""
+    """One epoch on coordinates [n, basis]; this process takes its share of every batch."""
     weight, processes = kl_weight(epoch, params.epochs, params.kl), accelerator.num_processes
     group, generator = optimizer.param_groups[0], step_generator(params.seed, epoch)
-    # The first epoch is of the untrained space, which is the linear one: it is kept if training makes nothing better.
+    # The first epoch is the untrained space, which is the linear one; it is kept if training does not improve on it.
     group["lr"] = cosine_rate(epoch - 1, params.epochs, params.lr, warmup=5) if epoch else 0.0
     sums = torch.zeros(2, device=accelerator.device)
     for rows in torch.randperm(len(train), generator=generator).tensor_split(max(1, len(train) // params.batch)):
@@ -229,7 +229,7 @@ def _train_epoch(
         z = mean + (0.5 * log_variance).exp() * noise.to(accelerator.device)
         error = reconstruction_error(space, space.decode_coordinates(z), target)
         kl = StandardNormal.kl_per_unit(mean, log_variance).sum()
-        # The processes' gradients are averaged, each counting alike, but one may have a row more than another.
+        # Gradients of processes are averaged with equal weights, but one process may have a row more than another.
         share = len(own) * processes / len(rows)
         optimizer.zero_grad()
         accelerator.backward(share * (error + weight * kl / params.latent_dim))

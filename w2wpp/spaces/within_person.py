@@ -1,7 +1,7 @@
-"""Linear spaces of what tells people apart: directions in which LoRAs of one person differ count for less.
+"""Linear spaces of directions with much variance between people, relative to the variance within a person.
 
 This is Fisher's discriminant analysis with a within-class covariance that is shrunk towards the identity (Regularized
-Discriminant Analysis, Friedman 1989), since there are fewer people with two LoRAs than directions.
+Discriminant Analysis, Friedman 1989), because fewer people have two LoRAs than there are directions.
 """
 
 import torch
@@ -12,16 +12,16 @@ from w2wpp.spaces.affine import LinearSpace, PCASpace
 
 
 def discriminants(scales: Tensor, differences: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """The directions in which people differ most, in units of what two LoRAs of one person differ by.
+    """The directions in which people differ most, in units of the differences between two LoRAs of one person.
 
     Args:
-        scales: float32 [q], standard deviations of people along coordinates that are white otherwise.
-        differences: of white coordinates, between two LoRAs of each of m people, [m, q].
-        ridge: times the mean variance of people, what is added to the variance within a person in every direction; the
-            larger, the closer are the directions to the coordinates' own.
+        scales: float32 [q], standard deviations of people along the whitened coordinates.
+        differences: of whitened coordinates, between two LoRAs of each of m people, [m, q].
+        ridge: times the mean variance of people, it is added to the within-person variance in every direction. A larger
+            ridge brings the directions closer to the axes of the coordinates.
 
     Returns:
-        Orthonormal rows [q, q], the strongest first, which white coordinates are projected on, and people's standard
+        Orthonormal rows [q, q] for projecting whitened coordinates, the strongest first, and people's standard
         deviations [q] along them.
     """
     chance = ((differences - differences.mean(0)) * scales).double()
@@ -41,7 +41,7 @@ def within_person_space(
     latent_dim: int,
     owner: type | None = None,
 ) -> LinearSpace:
-    """The `latent_dim` dimensions of a larger space, white for the zoo people, that tell people best apart.
+    """The `latent_dim` dimensions of a larger space that separate people best, white for the zoo people.
 
     Args:
         first, second: weight vectors [m, d] of two LoRAs of each of m zoo people.

@@ -1,6 +1,6 @@
-"""A face recogniser of this world: an ArcFace network (Deng et al. 2019, arXiv 1801.07698) on people of its own.
+"""A face recogniser of this world: an ArcFace network (Deng et al. 2019, arXiv 1801.07698) on the base people.
 
-No other stage learns from it or is tuned with it, which makes it a second opinion on who is in a picture.
+No other stage learns from it or is tuned with it, so it gives a second opinion on identity.
 """
 
 from functools import partial
@@ -57,7 +57,7 @@ class _Block(nn.Module):
 class ArcFaceNetwork(nn.Module):
     """Aligned faces float32 [n, 3, 112, 112] in [-1, 1] to embeddings [n, dim], not normalised.
 
-    Faces of this world have few pixels, so that the network starts from patches of 8x8.
+    Faces of this world have few pixels, so the first layer takes patches of 8x8.
     """
 
     def __init__(self, dim: int, width: int):
@@ -85,7 +85,7 @@ def train_arcface(chips: Tensor, people: Tensor, params: ArcFaceParams, seed: in
 
     Args:
         chips: aligned faces uint8 [n, 112, 112, 3].
-        people: int64 [n], whose face each is, from 0.
+        people: int64 [n], the person of each face, from 0.
     """
     torch.manual_seed(seed)
     network = ArcFaceNetwork(params.dim, params.width)

@@ -70,11 +70,11 @@ class DenoiserParams(Section):
     """Training of text encoder and UNet."""
 
     prediction: Literal["v_prediction", "epsilon"] = "v_prediction"
-    """What the UNet predicts."""
+    """Prediction target of the UNet."""
     noise_schedule: Literal["squaredcos_cap_v2", "scaled_linear"] = "squaredcos_cap_v2"
     """`squaredcos_cap_v2`: cosine; `scaled_linear`: that of Stable Diffusion."""
     timestep_shift: Shift = 2.0
-    """Share of noisy timesteps: 1 is uniform, more is noisier, where a person is decided."""
+    """Shift of the timesteps: 1 is uniform; a larger shift draws more of the noisy ones, which determine the person."""
     steps: Count = 24500
     """Training steps."""
     batch: Count = 32
@@ -88,9 +88,9 @@ class DenoiserParams(Section):
     class_prompt: Share = 0.1
     """Share of captions replaced by the class prompt."""
     name_prompt: Share = 0.5
-    """Share replaced by the class prompt with sks, which then stands for the person's name."""
+    """Share of captions replaced by the class prompt with sks, which then denotes the person."""
     name_dropout: Share = 0.1
-    """Share of names left out, so that sks alone is anybody."""
+    """Share of names left out, so that sks without a name denotes anybody."""
 
     @model_validator(mode="after")
     def _captions_remain(self) -> "DenoiserParams":
@@ -128,10 +128,10 @@ class BaseParams(Section):
 
 
 def build_tokenizer(words: Iterable[str], max_tokens: int) -> CLIPTokenizer:
-    """A CLIP tokenizer, byte-pair encoding, in whose vocabulary every one of `words` is a single token.
+    """A CLIP tokenizer (byte-pair encoding) with a single token for each of `words`.
 
-    The merges are found here, as `train_new_from_iterator` breaks ties at random: a tokenizer built anew, when training
-    resumes after a kill, would have other ids than those that the model has learnt.
+    The merges are computed here, because `train_new_from_iterator` breaks ties at random. A tokenizer that is rebuilt
+    when training resumes would otherwise have other ids than the model has learned.
     """
     pieces = sorted({piece for word in words for piece in re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", word.lower())})
     splits = [(*piece[:-1], piece[-1] + "</w>") for piece in pieces]
@@ -147,7 +147,7 @@ def build_tokenizer(words: Iterable[str], max_tokens: int) -> CLIPTokenizer:
 
 
 def _merge(split: tuple[str, ...], left: str, right: str) -> tuple[str, ...]:
-    """`split` with every `left` that `right` follows joined to it."""
+    """`split` with every adjacent pair of `left` and `right` joined."""
     merged: list[str] = []
     for part in split:
         if part == right and merged and merged[-1] == left:

@@ -40,10 +40,10 @@ def train_modules(
     ema: float = 0.0,
     make_optimizer: MakeOptimizer = OPTIMIZER,
 ) -> None:
-    """Train parts of the base model, in place: steady rate, clipped gradients, resumed from `checkpoint`.
+    """Train parts of the base model in place, with clipped gradients, resumed from `checkpoint`.
 
     Args:
-        modules: what is trained, by the names that the checkpoint gives them.
+        modules: the trained modules, by their names in the checkpoint.
         loss_of: the loss (scalar) on a batch drawn from the generator, which depends on the step alone.
         ema: see `w2wpp.compute.training.train`.
         make_optimizer: called with the parameters and `lr`.
@@ -63,7 +63,7 @@ def train_modules(
 
 
 def train_codec(codec: PatchCodec, images: Tensor, params: CodecParams, seed: int, checkpoint: Path) -> None:
-    """Fit the linear path on, then train the whole codec with, images uint8 [n, h, w, 3]; sets its scaling factor."""
+    """Fit the linear path to images uint8 [n, h, w, 3], train the whole codec on them, and set its scaling factor."""
     generator = step_generator(seed, 0)
     some = images[torch.randperm(len(images), generator=generator)[:4000]]
     codec.fit_linear(to_pixels(some).to(codec.device))
@@ -84,7 +84,7 @@ def train_codec(codec: PatchCodec, images: Tensor, params: CodecParams, seed: in
 
 
 def refine_decoder(codec: PatchCodec, images: Tensor, params: CodecParams, seed: int, checkpoint: Path) -> None:
-    """Train the decoder on for `params.decoder_steps`; the encoder, and so every latent, stays as it is."""
+    """Train the decoder for another `params.decoder_steps`; the encoder, and so every latent, does not change."""
     encoders = (codec.linear_encoder, codec.encoder)
     for encoder in encoders:
         encoder.requires_grad_(False)
@@ -111,7 +111,7 @@ def _codec_loss_of(codec: PatchCodec, images: Tensor, params: CodecParams, gener
 
 @contextmanager
 def named(text_encoder: CLIPTextModel, token: int, names: Tensor) -> Iterator[None]:
-    """Within this context the embedding of `token` in sample i is moved by names[i]; names [b, hidden]."""
+    """Within this context names[i] is added to the embedding of `token` in sample i; names [b, hidden]."""
 
     def move(_, inputs: tuple[Tensor, ...], embeddings: Tensor) -> Tensor:
         return embeddings + names[:, None] * (inputs[0] == token)[..., None]
@@ -127,10 +127,10 @@ def people_factors(people: list[Person]) -> Tensor:
 
 
 def caption_tokens(pipe: StableDiffusionPipeline, people: list[Person], params: DenoiserParams, seed: int) -> Tensor:
-    """Token ids [photos of all people, captions, max_tokens]: several wordings of every photo.
+    """Token ids [photos of all people, captions, max_tokens]: several captions of every photo.
 
-    A share of them are empty, for classifier-free guidance; a share speak of "a person" only, so that the class prompt
-    is learnt; a share of "sks person", where `sks` stands for the person's name (see `train_denoiser`).
+    One share of captions is empty, for classifier-free guidance. Another share is "a person" alone, to learn the class
+    prompt. Another share has "sks person", where `sks` denotes the person's name (see `train_denoiser`).
     """
     rng = np.random.default_rng([seed, 1])
 
@@ -168,12 +168,12 @@ def train_denoiser(
 ) -> None:
     """Train UNet and text encoder of `pipe` together.
 
-    Stable Diffusion has read captions with thousands of names and so knows how one word can mean one face, which is
-    what an identity LoRA builds on. Here a linear map of a person's factors, learnt alongside and then thrown away,
-    stands for the name and is added to the embedding of `sks`; where it is left out, `sks` is anybody.
+    Stable Diffusion was trained on captions with thousands of names, so it has learned that one word can denote one
+    face. Identity LoRAs rely on this. Here a linear map of a person's factors represents the name and is added to the
+    embedding of `sks`. The map is trained jointly and then discarded. Without it, `sks` denotes anybody.
 
     Args:
-        latents: scaled latents [n, views, c, h, w]; the views of a photo (as it is, mirrored) share its captions.
+        latents: scaled latents [n, views, c, h, w]; the views of a photo (original, mirrored) share its captions.
         tokens: token ids [n, captions, max_tokens].
         factors: standardised factors [n, f] of the person on each photo.
     """

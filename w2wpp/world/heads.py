@@ -1,6 +1,6 @@
 """Shape of the invented people of `w2wpp.world.people`: a parametric head, with hair, shirt and an expression.
 
-The template head gives every vertex coordinates in which eyes, hairline or collar of all people coincide.
+Every vertex has coordinates on the template head, in which eyes, hairline and collar of all people coincide.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from w2wpp.world.people import HEAD_CHANGES, Identity, Nuisance
 
 SKIN, EYE, TEETH, TONGUE, SHELL, FRAME = range(6)
-_LOWEST = 0.42  # of the template, in its metres: everything below is never in the picture
+_LOWEST = 0.42  # height on the template, in metres; anything below is outside the picture
 
 _ACTIONS: dict[str, dict[str, float]] = {
     "neutral": {},
@@ -117,7 +117,7 @@ def _temple(corner: np.ndarray, ear: np.ndarray, skin: np.ndarray, outward: floa
 class Mesh:
     """`points` float32 [v, 3], metres; `faces` int32 [f, 3]; unit `normals` float32 [v, 3]; `kind` int [v].
 
-    The first vertices are the head's; what else a person wears follows them.
+    The first vertices are the head's; vertices of hair, shirt and accessories follow.
     """
 
     points: np.ndarray
@@ -128,7 +128,7 @@ class Mesh:
 
 @dataclass(frozen=True, eq=False)
 class _Body:
-    """A person at rest: vertices [v, 3], offsets that give hair and shirt their body, and the parts in addition."""
+    """A person at rest: vertices [v, 3], offsets for the volume of hair and shirt, and additional parts."""
 
     points: np.ndarray
     lift: np.ndarray
@@ -217,7 +217,7 @@ class Head:
         self.scalp_ok = (self.kind == SKIN) * step(0.6, 0.1, self.ears)
 
     def _prepare(self, who: Identity) -> _Body:
-        """A person at rest; kept until another person comes."""
+        """A person at rest; cached until the next person."""
         if self._body is not None and self._body[0] == who:
             return self._body[1]
         total = who.african + who.asian + who.caucasian
@@ -241,7 +241,7 @@ class Head:
         return body
 
     def _hair_lift(self, who: Identity, points: np.ndarray) -> np.ndarray:
-        """Offset of every vertex away from the middle of the skull that gives the hair its body, metres."""
+        """Offset of every vertex from the middle of the skull for the volume of the hair, metres."""
         x, y, z = self.local.T
         side, top, part, bump = _STYLES[who.hair_style]
         inside = step(0.0, 0.03, z - hairline(y, np.abs(x), who.hairline, who.hair_style in LOOSE)) * self.scalp_ok

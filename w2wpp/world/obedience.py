@@ -1,4 +1,4 @@
-"""Whether pictures show what their prompts ask for, as the probe reads them off."""
+"""Whether pictures obey their prompts, judged by the probe."""
 
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
@@ -8,7 +8,7 @@ from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.world.probes import FACTORS, PHOTO_FACTORS, Probe, obedience
 
-LEAST_SHARE = 0.01  # of prompts that the base model obeys, which other shares are divided by
+LEAST_SHARE = 0.01  # least share of prompts that the base model obeys, as a divisor of other shares
 
 
 def base_obedience(
@@ -19,10 +19,10 @@ def base_obedience(
     samples: int,
     drawing: GenerateParams,
 ) -> dict[str, float]:
-    """Share of the base model's pictures that show what their prompt asks of anybody, by factor.
+    """Share of the base model's pictures that obey a prompt for anybody, by factor.
 
     Args:
-        base_weights: of the LoRA that does nothing, [1, d].
+        base_weights: of a LoRA without effect, [1, d].
         samples: pictures per prompt.
         drawing: settings for prompts that ask for more than a person.
     """
@@ -42,7 +42,7 @@ def lora_obedience(
     seeds: int,
     drawing: GenerateParams,
 ) -> dict[str, float]:
-    """Share of people's pictures that show what their prompt asks of the photo, by factor.
+    """Share of people's pictures that obey a prompt for the photo's circumstances, by factor.
 
     Args:
         weights: of the people's LoRAs, [n, d].

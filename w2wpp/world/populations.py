@@ -18,7 +18,7 @@ def _seed(*entropy: int) -> int:
 def sample_people(seed: int, group: str, count: int, photos: int) -> list[Person]:
     """Identities and photo circumstances of the people of a group.
 
-    Person i of a group depends on (seed, group, i) alone, so groups never share people and counts may grow.
+    Person i of a group depends on (seed, group, i) alone. So groups share no people, and counts may grow.
     """
     where = GROUPS.index(group)
     return [
@@ -31,7 +31,7 @@ def sample_people(seed: int, group: str, count: int, photos: int) -> list[Person
 
 
 def with_photos(people: list[Person], first: int, last: int) -> list[Person]:
-    """The same people with photos first .. last - 1 alone."""
+    """The same people with only photos first .. last - 1."""
     return [(identity, nuisances[first:last]) for identity, nuisances in people]
 
 

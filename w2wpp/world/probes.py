@@ -1,4 +1,4 @@
-"""A probe that reads factors off a picture, trained on renders: do generated pictures obey their prompts?"""
+"""A classifier of factors in pictures, trained on renders, that tests whether generated pictures obey their prompts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ IGNORED = -100
 
 
 class ProbeParams(Section):
-    """The probe that reads factors off pictures, to see whether prompts are obeyed."""
+    """The probe: a classifier of factors in pictures, to test whether prompts are obeyed."""
 
     people: Annotated[int, Field(ge=2)] = 3000
     """Rendered people to train on."""
@@ -36,7 +36,7 @@ class ProbeParams(Section):
 
 @dataclass(frozen=True)
 class Factor:
-    """Something that a prompt can ask for and a picture can show.
+    """A factor that a prompt can ask for and a picture can show.
 
     Attributes:
         choices: the values that the probe tells apart.
@@ -144,7 +144,7 @@ def labels_of(people: list[Person]) -> dict[str, Tensor]:
 def train_probe(
     images: Tensor, labels: dict[str, Tensor], steps: int, seed: int, batch: int = 64, lr: float = 2e-3
 ) -> Probe:
-    """Fit a probe to uint8 photos [n, h, w, 3] and their labels [n] per factor, mirroring half of what it sees."""
+    """Fit a probe to uint8 photos [n, h, w, 3] and their labels [n] per factor; half of the inputs are mirrored."""
     torch.manual_seed(seed)
     probe = Probe()
     probe(to_pixels(images[:2]))
@@ -173,10 +173,9 @@ def train_probe(
 
 
 def accuracy(probe: Probe, images: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
-    """How far the probe can be trusted, per factor, on photos uint8 [n, h, w, 3] with labels [n].
+    """Accuracy of the probe, per factor, on photos uint8 [n, h, w, 3] with labels [n].
 
-    Of the photos that show a value which prompts ask for, the share that is read right; the mean over these values, so
-    that rare ones count as much as they do in `obedience`.
+    It is the mean recall over the values that prompts ask for, so rare values count as much as in `obedience`.
     """
     shares = {}
     for name, truth in labels.items():
@@ -191,11 +190,11 @@ def accuracy(probe: Probe, images: Tensor, labels: dict[str, Tensor]) -> dict[st
 def obedience(
     probe: Probe, factors: dict[str, Factor], draw: Callable[[list[str]], Tensor], subject: str
 ) -> dict[str, float]:
-    """Share of pictures that show, to the probe, what their prompt asks for, per factor.
+    """Share of pictures that obey their prompt, judged by the probe, per factor.
 
     Args:
-        draw: gives pictures uint8 [prompts, n, h, w, 3] of prompts.
-        subject: of whom the prompts speak, such as "a" or "sks".
+        draw: returns pictures uint8 [prompts, n, h, w, 3] of prompts.
+        subject: of the prompts, such as "a" or "sks".
     """
     prompted = [
         (name, factor.choices.index(value), factor.prompt(value, subject))
@@ -215,7 +214,7 @@ def save_probe(path: Path, probe: Probe) -> None:
 
 
 def load_probe(path: Path, size: int) -> Probe:
-    """Read what `save_probe` wrote, for pictures of `size` pixels.
+    """Read a file of `save_probe`, for pictures of `size` pixels.
 
     Raises:
         InputError: the file is missing, corrupt, or no probe for such pictures.

@@ -20,7 +20,7 @@ EYE_MOUTH_SHARE = 0.36
 _DISTANCE = 1.2
 
 
-# Of warp's typing, mypy refuses arrays, whose annotations are calls, and the union that `tid` gives.
+# mypy rejects warp's array annotations, which are calls, and the union that `tid` returns.
 @wp.kernel
 def _cast(
     mesh: wp.uint64, origin: wp.vec3, right: wp.vec3, up: wp.vec3, ahead: wp.vec3, width: int, scale: float,
@@ -117,7 +117,7 @@ class Renderer:
 
 
 def _trace(mesh: Mesh, view: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Per pixel: the face it shows (-1: none), the shares of its corners, its distance, whether the lamp reaches it."""
+    """Per pixel: the visible face (-1: none), the shares of its corners, its distance, whether the lamp reaches it."""
     width = view["width"]
     solid = wp.Mesh(points=wp.array(mesh.points, dtype=wp.vec3, device="cpu"),
                     indices=wp.array(mesh.faces.ravel(), dtype=int, device="cpu"))  # fmt: skip
@@ -142,7 +142,7 @@ def _renderer() -> Renderer:
 def _draw(task: tuple[Identity, list[Nuisance], int]) -> np.ndarray:
     identity, photos, size = task
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more would slow these small steps, and their number must not decide the bytes
+    torch.set_num_threads(1)  # more threads would slow these small steps, and bytes must not depend on their number
     try:
         return np.stack([_renderer().render(identity, photo, size) for photo in photos])
     finally:

@@ -1,7 +1,7 @@
 """Colour and light of every pixel that shows a person.
 
-Colour is decided per pixel in the coordinates of the template head: a hairline or a brow drawn there lands on the same
-place of every face, and stays sharp although the mesh is coarse.
+Colour is computed per pixel in the coordinates of the template head. A hairline or a brow therefore has the same place
+on every face, and stays sharp although the mesh is coarse.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Pixels:
         self.normal = unit(np.einsum("pck,pc->pk", mesh.normals[corners], weight))
         self.normal *= -np.sign(dot(self.normal, ray))[:, None]
         self.kind = mesh.kind[corners[:, 0]]
-        # What a person wears has no place on the template; any will do.
+        # Clothes and accessories have no place on the template; any coordinates do.
         values = np.einsum("pck,pc->pk", head.columns[np.minimum(corners, len(head.columns) - 1)], weight)
         self.x, self.y, self.z, self.lips, self.ears, self.inside, self.rim = values.T
         self.balls = []
@@ -169,7 +169,7 @@ class Pixels:
         return np.where(self.kind == SHELL, 1.0, amount).astype(np.float32)
 
     def _strands(self) -> np.ndarray:
-        """Brightness of single locks, about 1; they follow the way the hair falls."""
+        """Brightness of single locks, about 1, along the direction of the hair."""
         px, py, pz = (self.where - self.balls[0][0]).T
         if self.who.hair_style == "curly":
             return 1 + 0.28 * np.sin(330 * px + 4 * np.sin(120 * pz)) * np.sin(300 * pz + 3 * np.sin(140 * py))

@@ -1,4 +1,4 @@
-"""The weights that all LoRAs of the zoo start from; A may span what tells base people apart."""
+"""The initial weights of all LoRAs of the zoo; A may span the directions in which base people's gradients differ."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from w2wpp.world.zoo import ZooParams
 def shared_start(
     pipe: StableDiffusionPipeline, layout: WeightLayout, size: int, params: ZooParams, seed: int, drawn: Path
 ) -> Tensor:
-    """The weight vector [d] that every LoRA starts from, as `params.start` says.
+    """The initial weight vector [d] of every LoRA, by `params.start`.
 
     Args:
-        size: pixels of the photos of base people that gradients are taken on.
+        size: pixels of the photos of base people for the gradients.
         drawn: scratch folder of these photos.
     """
     if params.start == "kaiming":

@@ -1,4 +1,4 @@
-"""Whose LoRAs the collect stage trains, from which photos and which start, and what it does with a batch of them."""
+"""The people whose LoRAs the collect stage trains, their photos and initial weights, and the training of a batch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from w2wpp.world.populations import Person, manifest_rows, person_names, sample_
 
 
 class ZooParams(DreamBoothParams):
-    """The people of the zoo, their photos, and how their LoRAs are trained."""
+    """The people of the zoo, their photos, and the training of their LoRAs."""
 
     people: Annotated[int, Field(ge=4)] = 2000
     """Zoo people."""
@@ -27,9 +27,11 @@ class ZooParams(DreamBoothParams):
     photos: Count = 8
     """Photos per person."""
     start: Literal["kaiming", "gradients"] = "gradients"
-    """`kaiming`: as peft and weights2weights; `gradients`: A spans what other people's gradients differ in."""
+    """`kaiming`: as peft and weights2weights; `gradients`: A spans the directions in which other people's gradients
+    differ.
+    """
     start_people: Annotated[int, Field(ge=2)] = 128
-    """Base people whose gradients are taken."""
+    """Base people for the gradients."""
     start_photos: Annotated[int, Field(ge=2, multiple_of=2)] = 8
     """Photos of each of them."""
     people_at_once: Count = 32
@@ -54,7 +56,7 @@ class Role:
 
     @property
     def folder(self) -> Path:
-        """Where the role's batches lie, relative to where those of all roles do."""
+        """The folder of the role's batches, relative to the folder of all roles."""
         return Path(self.name, self.split)
 
     def rows(self, first: int, count: int) -> pd.DataFrame:
@@ -66,8 +68,8 @@ class Role:
 def zoo_roles(seed: int, zoo: ZooParams, portraits: PortraitsParams) -> list[Role]:
     """The zoo people, those of them with a second LoRA, and the two references of the held-out people.
 
-    Held-out people are drawn anew and not read from data/portraits, so that a picture that another processor rounds
-    differently does not make hours of shipped training stale.
+    Held-out people are rendered again instead of read from data/portraits. Another processor may round a picture
+    differently, and that must not make hours of shipped training stale.
     """
     names, people = person_names("zoo", zoo.people), sample_people(seed, "zoo", zoo.people, 2 * zoo.photos)
     held_out = [
@@ -90,10 +92,10 @@ def zoo_roles(seed: int, zoo: ZooParams, portraits: PortraitsParams) -> list[Rol
 
 
 def lora_batches(role: Role, people_at_once: int, scratch: Path, photos: list[Batch]) -> list[Batch]:
-    """Batches of a role's LoRAs that `train_batch` trains, with files in `scratch`.
+    """Batches of a role's LoRAs for `train_batch`, with files in `scratch`.
 
     Args:
-        photos: batches of the photos of the same people, which must be finished when these begin.
+        photos: batches of photos of the same people, which must be finished before training.
     """
 
     def inputs(first: int, count: int) -> tuple:
@@ -116,7 +118,7 @@ def train_batch(
 ) -> dict[str, Tensor]:
     """The "weights" [n, d] and "losses" [n] of `train_loras` on photos uint8 [n, photos, h, w, 3] and their manifest.
 
-    All that is computed depends on the people of the batch alone, and on what all batches share.
+    Results depend only on the people of the batch and on the inputs that all batches share.
     """
     latents, text = prompted_latents(pipe, photos, manifest, params)
     weights, losses = train_loras(pipe, layout, start, latents, text, class_latents, params, seed, label)
