@@ -15,6 +15,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
+from gauges import assert_same_products, products
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -31,8 +32,7 @@ from w2wpp.ingest.scale import METADATA_KEY
 from w2wpp.lora.adapters import adapted
 from w2wpp.lora.export import export_lora
 from w2wpp.lora.layout import Adapted, WeightLayout
-from w2wpp.lora.products import product_distance, singular_values
-from w2wpp.lora.rank_reduction import canonicalise, reduce_rank
+from w2wpp.lora.rank_reduction import canonicalise
 
 
 def load_fuzz():
@@ -47,16 +47,6 @@ fuzz = load_fuzz()
 LAYOUT = fuzz.LAYOUT
 QUERY, OUT = (layer.module for layer in LAYOUT.layers)
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-
-
-def products(vector, layout):
-    """scale * B A of each module of a vector [d], in float64."""
-    return {name: layout.scale * up[0] @ down[0] for name, (down, up) in layout.split(vector[None].double()).items()}
-
-
-def assert_same_products(vector, layout, expected, rtol=1e-6):
-    for name, product in products(vector, layout).items():
-        torch.testing.assert_close(product, expected[name], rtol=0, atol=rtol * expected[name].norm().item())
 
 
 def write(path, naming="diffusers", rank=2, alpha=None, seed=0, **kwargs):
@@ -324,81 +314,6 @@ def test_kohya_names_are_matched_not_split():
     clash = WeightLayout((Adapted("a_b.attn1.to_q", 2, 2), Adapted("a.b.attn1.to_q", 2, 2)), 1, 1.0)
     with pytest.raises(ValueError, match="lora_unet_a_b_attn1_to_q"):
         KeyTable(clash)
-
-
-# The gauge
-
-
-def gauge(vector, layout, generator):
-    """The same products from other factors: A to G A and B to B G^-1."""
-    parts = []
-    for down, up in layout.split(vector[None].double()).values():
-        mix = torch.randn(layout.rank, layout.rank, generator=generator, dtype=torch.float64)
-        mix += 3 * torch.eye(layout.rank)
-        parts += [(mix @ down[0]).flatten(), (up[0] @ mix.inverse()).flatten()]
-    return torch.cat(parts).float()
-
-
-@pytest.mark.parametrize("which", ["layout", "wide_layout"])
-def test_canonical_vectors(request, which, draw_weights):
-    layout = request.getfixturevalue(which)
-    weights = draw_weights(layout, 5)
-    canonical = canonicalise(weights, layout)
-    assert torch.equal(canonicalise(canonical, layout), canonical)
-    for before, after in zip(weights, canonical, strict=True):
-        assert_same_products(after, layout, products(before, layout))
-    for down, up in layout.split(canonical.double()).values():
-        torch.testing.assert_close(down @ down.mT, up.mT @ up, atol=1e-6, rtol=1e-6)
-        norms = down.norm(dim=-1)
-        torch.testing.assert_close(down @ down.mT, torch.diag_embed(norms.square()), atol=1e-6, rtol=0)
-        assert (norms.diff(dim=1) <= 0).all()
-        assert (down.sum(-1) > 0).all()
-    mixed = torch.stack([gauge(vector, layout, torch.Generator().manual_seed(2)) for vector in weights])
-    assert not torch.allclose(mixed, weights, atol=0.1)
-    torch.testing.assert_close(canonicalise(mixed, layout), canonical, atol=1e-4, rtol=1e-3)
-    assert canonicalise(weights[:0], layout).shape == (0, layout.dimension)
-
-
-special = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 3.0, 1e-3, 65504.0, 1e-30, 1e18, -1e-12])
-numbers = special | st.floats(-2, 2, width=32)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(numbers, min_size=LAYOUT.dimension, max_size=LAYOUT.dimension))
-def test_canonicalising_twice_changes_nothing(vector):
-    vector = torch.tensor(vector)
-    once = canonicalise(vector[None], LAYOUT)
-    assert torch.equal(canonicalise(once, LAYOUT), once)
-    for name, product in products(once[0], LAYOUT).items():
-        wanted = products(vector, LAYOUT)[name]
-        torch.testing.assert_close(product, wanted, rtol=0, atol=2e-6 * wanted.norm().item() + 1e-36)
-
-
-def test_equal_singular_values_and_cancelling_signs_are_settled():
-    down, up = torch.eye(4)[None, :2], torch.eye(6)[None, :, :2]
-    for a in (down, torch.tensor([[[1.0, -1, 0, 0], [0, 0, -1, 1]]])):
-        once = reduce_rank(a, up, 1.0, 2)[:2]
-        again = reduce_rank(*once, 1.0, 2)[:2]
-        assert all(torch.equal(*pair) for pair in zip(once, again, strict=True))
-        torch.testing.assert_close(once[1] @ once[0], up @ a)
-
-
-def test_products_are_compared_whatever_the_gauge(wide_layout, draw_weights):
-    one, other = draw_weights(wide_layout, 2)
-    wanted = (
-        math.sqrt(
-            sum(
-                (products(one, wide_layout)[name] - product).square().sum()
-                for name, product in products(other, wide_layout).items()
-            )
-        )
-        / wide_layout.scale
-    )
-    assert product_distance(one, other, wide_layout) == pytest.approx(wanted)
-    mixed = gauge(one, wide_layout, torch.Generator().manual_seed(0))
-    assert product_distance(one, mixed, wide_layout) < 1e-5 * wanted
-    spectra = singular_values(canonicalise(torch.stack([one, other]), wide_layout), wide_layout)
-    assert 0 < (spectra[0] - spectra[1]).norm() <= wanted
 
 
 # Bad files
