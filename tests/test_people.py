@@ -1,9 +1,5 @@
 """Invented people: the same seed gives the same person, rows survive a CSV file, pictures show a person."""
 
-import csv
-import io
-from dataclasses import replace
-
 import numpy as np
 
 from w2wpp.world.people import GLASSES, HAIR_STYLES, sample_identity, sample_nuisance
