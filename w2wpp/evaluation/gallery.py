@@ -125,6 +125,21 @@ class Gallery:
         )
         return scores
 
+    def id_cosines(self, generated: Embeddings) -> np.ndarray:
+        """Cosine of each picture [n, g] with the person's real photos; see `scoring.id_cosines`.
+
+        Raises:
+            ValueError: a person has no real photo with a face.
+        """
+        return scoring.id_cosines(
+            generated.vectors,
+            generated.found,
+            self.real.vectors,
+            self.real.found,
+            self.mean,
+            self.floor,
+        )
+
     def summary(self, generated: Embeddings, bootstrap: int, split: str = "test") -> dict[str, float]:
         """ID score with its 95 % interval over people, normalised score, TAR at FAR 1 %, share of faces found."""
         rows = self.rows(split)

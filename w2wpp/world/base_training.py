@@ -104,7 +104,7 @@ def refine_decoder(codec: PatchCodec, images: Tensor, params: CodecParams, seed:
 
 def _codec_loss_of(codec: PatchCodec, images: Tensor, params: CodecParams, generator: torch.Generator) -> Tensor:
     """Loss of a random batch of images uint8 [n, h, w, 3]."""
-    batch = random_pixels(images, params.batch, generator)[1].to(codec.device, memory_format=torch.channels_last)
+    batch = random_pixels(images, params.batch, generator)[2].to(codec.device, memory_format=torch.channels_last)
     return codec_loss(codec, batch, params.latent_noise, generator)
 
 
