@@ -34,9 +34,15 @@ def labels() -> dict[str, torch.Tensor]:
     """Only the background is labelled, and of every fifth picture nothing."""
     background = torch.arange(120) % len(COLORS)
     nothing = torch.full((120,), IGNORED)
-    return {name: nothing for name in FACTORS} | {name: torch.zeros(120) for name in QUANTITIES} | {
-        "background": background.masked_fill(background.new_tensor([i % 5 == 0 for i in range(120)]).bool(), IGNORED)
-    }
+    return (
+        {name: nothing for name in FACTORS}
+        | {name: torch.zeros(120) for name in QUANTITIES}
+        | {
+            "background": background.masked_fill(
+                background.new_tensor([i % 5 == 0 for i in range(120)]).bool(), IGNORED
+            )
+        }
+    )
 
 
 @pytest.fixture(scope="module")

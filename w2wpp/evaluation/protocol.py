@@ -78,7 +78,9 @@ def draw_models(
     people = len(requests)
     plain = generate(pipe, layout, weights, [prompt], seeds, drawing, label)[:, 0].expand(people, -1, -1, -1, -1)
     prompts = [[request.prompt for request in some] for some in requests]
-    requested = generate(pipe, layout, weights.expand(people, -1), prompts, seeds, drawing.prompted, f"{label}, prompted")
+    requested = generate(
+        pipe, layout, weights.expand(people, -1), prompts, seeds, drawing.prompted, f"{label}, prompted"
+    )
     return ModelPictures(plain, requested, obeyed(requests, requested))
 
 
@@ -98,9 +100,7 @@ class Photos:
     faces: Embeddings
 
     @classmethod
-    def observe(
-        cls, pipe: StableDiffusionPipeline, images: Tensor, read: Reader, recognizer: Recognizer
-    ) -> "Photos":
+    def observe(cls, pipe: StableDiffusionPipeline, images: Tensor, read: Reader, recognizer: Recognizer) -> "Photos":
         """Look at photos uint8 [n, photos, h, w, 3], the input photo first."""
         latents = codec_vectors(pipe, images)
         read_all = read(images.flatten(0, 1))
@@ -141,9 +141,7 @@ def measure(
         "copying": scoring.copying(
             latents, everything, photos.latents[:, 0], photos.latents[:, 1:], others, photos.mean
         ),
-        "copying_identity": scoring.copying(
-            plain.vectors, plain.found, seen, faces.vectors, faces.found, gallery.mean
-        ),
+        "copying_identity": scoring.copying(plain.vectors, plain.found, seen, faces.vectors, faces.found, gallery.mean),
         "variety": scoring.spread(latents, photos.mean) / scoring.spread(photos.latents[:, 1:], photos.mean),
     }
     for name in QUANTITIES:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from w2wpp.diffusion.prompts import described
-from w2wpp.world.people import BACKGROUNDS, EXPRESSIONS, HAIR_COLORS, HAIR_STYLES, SHIRTS, Identity, Nuisance
+from w2wpp.world.people import BACKGROUNDS, EXPRESSIONS, HAIR_COLORS, HAIR_STYLES, Identity, Nuisance
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,6 @@ PHOTO_FACTORS = {
         tuple(BACKGROUNDS),
         lambda _, n: n.background,
         lambda value, subject: described(f"a photo of {subject} person", None, None, value),
-    ),
-    "shirt": Factor(
-        tuple(SHIRTS),
-        tuple(SHIRTS),
-        lambda _, n: n.shirt,
-        lambda value, subject: described(f"a photo of {subject} person", None, value, None),
     ),
 }
 PROMPTED_FACTORS = PERSON_FACTORS | PHOTO_FACTORS

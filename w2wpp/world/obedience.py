@@ -14,7 +14,7 @@ from w2wpp.world.probes import Probe, obedience
 
 LEAST_SHARE = 0.01  # of prompts that the base model obeys, which other shares are divided by
 # How many prompts a person gets about each factor of a photo, all of which contradict the input photo.
-CONTRADICTIONS = {"expression": 3, "background": 3, "shirt": 2}
+CONTRADICTIONS = {"expression": 3, "background": 5}
 
 
 def contradictions(photo: Mapping[str, str], number: int) -> list[Request]:
@@ -23,7 +23,7 @@ def contradictions(photo: Mapping[str, str], number: int) -> list[Request]:
     The values of a factor that are left take turns over people, so that each is requested equally often.
 
     Args:
-        photo: row of the input photo in a portraits manifest, with photo_expression, photo_background and photo_shirt.
+        photo: row of the input photo in a portraits manifest, with photo_expression and photo_background.
         number: of the person, 0 for the first.
     """
     requests = []
@@ -47,7 +47,10 @@ def obeyed(probe: Probe, requests: Sequence[Sequence[Request]], pictures: Tensor
     return torch.stack(
         [
             torch.stack(
-                [shown[r.factor][person, place] == FACTORS[r.factor].choices.index(r.value) for place, r in enumerate(some)]
+                [
+                    shown[r.factor][person, place] == FACTORS[r.factor].choices.index(r.value)
+                    for place, r in enumerate(some)
+                ]
             )
             for person, some in enumerate(requests)
         ]
