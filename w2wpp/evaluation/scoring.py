@@ -124,7 +124,7 @@ def copying(
 
 
 def spread(vectors: np.ndarray, reference_mean: np.ndarray) -> np.ndarray:
-    """How different each person's pictures [n, g >= 2, e] are: [n], mean of 1 - centred cosine over pairs, in [0, 2]."""
+    """How different each person's pictures [n, g, e] are, g >= 2: mean of 1 - centred cosine over pairs, [n] <= 2."""
     units = center(vectors, reference_mean)
     if units.ndim != 3 or units.shape[1] < 2:
         raise ValueError(f"a spread needs at least two pictures of each person, got shape {units.shape}")
