@@ -25,8 +25,7 @@ def asks_for_more(prompt: str) -> bool:
 
 
 class Request(NamedTuple):
-    """A prompt that requests a value of a factor of the picture, such as its background."""
+    """A prompt, and the values of factors of the picture that it requests, such as {"background": "blue"}."""
 
-    factor: str
-    value: str
+    values: dict[str, str]
     prompt: str

@@ -109,7 +109,7 @@ UNNAMED_FACTORS = {
 PHOTO_FACTORS = {
     "expression": Factor(
         EXPRESSIONS,
-        ("neutral", "smiling", "surprised", "frowning"),
+        ("smiling", "surprised", "frowning"),
         lambda _, n: n.expression,
         lambda value, subject: described(f"a photo of {subject} person", value, None, None),
     ),
