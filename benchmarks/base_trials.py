@@ -27,8 +27,8 @@ from w2wpp.run.params import load_params
 from w2wpp.run.stage import run_stage
 from w2wpp.world.base_model import BaseParams, build_pipeline
 from w2wpp.world.base_training import caption_tokens, people_factors, train_codec, train_denoiser, train_modules
+from w2wpp.world.captions import CAPTION_WORDS
 from w2wpp.world.drawing import draw_resumably, photo_folder
-from w2wpp.world.people import CAPTION_WORDS
 from w2wpp.world.populations import sample_people
 
 PEOPLE, HELD_OUT, PROBED_STEPS, SAMPLES = 1000, 60, 12, 128

@@ -28,10 +28,10 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from w2wpp.files.errors import InputError
+from w2wpp.files.folders import MAX_NAMES
 from w2wpp.files.tensor_files import MAX_HEADER_BYTES, MAX_JSON_VALUES, MAX_TENSORS
 from w2wpp.ingest.folder import scan_folder
 from w2wpp.ingest.foreign import read_lora
-from w2wpp.ingest.names import MAX_NAMES
 
 # trainer: (the file of a person's checkpoint after some steps, that of the last)
 TRAINERS: dict[str, tuple[Callable[[str, int], str], Callable[[str], str]]] = {

@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from w2wpp.files.errors import InputError
 from w2wpp.ingest.foreign import ForeignLora, read_lora
-from w2wpp.lora.canonical import canonicalise
 from w2wpp.lora.layout import Adapted, WeightLayout
+from w2wpp.lora.rank_reduction import canonicalise
 
 LAYOUT = WeightLayout(
     (

@@ -24,7 +24,8 @@ from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT
 from w2wpp.evaluation import scoring
 from w2wpp.evaluation.gallery import embed_all
-from w2wpp.faces.recognizers import Embeddings, Recognizer, load_recognizer
+from w2wpp.faces.embeddings import Embeddings
+from w2wpp.faces.recognizers import Recognizer, load_recognizer
 from w2wpp.files.storage import folder_hash
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.run.params import CollectParams, Params, load_params

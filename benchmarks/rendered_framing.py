@@ -8,8 +8,8 @@ import argparse
 
 import numpy as np
 
-from w2wpp.faces.frames import load_landmarks
-from w2wpp.faces.recognizers import fit_similarity
+from w2wpp.faces.dlib import fit_similarity
+from w2wpp.faces.finders import load_landmarks
 from w2wpp.run.stage import run_stage
 from w2wpp.world.drawing import draw
 from w2wpp.world.populations import sample_people

@@ -2,7 +2,7 @@
 
 import torch
 
-from w2wpp.faces.recognizers import aligned_faces
+from w2wpp.faces.dlib import aligned_faces
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.world.arcface import export_onnx, train_arcface
 from w2wpp.world.drawing import draw_resumably, photo_folder

@@ -19,8 +19,8 @@ from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.world.base_model import BaseParams, build_pipeline
 from w2wpp.world.base_training import caption_tokens, people_factors, refine_decoder, train_codec, train_denoiser
+from w2wpp.world.captions import CAPTION_WORDS
 from w2wpp.world.drawing import draw_resumably, photo_folder
-from w2wpp.world.people import CAPTION_WORDS
 from w2wpp.world.populations import sample_people
 
 

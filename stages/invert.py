@@ -9,7 +9,8 @@ from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.dreambooth import photo_prompts
 from w2wpp.diffusion.pipeline import check_photo_size, encode_images, load_pipeline
-from w2wpp.faces.frames import face_masks, load_face_finder
+from w2wpp.faces.finders import load_face_finder
+from w2wpp.faces.frames import face_masks
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import file_hash, folder_hash, write_json, write_pack
 from w2wpp.inversion.photo_encoder import PhotoEncoder
@@ -40,11 +41,16 @@ def main() -> None:
     space_file = args.spaces / args.space / "space.safetensors"
     encoder_file = args.encoders / f"{args.space}.safetensors"
     space, photo_encoder = load_space(space_file).to(device()), PhotoEncoder.load(encoder_file)
-    people = read_portraits(args.portraits)
+    people = read_portraits(args.portraits).of_split(args.params.split)
     check_photo_size(pipe, people.images)
     photos, rows = people.images[:, 0], people.manifest[people.manifest["photo"] == 0]
 
-    source = {"base": folder_hash(args.base), "portraits": folder_hash(args.portraits), "dtype": dtype}
+    source = {
+        "base": folder_hash(args.base),
+        "portraits": folder_hash(args.portraits),
+        "split": args.params.split,
+        "dtype": dtype,
+    }
     prompts = {"prompt": params.prompt, "captions": params.captions}
 
     def encode(first: int, count: int) -> dict[str, torch.Tensor]:

@@ -4,9 +4,10 @@ import sys
 
 import pandas as pd
 
-from w2wpp.faces.frames import load_face_finder
+from w2wpp.faces.finders import load_face_finder
 from w2wpp.faces.photos import read_people
 from w2wpp.faces.portraits import write_portraits
+from w2wpp.files.quarantine import PHOTOS, write_quarantine
 from w2wpp.files.storage import write_csv
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.world.drawing import draw
@@ -23,13 +24,13 @@ def main() -> None:
         return
     found = read_people(params, seed, load_face_finder(args.params.faces))
     write_portraits(args.out, found.photos, found.rows)
-    write_csv(args.out / "quarantine.csv", pd.DataFrame(found.rejected, columns=["person", "file", "reason"]))
+    listed = write_quarantine(args.out, found.rejected, PHOTOS)
     write_csv(args.out / "others.csv", pd.DataFrame(found.others, columns=["person", "file"]))
     faces = [row["faces"] for row in found.rows]
     print(
         f"{len(faces)} photos of {len(found.photos)} people, a face found on {sum(map(bool, faces))}, several on "
         f"{sum(count > 1 for count in faces)}, where the largest is taken; {len(found.rejected)} rejections, see "
-        f"{args.out / 'quarantine.csv'}; {len(found.others)} other files, see {args.out / 'others.csv'}",
+        f"{listed}; {len(found.others)} other files, see {args.out / 'others.csv'}",
         file=sys.stderr,
     )
 

@@ -36,8 +36,8 @@ from w2wpp.lora.layout import LORA_TARGETS, Adapted, WeightLayout
 from w2wpp.run.params import Params, load_params
 from w2wpp.spaces.affine import PCASpace
 from w2wpp.world.base_model import BaseParams, build_pipeline, build_tokenizer
+from w2wpp.world.captions import CAPTION_WORDS
 from w2wpp.world.drawing import draw_batches, photo_batches
-from w2wpp.world.people import CAPTION_WORDS
 from w2wpp.world.populations import person_names, sample_people
 from w2wpp.world.zoo import Role, lora_batches, train_batch
 

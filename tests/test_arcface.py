@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from w2wpp.faces.recognizers import aligned_faces, load_recognizer
+from w2wpp.faces.dlib import aligned_faces
+from w2wpp.faces.recognizers import load_recognizer
 from w2wpp.world.arcface import export_onnx, train_arcface
 
 

@@ -22,7 +22,7 @@ from w2wpp.world.base_training import (
     train_codec,
     train_denoiser,
 )
-from w2wpp.world.people import CAPTION_WORDS
+from w2wpp.world.captions import CAPTION_WORDS
 from w2wpp.world.populations import sample_people
 
 

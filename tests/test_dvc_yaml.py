@@ -25,7 +25,8 @@ WITHOUT_RESULTS = (
     "w2wpp/diffusion/hub.py",
     "w2wpp/diffusion/pretrained.py",
     "w2wpp/faces/portraits.py",
-    "w2wpp/lora/canonical.py",
+    "w2wpp/lora/products.py",
+    "w2wpp/lora/rank_reduction.py",
 )
 # Nearly all code makes the sweep, which takes hours, too: it declares its own modules, and goes by versions besides.
 OWN = {"sweep": {"w2wpp/evaluation/sweep_rows.py", "w2wpp/evaluation/sweep_tables.py", "w2wpp/run/sweep.py"}}

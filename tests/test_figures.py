@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from w2wpp.files.errors import InputError
-from w2wpp.report import figures
+from w2wpp.report import curves, latent_planes, picture_sheets, scores, style
 from w2wpp.report import page as report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,10 +23,10 @@ def pictures(*lead: int) -> np.ndarray:
 
 
 def sheet() -> Figure:
-    return figures.picture_sheet(
+    return picture_sheets.picture_sheet(
         [
-            figures.Column("photo", pictures(3, 1)),
-            figures.Column("VAE inversion", pictures(3, 2), ["0.41", "no face", "\N{EN DASH}"]),
+            picture_sheets.Column("photo", pictures(3, 1)),
+            picture_sheets.Column("VAE inversion", pictures(3, 2), ["0.41", "no face", "\N{EN DASH}"]),
         ],
         ["a", "b", "c"],
     )
@@ -35,14 +35,14 @@ def sheet() -> Figure:
 def latent_figure() -> Figure:
     rng = np.random.default_rng(0)
     factors = {"age": rng.uniform(size=12), "hair colour": np.array(["red", "grey", "black"] * 4)}
-    return figures.latent_space(
+    return latent_planes.latent_space(
         {"pca": rng.normal(size=(12, 2)), "vae": rng.normal(size=(12, 2))}, np.arange(12) > 8, factors
     )
 
 
-def curves() -> Figure:
+def training_curves() -> Figure:
     epochs = np.arange(6)
-    return figures.kl_curves(
+    return curves.kl_curves(
         pd.DataFrame(
             {
                 "epoch": epochs,
@@ -59,11 +59,11 @@ def curves() -> Figure:
 
 
 def ladder() -> Figure:
-    return figures.ladder(
+    return scores.ladder(
         pd.DataFrame(
             {
                 "rung": ["vae inversion", "mean", "pca inversion"],
-                "id_score": [0.3, 0.0, 0.2],
+                "mean": [0.3, 0.0, 0.2],
                 "low": [0.25, -0.01, 0.1],
                 "high": [0.35, 0.01, 0.3],
             }
@@ -75,17 +75,17 @@ def ladder() -> Figure:
 
 def losses() -> Figure:
     rng = np.random.default_rng(0)
-    return figures.inversion_loss({"pca": rng.uniform(size=(4, 40)), "vae": rng.uniform(size=(4, 40))})
+    return curves.inversion_loss({"pca": rng.uniform(size=(4, 40)), "vae": rng.uniform(size=(4, 40))})
 
 
 ALL = [
     sheet,
     latent_figure,
-    curves,
+    training_curves,
     ladder,
     losses,
-    lambda: figures.contact_sheet(pictures(5), 2),
-    lambda: figures.explained_variance(np.array([0.5, 0.3, 0.2]), 2, 0.7),
+    lambda: picture_sheets.contact_sheet(pictures(5), 2),
+    lambda: curves.explained_variance(np.array([0.5, 0.3, 0.2]), 2, 0.7),
 ]
 
 
@@ -93,8 +93,8 @@ ALL = [
 def test_figures_draw_the_same_png_twice(draw):
     first, second = draw(), draw()
     assert isinstance(first, Figure)
-    png = figures.png_bytes(first, palette=256)
-    assert png == figures.png_bytes(second, palette=256)
+    png = style.png_bytes(first, palette=256)
+    assert png == style.png_bytes(second, palette=256)
     image = Image.open(io.BytesIO(png))
     assert not image.info
     assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
@@ -109,43 +109,62 @@ def test_picture_sheets_show_every_picture_and_note():
 
 def test_picture_sheets_refuse_wrong_pictures():
     with pytest.raises(ValueError, match="uint8"):
-        figures.picture_sheet([figures.Column("", pictures(2, 1).astype(float))])
+        picture_sheets.picture_sheet([picture_sheets.Column("", pictures(2, 1).astype(float))])
     with pytest.raises(ValueError, match=r"\[2, m"):
-        figures.picture_sheet([figures.Column("", pictures(2, 1)), figures.Column("", pictures(3, 1))])
+        picture_sheets.picture_sheet(
+            [picture_sheets.Column("", pictures(2, 1)), picture_sheets.Column("", pictures(3, 1))]
+        )
 
 
 def test_latent_space_has_a_panel_per_space_and_factor():
     figure = latent_figure()
     panels, bars = figure.axes[:4], figure.axes[4:]
     assert [axes.get_title() for axes in panels] == ["age", "hair colour", "", ""]
-    assert [axes.get_ylabel().split("\n")[0] for axes in panels[::2]] == [figures.LABELS["pca"], figures.LABELS["vae"]]
+    assert [axes.get_ylabel().split("\n")[0] for axes in panels[::2]] == [style.LABELS["pca"], style.LABELS["vae"]]
     assert [label.get_text() for label in bars[1].get_xticklabels()] == ["black", "red", "grey"]
 
 
 def test_axes_name_quantities_and_units():
-    assert [axes.get_ylabel().split("\n")[0] for axes in curves().axes] == [
+    assert [axes.get_ylabel().split("\n")[0] for axes in training_curves().axes] == [
         "reconstruction error",
         "KL to the prior (nats)",
         "weight of the KL term",
         "collapsed latent units",
     ]
-    assert "%" in figures.explained_variance(np.array([0.6, 0.4]), 1, 0.6).axes[0].get_ylabel()
+    assert "%" in curves.explained_variance(np.array([0.6, 0.4]), 1, 0.6).axes[0].get_ylabel()
     assert "step" in losses().axes[0].get_xlabel()
 
 
 def test_ladder_puts_the_best_on_top():
     axes = ladder().axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
-        figures.RUNGS[rung] for rung in ("mean", "pca inversion", "vae inversion")
+        scores.RUNGS[rung] for rung in ("mean", "pca inversion", "vae inversion")
     ]
     assert "ID score" in axes.get_xlabel()
 
 
+def test_trade_shows_rungs_that_have_both_measures():
+    rows = [
+        {"rung": rung, "measure": measure, "mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+        for rung, measure, mean in (
+            ("true", "id_obeyed", 0.5),
+            ("true", "copying", 0.1),
+            ("vae inversion", "copying", 0.4),
+            ("vae inversion", "id_obeyed", 0.3),
+            ("mean", "copying", 0.2),
+        )
+    ]
+    axes = scores.trade(pd.DataFrame(rows)).axes[0]
+    assert [text.get_text() for text in axes.texts] == [scores.RUNGS["true"], scores.RUNGS["vae inversion"]]
+    points = [line.get_xydata()[0].tolist() for line in axes.lines if len(line.get_xdata()) == 1]
+    assert points == [[0.5, 0.1], [0.3, 0.4]]
+
+
 def test_latent_plane_finds_the_strongest_directions():
     latents = np.random.default_rng(0).normal(size=(5, 3))
-    plane = figures.latent_plane(latents, np.diag([1.0, 5.0, 3.0]))
+    plane = latent_planes.latent_plane(latents, np.diag([1.0, 5.0, 3.0]))
     assert np.allclose(plane, latents[:, [1, 2]])
-    assert figures.latent_plane(latents[:, :1], np.ones((1, 3))).shape == (5, 2)
+    assert latent_planes.latent_plane(latents[:, :1], np.ones((1, 3))).shape == (5, 2)
 
 
 @pytest.mark.parametrize("by", ["latent_dim", "people", "variant"])
@@ -167,7 +186,7 @@ def test_gains_are_drawn_where_they_are(by):
             for size in (16, 64)
         ]
     )
-    figure = figures.gains(lines, by)
+    figure = scores.gains(lines, by)
     assert [axes.get_title() for axes in figure.axes] == ["scored by dlib", "scored by arcface"]
     for axes in figure.axes:
         [(points, _, (bars,))] = axes.containers  # of the VAE alone
@@ -197,12 +216,20 @@ ABOVE, BELOW, ACROSS, NONE = (0.01, 0.05), (-0.05, -0.01), (-0.02, 0.04), (0.0, 
 )
 def test_headline_follows_both_intervals(first, second, verdict):
     gain, other = ({"low": low, "mean": (low + high) / 2, "high": high} for low, high in (first, second))
-    said, sentence = report.headline(
-        {"gain": gain, "people": 64, "people_better_with_vae": 0.55, "second_opinion": {"gain": other}}
-    )
-    assert said == verdict
-    assert "{:+.3f} to {:+.3f}".format(*first) in sentence and "64 people" in sentence and "55 %" in sentence
-    assert "({:+.3f} to {:+.3f})".format(*second) in sentence
+    plain = {"gain": gain, "people": 64, "people_better_with_vae": 0.55, "second_opinion": {"gain": other}}
+    obeyed = {"id_obeyed": {"gain": gain, "people_better_with_vae": 0.55}, "people": 64, "gain": {}}
+    obeyed |= {"second_opinion": {"id_obeyed": {"gain": other}, "gain": {}}}
+    for comparison, measure in ((plain, "(ID score; "), (obeyed, "(ID score where prompts")):
+        said, sentence = report.headline(comparison, "test")
+        assert said == verdict
+        assert "{:+.3f} to {:+.3f}".format(*first) in sentence and "64 unseen test people" in sentence
+        assert "({:+.3f} to {:+.3f})".format(*second) in sentence and "55 %" in sentence and measure in sentence
+
+
+def test_headline_of_unequal_spaces_has_no_gain():
+    said, sentence = report.headline({}, "test", "512 dimensions of vae against 64 of pca")
+    assert said == "Not compared"
+    assert "512 dimensions of vae against 64 of pca" in sentence and "+" not in sentence
 
 
 def test_spread_reaches_from_the_worst_to_the_best():
@@ -217,7 +244,7 @@ def test_scores_without_faces_are_said_in_words():
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(InputError, match=r"metrics/pca\.json: inversion\.id_score: metric missing"):
+    with pytest.raises(InputError, match=r"metrics/pca\.json: inversion\.copying: metric missing"):
         report.measure_rows({"pca": {"inversion": {}}})
     with pytest.raises(InputError, match="person_gender"):
         report.people_factors(pd.DataFrame({"person": ["a"]}))

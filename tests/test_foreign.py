@@ -27,9 +27,10 @@ from w2wpp.ingest.foreign import MAX_RANK, read_lora
 from w2wpp.ingest.keys import KeyTable
 from w2wpp.ingest.scale import METADATA_KEY
 from w2wpp.lora.adapters import adapted
-from w2wpp.lora.canonical import balance, canonicalise, product_distance, singular_values
 from w2wpp.lora.export import export_lora
 from w2wpp.lora.layout import Adapted, WeightLayout
+from w2wpp.lora.products import product_distance, singular_values
+from w2wpp.lora.rank_reduction import canonicalise, reduce_rank
 
 
 def load_fuzz():
@@ -374,8 +375,8 @@ def test_canonicalising_twice_changes_nothing(vector):
 def test_equal_singular_values_and_cancelling_signs_are_settled():
     down, up = torch.eye(4)[None, :2], torch.eye(6)[None, :, :2]
     for a in (down, torch.tensor([[[1.0, -1, 0, 0], [0, 0, -1, 1]]])):
-        once = balance(a, up, 1.0, 2)[:2]
-        again = balance(*once, 1.0, 2)[:2]
+        once = reduce_rank(a, up, 1.0, 2)[:2]
+        again = reduce_rank(*once, 1.0, 2)[:2]
         assert all(torch.equal(*pair) for pair in zip(once, again, strict=True))
         torch.testing.assert_close(once[1] @ once[0], up @ a)
 
@@ -802,11 +803,3 @@ def test_a_bad_configuration_is_named_in_the_list(tmp_path):
     (rejected,) = scan_folder(tmp_path, LAYOUT).rejected
     assert (rejected.name, rejected.key) == ("x.safetensors", "r")
     assert rejected.reason.startswith("adapter_config.json: None, expected")
-
-
-def test_folder_of_too_many_names(tmp_path, monkeypatch):
-    for number in range(4):
-        (tmp_path / str(number)).touch()
-    monkeypatch.setattr(lora_files, "MAX_NAMES", 3)
-    with pytest.raises(InputError, match="more than 3 names"):
-        scan_folder(tmp_path, LAYOUT)

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
-from w2wpp.faces.frames import FFHQ, RENDERED, align, load_face_finder
+from w2wpp.faces.finders import load_face_finder
+from w2wpp.faces.frames import FFHQ, RENDERED, align
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.inversion.own_photo import align_photo, framing_of, invert_photos, open_photo
 from w2wpp.inversion.photo_encoder import LatentPrior, PhotoEncoder, uninformed

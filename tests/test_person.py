@@ -10,7 +10,7 @@ from PIL import Image
 
 import w2wpp
 from w2wpp import GenerateParams, InvertParams
-from w2wpp import person as people
+from w2wpp.api import person as people
 from w2wpp.diffusion.denoising import generate
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.inversion.photo_encoder import PhotoEncoder

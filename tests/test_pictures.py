@@ -185,12 +185,12 @@ def test_content_tells_what_a_file_is(tmp_path, read, name):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("GIF", "a GIF"),
-        ("BMP", "a BMP"),
-        ("TIFF", "a TIFF or a camera's raw file"),
-        ("AVIF", "an AVIF"),
-        ("JPEG2000", "a JPEG 2000"),
-        ("PDF", "a PDF"),
+        ("GIF", "a GIF picture"),
+        ("BMP", "a BMP picture"),
+        ("TIFF", "a TIFF picture or a camera's raw file"),
+        ("AVIF", "an AVIF picture"),
+        ("JPEG2000", "a JPEG 2000 picture"),
+        ("PDF", "a PDF document"),
         ("ICO", "no picture"),
     ],
 )
@@ -205,14 +205,14 @@ def test_other_files_are_called_by_their_kind(tmp_path, refused, kind, words):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "empty"),
+        (b"", "an empty file"),
         (b"\0\0\0\x18ftypheic\0\0", "a HEIC"),
         (b"\0\0\0\x18ftypmif1\0\0", "a HEIC"),
         (b"\0\0\0\x18ftypmp42\0\0", "a video"),
         (b"\n <!DOCTYPE html><html>", "a web page"),
-        (b"PK\3\4", "a ZIP archive"),
+        (b"PK\3\4", "a zip archive"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        (b"\0\5\x16\7\0\2", "an AppleDouble file"),
+        (b"\0\5\x16\7\0\2", "what macOS keeps"),
         (b"hello", "no picture"),
         (b"BM", "no picture"),
     ],

@@ -5,8 +5,9 @@ import torch
 
 from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.files.errors import InputError
+from w2wpp.world.captions import CAPTION_WORDS
 from w2wpp.world.factors import FACTORS, PHOTO_FACTORS, PROMPTED_FACTORS, QUANTITIES
-from w2wpp.world.people import BACKGROUNDS, CAPTION_WORDS, EXPRESSIONS
+from w2wpp.world.people import BACKGROUNDS, EXPRESSIONS
 from w2wpp.world.populations import sample_people
 from w2wpp.world.probes import (
     IGNORED,

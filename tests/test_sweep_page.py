@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from w2wpp.report.figures import SWEEPS
+from w2wpp.report.scores import SWEEPS
 from w2wpp.report.sweep_page import page, table
 
 ROOT = Path(__file__).resolve().parents[1]

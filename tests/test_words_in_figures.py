@@ -16,7 +16,7 @@ from PIL import Image
 
 from w2wpp.faces.portraits import Portraits
 from w2wpp.files.storage import read_json, write_pack
-from w2wpp.report import figures, sheets
+from w2wpp.report import curves, latent_planes, picture_sheets, scores, sheets, style
 from w2wpp.report.page import render_html
 from w2wpp.report.words import drawn_words
 from w2wpp.run.params import Params
@@ -56,7 +56,7 @@ def drawn(figure: Figure, caplog: pytest.LogCaptureFixture) -> list[str]:
     """What is written on a figure, none of it a formula, if it is drawn without a warning and not far too large."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        png = figures.png_bytes(figure)
+        png = style.png_bytes(figure)
     assert not caplog.records
     assert max(Image.open(io.BytesIO(png)).size) < 8000
     texts = [text for text in figure.findobj(Text) if text.get_text()]
@@ -65,8 +65,8 @@ def drawn(figure: Figure, caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def sheet(rows: list[str], columns: list[str]) -> Figure:
-    return figures.picture_sheet(
-        [figures.Column(words, pictures(len(rows), 1), rows) for words in columns],
+    return picture_sheets.picture_sheet(
+        [picture_sheets.Column(words, pictures(len(rows), 1), rows) for words in columns],
         [f"{words}\ngain +0.12" for words in rows],
     )
 
@@ -74,13 +74,13 @@ def sheet(rows: list[str], columns: list[str]) -> Figure:
 def scatter() -> Figure:
     rng, many = np.random.default_rng(0), len(WORDS)
     factors = {words: rng.uniform(size=many) for words in WORDS[::4]} | {"hair": np.array(WORDS, object)}
-    return figures.latent_space(
+    return latent_planes.latent_space(
         {"pca": rng.normal(size=(many, 2)), "vae": rng.normal(size=(many, 2))}, np.arange(many) > 3, factors
     )
 
 
 def ladder() -> Figure:
-    return figures.ladder(pd.DataFrame({"rung": WORDS, "id_score": 0.2, "low": 0.1, "high": 0.3}), -0.05, 0.65)
+    return scores.ladder(pd.DataFrame({"rung": WORDS, "id_score": 0.2, "low": 0.1, "high": 0.3}), -0.05, 0.65)
 
 
 def gains(by: str, variants: list[str], recognizer: str = "dlib") -> Figure:
@@ -98,12 +98,12 @@ def gains(by: str, variants: list[str], recognizer: str = "dlib") -> Figure:
         for variant in variants
         for size in (16, 64)
     ]
-    return figures.gains(pd.DataFrame(rows), by)
+    return scores.gains(pd.DataFrame(rows), by)
 
 
-def curves() -> Figure:
+def training_curves() -> Figure:
     two = [0.5, 0.6]
-    return figures.kl_curves(
+    return curves.kl_curves(
         pd.DataFrame(
             {
                 "epoch": [0, 1],
@@ -123,19 +123,20 @@ EXAMPLES = {
     "picture_sheet": [lambda: sheet(WORDS, ["x"]), lambda: sheet(["x"], WORDS)],
     "latent_space": [scatter],
     "ladder": [ladder],
-    "kl_curves": [curves],
+    "kl_curves": [training_curves],
     "gains": [lambda: gains("variant", WORDS)],
-    "contact_sheet": [lambda: figures.contact_sheet(pictures(3), 2)],
-    "explained_variance": [lambda: figures.explained_variance(np.array([0.5, 0.3, 0.2]), 2, 0.7)],
-    "inversion_loss": [lambda: figures.inversion_loss({"pca": np.ones((2, 8))})],
+    "contact_sheet": [lambda: picture_sheets.contact_sheet(pictures(3), 2)],
+    "explained_variance": [lambda: curves.explained_variance(np.array([0.5, 0.3, 0.2]), 2, 0.7)],
+    "inversion_loss": [lambda: curves.inversion_loss({"pca": np.ones((2, 8))})],
 }
 
 
 def test_every_figure_has_an_example():
     made = {
         name
-        for name, function in inspect.getmembers(figures, inspect.isfunction)
-        if not name.startswith("_") and inspect.signature(function).return_annotation is Figure
+        for module in (curves, latent_planes, picture_sheets, scores)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_") and name != "new_figure" and inspect.signature(function).return_annotation is Figure
     }
     assert made == EXAMPLES.keys()
 

@@ -29,9 +29,8 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from w2wpp.files.errors import InputError
-    from w2wpp.from_photo import Inversion, InvertParams, PhotoOptions, invert
-    from w2wpp.person import (
+    from w2wpp.api.from_photo import Inversion, InvertParams, PhotoOptions, invert
+    from w2wpp.api.person import (
         GenerateParams,
         Lora,
         Person,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
         load_space,
         sample,
     )
+    from w2wpp.files.errors import InputError
 
 # Read when transformers is first imported, which otherwise reports absent optional packages that nothing here needs.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -68,7 +68,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "InputError": "w2wpp.files.errors",
-    **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "invert"), "w2wpp.from_photo"),
+    **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "invert"), "w2wpp.api.from_photo"),
 }
 
 
@@ -76,7 +76,7 @@ def __getattr__(name: str) -> object:
     """Load what is asked for when it is: torch and diffusers take seconds (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_ELSEWHERE.get(name, "w2wpp.person")), name)
+    return getattr(importlib.import_module(_ELSEWHERE.get(name, "w2wpp.api.person")), name)
 
 
 def __dir__() -> list[str]:

@@ -15,9 +15,9 @@ from w2wpp.files.errors import ArgumentError, InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from w2wpp.from_photo import Inversion
-    from w2wpp.person import Lora, Person
-    from w2wpp.settings import Settings
+    from w2wpp.api.from_photo import Inversion
+    from w2wpp.api.person import Lora, Person
+    from w2wpp.api.settings import Settings
 
 app = typer.Typer(
     add_completion=False,
@@ -93,7 +93,7 @@ def invert(
     settings = _settings(params)
     from PIL import Image
 
-    from w2wpp import from_photo, person
+    from w2wpp.api import from_photo, person
 
     out = out or Path(photos[0].name).with_suffix("" if format == "peft" else ".safetensors")
     sheet = _sheet(sheet, out, photos)
@@ -153,7 +153,7 @@ def sample(
 ) -> None:
     """Sample people who never existed: their LoRAs and a sheet."""
     settings = _settings(params)
-    from w2wpp import person
+    from w2wpp.api import person
 
     out = out or Path("sample" if format == "peft" else "sample.safetensors")
     sheet, loaded = _sheet(sheet, out), person.load_space(space)
@@ -181,7 +181,7 @@ def blend(
 ) -> None:
     """Blend two people: a LoRA, and a sheet of the way from one to the other."""
     settings = _settings(params)
-    from w2wpp import person
+    from w2wpp.api import person
 
     out = out or Path("blend" if format == "peft" else "blend.safetensors")
     sheet, loaded = _sheet(sheet, out), person.load_space(space)
@@ -209,7 +209,7 @@ def draw(
 ) -> None:
     """Draw pictures of a LoRA's person."""
     settings = _settings(params)
-    from w2wpp import person
+    from w2wpp.api import person
 
     out, pipe = out or Path(lora.name).with_suffix(".png"), person.load_base(base, settings.drawing.dtype)
     pictures = _lora(lora, space).draw(prompt, range(seed, seed + seeds), pipe, settings.drawing)
@@ -225,7 +225,7 @@ def info(
 ) -> None:
     """Say what is in a LoRA or a space, and what it fits."""
     _prepare()
-    from w2wpp.describe import description
+    from w2wpp.api.describe import description
 
     for key, text in description(file, space, base).items():
         print(f"{key:8}{text}")
@@ -262,7 +262,7 @@ _OPTIONS = ("space", "base", "encoder", "faces", "framing", "format", "dtype", "
 
 def _settings(params: Path | None) -> "Settings":
     _prepare()
-    from w2wpp.settings import read_settings
+    from w2wpp.api.settings import read_settings
 
     return read_settings(params)
 
@@ -280,7 +280,7 @@ def _label(text: str) -> str | None:
 
 def _lora(path: Path, space: str) -> "Lora":
     """A LoRA as it is where it tells its layout, else as the space has it."""
-    from w2wpp import person
+    from w2wpp.api import person
     from w2wpp.ingest.exported import read_exported
 
     return person.load_lora(path) if read_exported(path) else person.load_lora(path, space)
@@ -299,7 +299,7 @@ def _draw(
     """Write a sheet of people, each under a title."""
     from PIL import Image
 
-    from w2wpp import person
+    from w2wpp.api import person
 
     pipe = person.load_base(base, settings.drawing.dtype)
     drawn = person.draw([each for _, each in people], prompt, seeds, pipe, settings.drawing, _label("pictures"))
@@ -313,6 +313,6 @@ def _draw(
 
 
 def _write_sheet(path: Path, columns: "list[tuple[str, list[Image.Image]]]") -> None:
-    from w2wpp.strip import strip, write_png
+    from w2wpp.api.strip import strip, write_png
 
     write_png(path, strip(columns))

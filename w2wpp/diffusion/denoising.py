@@ -157,10 +157,10 @@ def generate(
     text, negative = encode_prompts(pipe, different), encode_prompts(pipe, [params.negative_prompt])
     shape = (pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
     start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in numbers])
-    models = max(1, params.batch // len(requests))
+    at_once = max(1, params.batch // len(requests))
     out = []
     with progress(None, what, total=len(weights) * len(requests), unit="picture") as bar:
-        for first, count in chunks(len(weights), models):
+        for first, count in chunks(len(weights), at_once):
             drawn = []
             for some in requests.split(params.batch):
                 rows = some.repeat_interleave(count, 0)

@@ -6,16 +6,11 @@ on the same two pixels, is point a z + b of the picture.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-
-from w2wpp.faces.recognizers import ARCFACE_LANDMARKS, FaceFinder, fit_similarity, load_pack
-from w2wpp.files.errors import ArgumentError
 
 Frame = tuple[complex, complex]
 
@@ -44,9 +39,6 @@ class Framing:
         return [a * (self.centre + self.square * (corner - 0.5 - 0.5j)) + b for corner in (0, 1, 1j, 1 + 1j)]
 
 
-Landmarks = Callable[[np.ndarray], list[np.ndarray]]
-# Detectors see a picture this large at least, and no smaller share of it around it, or miss faces that fill it.
-SIDE, BORDER = 256, 0.25
 # The square of FFHQ (Karras et al. 2019, arXiv 1812.04948) in the ArcFace frame: 3.6 times the way from eyes to mouth,
 # around a point a tenth of that way below the eyes.
 SQUARE, CENTRE = 146.0, 56 + 55.7j
@@ -69,65 +61,6 @@ RENDERED = Framing(
 # From hairline to chin and from ear to ear.
 OVAL, OVAL_CENTRE = (46.0, 58.0), 56 + 60j
 SAMPLES = 8  # per latent pixel and axis
-
-
-def load_face_finder(spec: str, framing: Framing = FFHQ) -> Callable[[np.ndarray], list[Frame]]:
-    """What finds the faces of a picture uint8 RGB [h, w, 3], largest first.
-
-    Args:
-        spec: `dlib`, or `insightface:<pack name>` for the detector of a pack, such as SCRFD of buffalo_l.
-        framing: that photos are cut to by what is found.
-
-    Raises:
-        InputError: any other spec, or its files are missing.
-    """
-    landmarks, known = load_landmarks(spec)
-    fit = partial(fit_similarity, known)
-    if spec == "dlib" and framing.by_dlib:
-        fit = partial(_fit_square, framing, np.array(framing.by_dlib).T)
-    return lambda image: [fit(points) for points in landmarks(image)]
-
-
-def load_landmarks(spec: str) -> tuple[Landmarks, np.ndarray]:
-    """What finds five landmarks, complex [5], of each face on a picture uint8 RGB [h, w, 3], largest face first; and
-    where these landmarks lie in the ArcFace frame. Arguments and errors as of `load_face_finder`.
-    """
-    if spec == "dlib":
-        return partial(_landmarks, partial(_dlib_points, FaceFinder())), ARCFACE_LANDMARKS @ (1, 1j)
-    if spec.startswith("insightface:") and not spec.endswith((":", ".onnx")):
-        detector, _ = load_pack(spec.removeprefix("insightface:"))
-        from insightface.utils.face_align import arcface_dst
-
-        return partial(_landmarks, partial(_pack_points, detector)), arcface_dst.astype(float) @ (1, 1j)
-    raise ArgumentError(None, "faces", f"unknown face finder {spec!r}", "Use dlib or insightface:<pack name>")
-
-
-def _landmarks(points: Landmarks, image: np.ndarray) -> list[np.ndarray]:
-    border, scale = round(BORDER * min(image.shape[:2])), max(1.0, SIDE / min(image.shape[:2]))
-    padded = np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
-    size = tuple(round(length * scale) for length in padded.shape[1::-1])
-    found = points(np.asarray(Image.fromarray(padded).resize(size, Image.Resampling.BICUBIC)))
-    return [each / scale - border * (1 + 1j) for each in found]
-
-
-def _fit_square(framing: Framing, weights: np.ndarray, points: np.ndarray) -> Frame:
-    centre, side = weights @ points
-    return side / framing.square, centre - side / framing.square * framing.centre
-
-
-def _dlib_points(finder: FaceFinder, picture: np.ndarray) -> list[np.ndarray]:
-    seen, faces = finder.largest_first(picture)
-    # A second attempt sees the picture with a border around it, at the same scale.
-    height, width = ((larger - given) / 2 for larger, given in zip(seen.shape[:2], picture.shape[:2], strict=True))
-    return [np.array([complex(point.x, point.y) for point in face.parts()]) - complex(width, height) for face in faces]
-
-
-def _pack_points(detector: Any, picture: np.ndarray) -> list[np.ndarray]:
-    boxes, points = detector.detect(np.ascontiguousarray(picture[..., ::-1]))
-    if points is None:
-        return []
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return [points[row].astype(float) @ (1, 1j) for row in np.argsort(-areas, kind="stable")]
 
 
 def find_faces(photo: Image.Image, side: int, find: Callable[[np.ndarray], list[Frame]]) -> list[Frame]:

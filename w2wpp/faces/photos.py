@@ -15,12 +15,11 @@ from w2wpp.faces.frames import Frame, align, find_faces
 from w2wpp.faces.pictures import check_kind, claims_to_be_picture, read_picture
 from w2wpp.faces.portraits import PortraitsParams
 from w2wpp.files.errors import InputError
-from w2wpp.files.folders import children, normal_form
+from w2wpp.files.folders import children, left_behind, normal_form
+from w2wpp.files.quarantine import PHOTOS, first_refused, refusal
 from w2wpp.files.splits import drawn_order
 from w2wpp.files.tensor_files import printable
 
-# What systems, archives and file servers leave beside people's folders, in small letters.
-BYSTANDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 # Names become names of files, of at most 255 bytes with what is added to them, and text in figures and tables.
 MAX_NAME, MAX_NAME_BYTES = 64, 192
 _INSIDE = " _-.,'·()&+"
@@ -67,7 +66,7 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
 
     Args:
         params: `path` is the folder.
-        find: see `w2wpp.faces.frames.load_face_finder`.
+        find: see `w2wpp.faces.finders.load_face_finder`.
 
     Raises:
         InputError: as of `people_in`, a photo is a symbolic link, or there are too few people with enough photos.
@@ -84,7 +83,7 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
         if len(images) == wanted:
             break
         person = _read_person(people[name], count, params.photo_size, find, known)
-        rejected += [{"person": name, **each} for each in person.rejected]
+        rejected += person.rejected
         others += [{"person": name, "file": file} for file in person.others]
         if len(person.rows) < count:
             rejected.append(
@@ -150,7 +149,7 @@ def people_in(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     beside = []
     for child in children(folder, f"Give a folder that has a sub-folder of photos for each person, {_such_as(folder)}"):
         path, name = Path(child.path), normal_form(child.name)
-        if name.startswith(".") or name.lower() in BYSTANDERS:
+        if left_behind(child):
             beside.append(path)
         elif child.is_symlink():
             raise InputError(printable(path), None, "a symbolic link", "Put the folder itself in its place")
@@ -206,7 +205,7 @@ def _too_few(
     )
     remedy = "Add people, or lower portraits.validation, portraits.test or portraits.score_photos"
     if rejected:
-        reason += f"; the first of {len(rejected)} rejected, {rejected[0]['person']}: {rejected[0]['reason']}"
+        reason += f"; {first_refused(rejected, 'person')}"
     loose = [_shown(path) for path in beside if not path.name.startswith(".") and claims_to_be_picture(path)]
     if loose:
         reason += f"; photos that lie loose, in no person's folder: {len(loose)}, such as {loose[0]}"
@@ -226,9 +225,7 @@ def _such_as(folder: Path) -> str:
 
 
 def _has_folders(folder: Path) -> bool:
-    return any(
-        child.is_dir(follow_symlinks=False) and not child.name.startswith(".") for child in children(folder, _ACCESS)
-    )
+    return any(child.is_dir(follow_symlinks=False) and not left_behind(child) for child in children(folder, _ACCESS))
 
 
 def _shown(path: Path) -> str:
@@ -239,7 +236,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, bool]]:
     """All that is in a person's folder, sorted by name, and whether it claims to be a photo; nothing hidden does."""
     for child in children(folder, _ACCESS):
         path = Path(child.path)
-        if child.name.startswith("."):
+        if left_behind(child):
             yield path, False
         elif child.is_symlink():
             raise InputError(printable(path), None, "a symbolic link", "Put the photo itself in its place")
@@ -264,7 +261,7 @@ def _read_person(
             taken = _print(photo)
             _refuse_copy(taken, person.prints, known, path)
         except InputError as error:
-            person.rejected.append({"file": file, "reason": error.reason})
+            person.rejected.append(refusal(error, PHOTOS, person=normal_form(folder.name), file=file))
             continue
         frames = find_faces(photo, 2 * size, find)
         person.images.append(align(photo, frames[0] if frames else None, size))

@@ -12,87 +12,22 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from w2wpp.files.errors import InputError
+from w2wpp.files.file_kinds import START, Kind, kind_of
 from w2wpp.files.tensor_files import opened, printable
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+# Those that are read, as Pillow calls them.
+FORMATS = {"a JPEG picture": "JPEG", "a PNG picture": "PNG", "a WebP picture": "WEBP"}
 MAX_BYTES, MAX_PIXELS = 64 * 2**20, 64 * 10**6
 MIN_SIDE, MAX_SIDE, MAX_RATIO = 64, 16_384, 4
 # Of a progressive JPEG, which has 10 or so; each costs the time of a whole picture, in as little as 50 bytes.
 MAX_SCANS = 50
 MAX_PARTS = 100_000  # segments of a JPEG or chunks of a PNG: Pillow spends microseconds and a list entry on each
-HEAD = 512  # bytes that tell what a file is
 
-# What a file begins with. Pictures that are not read come first, then what else is found among photos.
-_KINDS = tuple(
-    (re.compile(begin, re.DOTALL | re.IGNORECASE), kind)
-    for begin, kind in (
-        (rb"\xff\xd8\xff", "JPEG"),
-        (rb"\x89PNG\r\n\x1a\n", "PNG"),
-        (rb"RIFF.{4}WEBP", "WEBP"),
-        (rb"GIF8[79]a", "a GIF"),
-        (rb"II\*\0|MM\0\*|II\x2b\0|MM\0\x2b", "a TIFF or a camera's raw file"),
-        (rb".{4}ftyp(?:hei|hev|mif1|msf1)", "a HEIC"),
-        (rb".{4}ftypavi[fs]", "an AVIF"),
-        (rb"8BPS", "a Photoshop file"),
-        (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000"),
-        (rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL"),
-        (rb"BM.{12}[\x0c\x28\x38\x40\x6c\x7c]\0\0\0", "a BMP"),
-        (rb".{4}ftyp|\x1a\x45\xdf\xa3|RIFF.{4}AVI ", "a video"),
-        (rb"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-        (rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html)", "a web page, not the file itself"),
-        (rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|svg)", "an SVG or XML"),
-        (rb"%PDF", "a PDF"),
-        (rb"PK\x03\x04", "a ZIP archive"),
-        (rb"\0\x05\x16\x07", "an AppleDouble file of macOS, not the file itself"),
-    )
+_NAMED_LIKE_ONE = re.compile(
+    r"\.(?:jpg|jpeg|jpe|jfif|jif|pjpeg|pjp|a?png|webp|gif|bmp|dib|tiff?|hei[cf]|hif|avif|jp2|jxl|psd|"
+    r"dng|cr[23]|nef|arw|raf|orf|rw2)",
+    re.IGNORECASE,
 )
-_NAMED_LIKE_ONE = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".jif",
-    ".pjpeg",
-    ".pjp",
-    ".png",
-    ".apng",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".dib",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-    ".hif",
-    ".avif",
-    ".jp2",
-    ".jxl",
-    ".psd",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".raf",
-    ".orf",
-    ".rw2",
-)
-_PICTURES = (
-    *FORMATS,
-    "a GIF",
-    "a TIFF or a camera's raw file",
-    "a HEIC",
-    "an AVIF",
-    "a Photoshop file",
-    "a JPEG 2000",
-    "a JPEG XL",
-    "a BMP",
-)
-_REMEDIES = {
-    "a Git LFS pointer, not the file itself": "Run `git lfs pull`",
-    "a web page, not the file itself": "Fetch the photo itself",
-}
 # How Pillow undoes the eight orientations of Exif.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -108,21 +43,17 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _START_OF_SCAN, _END, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
 
 
-def kind_of(head: bytes) -> str | None:
-    """What a file is by its first `HEAD` bytes: one of `FORMATS`, words such as "a GIF", or None if unknown."""
-    return next((kind for begin, kind in _KINDS if begin.match(head)), None) if head else "empty"
-
-
 def claims_to_be_picture(path: Path) -> bool:
     """Whether a file is a picture by its content, or by its name; a file that cannot be opened, by its name.
 
     A symbolic link is not followed.
     """
-    if path.suffix.lower() in _NAMED_LIKE_ONE:
+    if _NAMED_LIKE_ONE.fullmatch(path.suffix):
         return True
     try:
         with opened(path, os.O_NOFOLLOW) as file:
-            return kind_of(file.read(HEAD)) in _PICTURES
+            kind = kind_of(file.read(START))
+            return kind is not None and kind.picture
     except InputError:
         return False
 
@@ -130,7 +61,7 @@ def claims_to_be_picture(path: Path) -> bool:
 def check_kind(path: Path) -> None:
     """Refuse a file that does not begin like a picture that `read_picture` reads; an InputError as of it."""
     with opened(path, os.O_NOFOLLOW) as file:
-        _known(file.read(HEAD), printable(path))
+        _known(file.read(START), printable(path))
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -147,7 +78,7 @@ def read_picture(path: Path) -> Image.Image:
     """
     where = printable(path)
     with opened(path, os.O_NOFOLLOW) as file:
-        content = file.read(HEAD)
+        content = file.read(START)
         kind = _known(content, where)
         content += file.read(MAX_BYTES + 1 - len(content))
     if len(content) > MAX_BYTES:
@@ -155,7 +86,7 @@ def read_picture(path: Path) -> Image.Image:
     _check_parts(content, kind, where)
     try:
         with warnings.catch_warnings(action="ignore"):
-            photo = Image.open(BytesIO(content), formats=FORMATS)
+            photo = Image.open(BytesIO(content), formats=tuple(FORMATS.values()))
             _check_size(photo.size, where)
             photo.load()  # before its metadata are, for which Pillow may load it and keep half of a damaged picture
             turn, picture = _orientation(photo), _to_rgb(photo, content)
@@ -168,11 +99,12 @@ def read_picture(path: Path) -> Image.Image:
         raise InputError(where, None, f"a damaged {kind} ({_words(error)})", "Give another photo") from error
 
 
-def _known(head: bytes, where: str) -> str:
-    kind = kind_of(head) or "no picture"
-    if kind not in FORMATS:
-        raise InputError(where, None, f"{kind}; JPEG, PNG and WebP are read", _REMEDIES.get(kind, "Convert it"))
-    return kind
+def _known(start: bytes, where: str) -> str:
+    """The format of a picture that is read, as Pillow calls it."""
+    kind = kind_of(start) or Kind("no picture")
+    if kind.name not in FORMATS:
+        raise InputError(where, None, f"{kind.name}; JPEG, PNG and WebP are read", kind.remedy or "Convert it")
+    return FORMATS[kind.name]
 
 
 def _check_size(size: tuple[int, int], where: str) -> None:

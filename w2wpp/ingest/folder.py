@@ -16,8 +16,8 @@ from w2wpp.ingest.checkpoints import Training, find_trainings
 from w2wpp.ingest.foreign import ForeignLora, read_lora
 from w2wpp.ingest.kinds import bystander
 from w2wpp.ingest.names import names_within
-from w2wpp.lora.canonical import product_distance, singular_values
 from w2wpp.lora.layout import WeightLayout
+from w2wpp.lora.products import product_distance, singular_values
 
 # More checkpoints than anybody keeps of one training without a further sign that they are of one.
 MAX_UNSURE = 50
@@ -97,7 +97,7 @@ def scan_folder(
             of that training are.
 
     Raises:
-        InputError: the folder itself cannot be read, or holds more than `w2wpp.ingest.names.MAX_NAMES` names; or more
+        InputError: the folder itself cannot be read, or holds more than `w2wpp.files.folders.MAX_NAMES` names; or more
             than `MAX_UNSURE` LoRAs that are not listed differ by a number at the end of their names alone, so that they
             could be checkpoints of one training as well as people.
     """

@@ -15,8 +15,8 @@ from w2wpp.files.tensor_files import PICKLE_SUFFIXES, Entry, check_size, opened,
 from w2wpp.ingest.keys import ALPHA, DOWN, UP, key_table
 from w2wpp.ingest.kinds import is_of_text_encoder
 from w2wpp.ingest.scale import positive, scale_beside, scale_in_metadata
-from w2wpp.lora.canonical import balance
 from w2wpp.lora.layout import WeightLayout
+from w2wpp.lora.rank_reduction import reduce_rank
 
 MAX_RANK = 256
 _WEIGHT_DTYPES = ("F16", "BF16", "F32")
@@ -29,7 +29,7 @@ class ForeignLora:
     """A LoRA as a layout has it.
 
     Attributes:
-        vector: float32 [d], canonical (see `w2wpp.lora.canonical.balance`), finite.
+        vector: float32 [d], canonical (see `w2wpp.lora.rank_reduction.reduce_rank`), finite.
         naming: "peft", "diffusers", "kohya", "onetrainer" or "ldm", the names of Stable Diffusion's own code.
         rank: the highest of its modules' in the file.
         alpha_from: where alpha was found: "tensors", "metadata", "adapter_config.json", several of them joined by
@@ -101,7 +101,7 @@ def read_lora(path: str | Path, layout: WeightLayout) -> ForeignLora:
             sources.add(source)
             down, up = (read_tensor(file, found[module, part], where)[None] for part in (DOWN, UP))
             try:
-                a, b, kept[module], energy[module] = balance(down, up, scale / layout.scale, layout.rank)
+                a, b, kept[module], energy[module] = reduce_rank(down, up, scale / layout.scale, layout.rank)
             except torch.linalg.LinAlgError as error:
                 raise InputError(where, module, "its singular values cannot be computed", "Train it again") from error
             parts += [a.flatten(), b.flatten()]

@@ -3,13 +3,11 @@
 import os
 import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from w2wpp.files.errors import InputError
+from w2wpp.files.folders import MAX_NAMES, children, entries, left_behind
 from w2wpp.files.tensor_files import printable
 
-MAX_NAMES = 100_000
 MAX_DEPTH = 8
 
 _LORA_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
@@ -24,13 +22,6 @@ _MODEL = re.compile(
     r"w2wmodel\.pt"
 )
 _STATE_OF_FOLDER = ("optimizer.bin", "random_states_0.pkl", "train_state.json")
-_LEFT_BEHIND = {
-    "__macosx": "macOS leaves in archives",
-    "@eadir": "a Synology NAS keeps beside files",
-    "$recycle.bin": "Windows keeps of deleted files",
-    "lost+found": "Linux keeps of a damaged disk",
-    "system volume information": "Windows keeps of a disk",
-}
 _OTHERS = (
     (("png", "jpg", "jpeg", "webp", "gif", "bmp", "avif", "mp4"), "a picture"),
     (("txt", "caption", "md", "csv", "log"), "a text"),
@@ -40,7 +31,7 @@ _OTHERS = (
 )
 
 
-def names_within(folder: Path) -> Iterator[tuple[str, str, str]]:
+def names_within(folder: Path, limit: int = MAX_NAMES) -> Iterator[tuple[str, str, str]]:
     """The names of all files below a folder, in any order: (path relative to it, refusal, reason).
 
     `refusal` says why what claims to be a LoRA must not be opened, `reason` why something makes no such claim; both are
@@ -48,25 +39,22 @@ def names_within(folder: Path) -> Iterator[tuple[str, str, str]]:
     systems leave beside LoRAs, are named and not entered; nor are symbolic links to folders, so that none is a loop.
 
     Raises:
-        InputError: the folder itself cannot be read, or holds more than `MAX_NAMES` names.
+        InputError: the folder itself cannot be read, or holds more than `limit` names.
     """
     root, count, waiting = os.path.realpath(folder), 0, [""]
     while waiting:
         within = waiting.pop()
         try:
-            with os.scandir(folder / within) as entries:
-                children = list(islice(entries, MAX_NAMES + 1 - count))
+            found = (
+                entries(folder / within, folder, count, limit)
+                if within
+                else children(folder, "Give a folder of LoRAs", limit)
+            )
         except OSError as error:
-            if not within:
-                raise InputError(
-                    printable(folder), None, f"cannot be read ({error.strerror})", "Give a folder of LoRAs"
-                ) from error
             yield within, f"a folder that cannot be read ({error.strerror})", ""
             continue
-        count += len(children)
-        if count > MAX_NAMES:
-            raise InputError(printable(folder), None, f"more than {MAX_NAMES} names", "Split the folder")
-        for child in children:
+        count += len(found)
+        for child in found:
             name = os.path.join(within, child.name)
             reason = _no_lora(child, name)
             if not reason and child.is_dir(follow_symlinks=False):
@@ -78,14 +66,8 @@ def names_within(folder: Path) -> Iterator[tuple[str, str, str]]:
 def _no_lora(child: os.DirEntry, name: str) -> str:
     """Why something in a folder makes no claim to be a LoRA, and need not be looked into; empty where it may."""
     folder = child.is_dir(follow_symlinks=False)
-    if child.name.lower() in _LEFT_BEHIND:
-        return f"what {_LEFT_BEHIND[child.name.lower()]}"
-    if child.name.startswith("."):
-        return (
-            "what macOS keeps beside a file"
-            if child.name.startswith("._")
-            else f"a hidden {'folder' if folder else 'file'}"
-        )
+    if left := left_behind(child):
+        return left
     if folder:
         if name.count("/") >= MAX_DEPTH:
             return f"a folder more than {MAX_DEPTH} deep"

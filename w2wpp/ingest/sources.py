@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from w2wpp.compute.schedules import chunks
 from w2wpp.diffusion.pretrained import empty_unet
 from w2wpp.files.errors import InputError
+from w2wpp.files.quarantine import LORAS, first_refused, write_quarantine
 from w2wpp.files.settings import Path as PathText
 from w2wpp.files.settings import Section
 from w2wpp.files.storage import write_csv
@@ -27,7 +28,7 @@ from w2wpp.lora.layout import LoraParams, WeightLayout
 from w2wpp.lora.packs import LORAS_PER_FILE
 from w2wpp.lora.shards import Shards, write_shards
 
-PEOPLE, QUARANTINE = "people.csv", "quarantine.csv"
+PEOPLE = "people.csv"
 
 
 class SourceParams(Section):
@@ -77,17 +78,9 @@ def collect_w2w(params: SourceParams, seed: int, layout: WeightLayout, out: Path
     data = pack_w2w(files, layout, out / "loras", scratch, seed=seed, validation=share, test=share)
     people = data.people.rename(columns={"file": "photo"})
     _write_zoo(out, [people[people["split"] == split] for split in data.shards], data.shards)
-    _write_quarantine(
-        out,
-        [
-            (each.person, f"{files.weights.name}[{each.row}]", each.key, each.reason)
-            for each in data.quarantine.itertuples()
-        ],
-    )
-    _say(
-        f"{len(people)} vectors of {people['person'].nunique()} people read, {len(data.quarantine)} rejected; see "
-        f"{out / QUARANTINE}"
-    )
+    refused = data.quarantine.assign(lora=[f"{files.weights.name}[{row}]" for row in data.quarantine["row"]])
+    listed = write_quarantine(out, refused.to_dict("records"), LORAS)
+    _say(f"{len(people)} vectors of {people['person'].nunique()} people read, {len(refused)} rejected; see {listed}")
 
 
 def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: Path, scratch: Path) -> None:
@@ -145,7 +138,7 @@ def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: P
             shards[split] = write_shards(out / "loras" / split, blocks, layout, LORAS_PER_FILE)
             parts.append(table.iloc[rows])
     _write_zoo(out, parts, shards)
-    _write_quarantine(out, [(own_name(each.name), each.name, each.key, each.reason) for each in scan.rejected])
+    write_quarantine(out, _refused(scan), LORAS)
     write_csv(
         out / "duplicates.csv",
         pd.DataFrame([vars(each) for each in scan.duplicates], columns=["name", "original", "how", "distance"]),
@@ -190,9 +183,12 @@ def _write_zoo(out: Path, parts: list[pd.DataFrame], shards: dict[str, Shards]) 
     write_csv(out / "manifest.csv", people.assign(file=files))
 
 
-def _write_quarantine(out: Path, rejected: list[tuple[str, str, str | None, str]]) -> None:
-    """What the flatten stage counts as unusable beside what it refuses itself: person, LoRA, key and reason of each."""
-    write_csv(out / QUARANTINE, pd.DataFrame(rejected, columns=["person", "lora", "key", "reason"]))
+def _refused(scan: FolderScan) -> list[dict]:
+    """What the flatten stage counts as unusable beside what it refuses itself."""
+    return [
+        {"person": own_name(each.name), "lora": each.name, "key": each.key, "reason": each.reason}
+        for each in scan.rejected
+    ]
 
 
 def _check_listed(listed: dict[str, str], scan: FolderScan, where: str) -> None:
@@ -221,9 +217,8 @@ def _too_few(folder: Path, scan: FolderScan, people: list[str]) -> InputError:
     key: str | None = None
     remedy: str | None = None
     if scan.rejected:
-        first = scan.rejected[0]
-        notes.append(f"the first of {len(scan.rejected)} rejected, {first.name}: {first.reason}")
-        key, remedy = first.key, first.remedy
+        notes.append(first_refused(_refused(scan), "lora"))
+        key, remedy = scan.rejected[0].key, scan.rejected[0].remedy
     if scan.duplicates:
         original = scan.duplicates[0].original
         copies = sum(each.original == original for each in scan.duplicates)

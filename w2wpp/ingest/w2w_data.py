@@ -12,6 +12,7 @@ from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import chunks
 from w2wpp.files.errors import InputError
+from w2wpp.files.quarantine import QUARANTINE, ROWS, write_quarantine
 from w2wpp.files.storage import file_hash, read_csv, read_json, write_csv, write_json
 from w2wpp.files.tensor_files import opened, printable
 from w2wpp.ingest.torch_files import StoredMatrix, open_matrix
@@ -150,7 +151,7 @@ def pack_w2w(
             "Fetch the file again",
         )
     write_csv(data / "people.csv", kept.sort_values("split", kind="stable", key=lambda split: split.map(SPLITS.index)))
-    write_csv(data / "quarantine.csv", pd.DataFrame(quarantine, columns=["person", "row", "key", "reason"]))
+    write_quarantine(data, quarantine, ROWS)
     _write_manifest(
         data,
         files,
@@ -179,7 +180,7 @@ def read_w2w(folder: str | Path) -> W2WData:
     """
     folder = Path(folder)
     people = read_csv(folder / "people.csv", ["person", "split", "row"])
-    quarantine = read_csv(folder / "quarantine.csv", ["person", "row", "key", "reason"])
+    quarantine = read_csv(folder / QUARANTINE, ROWS)
     shards = {split: open_shards(folder / split) for split in SPLITS if (people["split"] == split).any()}
     if not shards:
         raise InputError(str(folder / "people.csv"), "split", f"nobody is in {', '.join(SPLITS)}", _AGAIN)
@@ -225,7 +226,7 @@ def _write_manifest(
 ) -> None:
     """manifest.json: what the data were made of, with which settings, and size and SHA-256 of every file."""
     written = {name: each for unit in units for name, each in unit["files"].items()}
-    for name in ("people.csv", "quarantine.csv"):
+    for name in ("people.csv", QUARANTINE):
         written[name] = {"bytes": (data / name).stat().st_size, "sha256": file_hash(data / name)}
     write_json(
         data / "manifest.json",

@@ -112,7 +112,7 @@ def align_photo(
         photo: see `open_photo`.
         side: pixels of the result.
         framing: of training photos; None takes the photo as a whole.
-        find: see `w2wpp.faces.frames.load_face_finder`; needed where there is a framing.
+        find: see `w2wpp.faces.finders.load_face_finder`; needed where there is a framing.
         largest: take the largest of several faces also where others are about as large.
 
     Raises:

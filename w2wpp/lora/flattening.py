@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from w2wpp.compute.runtime import progress
 from w2wpp.files.errors import InputError
+from w2wpp.files.quarantine import LORAS, check_share, read_quarantine, refusal, write_quarantine
 from w2wpp.files.storage import read_csv, write_csv, write_pack
 from w2wpp.lora.layout import WeightLayout, flatten
 from w2wpp.lora.packs import read_loras
@@ -31,12 +31,10 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
     manifest = read_csv(zoo / "manifest.csv", ["person", "split", "role", "file"])
     in_zoo = manifest["person"][manifest["split"] == "zoo"]
     left_out = set(in_zoo.index[~in_zoo.isin(in_zoo.unique()[:people])])
-    columns = ["person", "lora", "key", "reason"]
-    rejected = zoo / "quarantine.csv"  # what a folder of LoRAs held besides
-    quarantine = read_csv(rejected, columns).to_dict("records") if rejected.exists() else []
+    refused = read_quarantine(zoo, LORAS)  # what a folder of LoRAs held besides
     layout: WeightLayout | None = None
     kept: list[int] = []
-    total = len(manifest) + len(quarantine)
+    total = len(manifest) + len(refused)
     shutil.rmtree(out / "vectors", ignore_errors=True)
     with progress(None, "LoRAs", total=len(manifest)) as bar:
         for pack_number, (name, rows) in enumerate(manifest.groupby("file", sort=False)):
@@ -50,7 +48,7 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
                 try:
                     vectors[row] = flatten({key: part[number] for key, part in tensors.items()}, layout, where)
                 except InputError as error:
-                    quarantine.append({"person": person, "lora": where, "key": error.key, "reason": error.reason})
+                    refused.append(refusal(error, LORAS, person=person, lora=where))
             kept += vectors
             for (role, split), some in rows.loc[list(vectors)].groupby(["role", "split"]):
                 write_shard(
@@ -59,18 +57,7 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
                     torch.stack([vectors[row] for row in some.index]),
                     layout,
                 )
-    refused = out / "quarantine.csv"
-    write_csv(refused, pd.DataFrame(quarantine, columns=columns))
-    if len(quarantine) > max_quarantined * total:
-        first = quarantine[0]
-        raise InputError(
-            first["lora"],
-            first["key"] or None,
-            f"{len(quarantine)} of {total} LoRAs are unusable, the first ({first['person']}): {first['reason']}",
-            f"{refused} lists them. Mend them or collect them again, or raise flatten.max_quarantined, "
-            f"which is {max_quarantined}",
-        )
-
+    check_share(refused, total, max_quarantined, write_quarantine(out, refused, LORAS))
     if layout is None:
         raise InputError(str(zoo / "manifest.csv"), None, "no LoRAs", "Run `dvc repro -f collect`")
     people_kept = manifest.loc[kept].drop(columns="file")

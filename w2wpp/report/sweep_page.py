@@ -12,7 +12,8 @@ import pandas as pd
 from w2wpp.evaluation.sweep_rows import PCA, VAE
 from w2wpp.evaluation.sweep_tables import KEYS
 from w2wpp.files.storage import write_atomically
-from w2wpp.report.figures import SWEEPS, gains, png_bytes
+from w2wpp.report.scores import SWEEPS, gains
+from w2wpp.report.style import png_bytes
 
 RECOGNIZERS = {"dlib": "dlib", "arcface": "ArcFace"}
 TITLES = {

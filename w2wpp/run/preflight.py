@@ -6,7 +6,7 @@ from w2wpp.diffusion.hub import find_model
 from w2wpp.diffusion.pretrained import FILES as BASE_FILES
 from w2wpp.evaluation.gallery import EvaluateParams
 from w2wpp.evaluation.prompt_alignment import FILES as CLIP_FILES
-from w2wpp.faces.frames import load_face_finder
+from w2wpp.faces.finders import load_face_finder
 from w2wpp.faces.photos import check_people
 from w2wpp.faces.recognizers import load_recognizer
 from w2wpp.files.errors import InputError

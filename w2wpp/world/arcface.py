@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from w2wpp.compute.schedules import cosine_rate, step_generator
 from w2wpp.compute.training import train
 from w2wpp.diffusion.pipeline import random_pixels
-from w2wpp.faces.recognizers import ARCFACE_SIZE
+from w2wpp.faces.embeddings import ARCFACE_SIZE
 from w2wpp.files.settings import Count, Positive, Rate, Section
 
 

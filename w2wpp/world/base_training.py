@@ -19,8 +19,9 @@ from w2wpp.diffusion.denoising import draw_timesteps, prediction_target, trainin
 from w2wpp.diffusion.pipeline import random_pixels, to_pixels
 from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.world.base_model import CodecParams, DenoiserParams
-from w2wpp.world.people import caption, class_caption, identity_factors
+from w2wpp.world.captions import caption, class_caption
 from w2wpp.world.populations import Person
+from w2wpp.world.rows import identity_factors
 
 CAPTIONS_PER_PHOTO = 4
 DECODER_EMA = 0.999

@@ -1,18 +1,14 @@
-"""Invented people as plain data: what stays with a person, what changes per photo, and how to say it in words.
+"""Invented people as plain data: what stays with a person and what changes per photo, drawn at random.
 
 Nothing here draws anything; `w2wpp.world.rendering` turns an `Identity` and a `Nuisance` into a picture.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, SupportsFloat
 
 import numpy as np
-
-from w2wpp.diffusion.prompts import described
 
 RGB = tuple[float, float, float]
 
@@ -289,140 +285,3 @@ def sample_nuisance(seed: int) -> Nuisance:
         background_top_rgb=_jitter(rng, base, 0.08, 0.006), background_bottom_rgb=_jitter(rng, base, 0.08, 0.006),
         shirt=shirt, shirt_rgb=_jitter(rng, SHIRTS[shirt], 0.12, 0.015),
     )  # fmt: skip
-
-
-_STYLE_WORDS = {"bald": "bald", "cropped": "cropped", "short": "short", "side-parted": "side-parted", "curly": "curly",
-                "long": "long", "bob": "chin-length", "tied": "tied-back"}  # fmt: skip
-_BEARD_WORDS = {"stubble": "stubble", "full": "a beard"}
-CAPTION_WORDS: tuple[str, ...] = tuple(sorted({
-    ",", "a", "an", "photo", "of", "young", "middle-aged", "older", "old", "man", "woman", "person", "with", "and",
-    "hair", "beard", "stubble", "bald", "eyes", "glasses", "neutral", "face", "on", "background", "in", "shirt",
-    *_STYLE_WORDS.values(), *GLASSES[1:], *HAIR_COLORS, *EYE_COLORS, *EXPRESSIONS, *BACKGROUNDS, *SHIRTS,
-}))  # fmt: skip
-
-
-def caption(identity: Identity, nuisance: Nuisance, rng: np.random.Generator) -> str:
-    """Say some of the factors in lower-case words.
-
-    Args:
-        rng: decides which factors are named; the words themselves are always true of the picture.
-
-    Returns:
-        A text such as ``a photo of an older man with short red hair and a beard, smiling, on a blue background``;
-        it begins with ``a photo of`` and every token is one of :data:`CAPTION_WORDS`.
-    """
-    mentioned = rng.uniform(size=9)
-    noun = "woman" if identity.gender > 0.5 else "man"
-    words = []
-    if mentioned[0] < 0.65:
-        steps = (("young", 0.3), ("middle-aged", 0.6), ("older", 0.82), ("old", np.inf))
-        words.append(next(word for word, limit in steps if identity.age < limit))
-    if identity.hair_style == "bald" and mentioned[1] < 0.75:
-        words.append("bald")
-    first = (words or [noun])[0]
-    text = f"a photo of {'an' if first[0] in 'aeiou' else 'a'} {' '.join([*words, noun])}"
-    traits = []
-    if identity.hair_style != "bald" and mentioned[1] < 0.85:
-        style = f"{_STYLE_WORDS[identity.hair_style]} " if mentioned[2] < 0.75 else ""
-        color = f"{identity.hair_color} " if mentioned[3] < 0.8 or not style else ""
-        traits.append(f"{style}{color}hair")
-    if identity.beard != "none" and mentioned[4] < 0.8:
-        traits.append(_BEARD_WORDS[identity.beard])
-    if mentioned[5] < 0.35:
-        traits.append(f"{identity.eye_color} eyes")
-    if identity.glasses != "none" and mentioned[8] < 0.8:
-        traits.append(f"{identity.glasses} glasses" if mentioned[8] < 0.4 else "glasses")
-    if traits:
-        text += " with " + (", ".join(traits[:-1]) + " and " if len(traits) > 1 else "") + traits[-1]
-    return _described_in_part(text, nuisance, mentioned[6], mentioned[7])
-
-
-def class_caption(nuisance: Nuisance, rng: np.random.Generator, token: str | None = None) -> str:
-    """Say some of a photo's circumstances and nothing of the person but the class: ``a photo of a person, smiling``.
-
-    Args:
-        rng: decides what is named.
-        token: an identity token to put in place of the article: ``a photo of sks person``.
-    """
-    mentioned = rng.uniform(size=2)
-    return _described_in_part(f"a photo of {token or 'a'} person", nuisance, *mentioned)
-
-
-def _described_in_part(prompt: str, nuisance: Nuisance, say_expression: float, say_surroundings: float) -> str:
-    """`prompt` followed by the circumstances that two random numbers in [0, 1] choose."""
-    mentioned = say_expression < (0.8 if nuisance.expression != "neutral" else 0.3)
-    return described(
-        prompt,
-        nuisance.expression if mentioned else None,
-        nuisance.shirt if say_surroundings < 0.3 else None,
-        nuisance.background if 0.15 < say_surroundings < 0.7 else None,
-    )
-
-
-def _row(prefix: str, value: Identity | Nuisance) -> dict[str, float | str]:
-    row: dict[str, float | str] = {}
-    for field in fields(value):
-        item = getattr(value, field.name)
-        if field.name == "changes":
-            row |= {f"{prefix}change_{re.sub('-', '_', n)}": v for n, v in zip(HEAD_CHANGES, item, strict=True)}
-        elif field.name.endswith("_rgb"):
-            row |= {f"{prefix}{field.name[:-4]}_{c}": v for c, v in zip("rgb", item, strict=True)}
-        else:
-            row[prefix + field.name] = item
-    return row
-
-
-def identity_row(identity: Identity) -> dict[str, float | str]:
-    """Flat columns of a person, each named ``person_...``: numbers as floats, names as text."""
-    return _row("person_", identity)
-
-
-def nuisance_row(nuisance: Nuisance) -> dict[str, float | str]:
-    """Flat columns of a photo's circumstances, each named ``photo_...``."""
-    return _row("photo_", nuisance)
-
-
-def identity_from_row(row: Mapping[str, str | SupportsFloat]) -> Identity:
-    """Undo :func:`identity_row`; values may be text (as ``csv`` gives them) and other columns are ignored.
-
-    Raises:
-        ValueError: a column is missing, is no number where one is due, or holds a value no person can have.
-    """
-
-    def number(column: str) -> float:
-        if column not in row:
-            raise ValueError(f"no column {column!r} in the row of a person")
-        try:
-            return float(row[column])
-        except (TypeError, ValueError):
-            raise ValueError(f"column {column!r} must hold a number, got {row[column]!r}") from None
-
-    values: dict[str, Any] = {}
-    for field in fields(Identity):
-        column = "person_" + field.name
-        if field.name == "changes":
-            values["changes"] = tuple(number("person_change_" + name.replace("-", "_")) for name in HEAD_CHANGES)
-        elif field.name.endswith("_rgb"):
-            values[field.name] = tuple(number(f"{column[:-4]}_{channel}") for channel in "rgb")
-        elif field.type == "str":
-            if column not in row:
-                raise ValueError(f"no column {column!r} in the row of a person")
-            values[field.name] = str(row[column])
-        else:
-            values[field.name] = int(number(column)) if field.type == "int" else number(column)
-    return Identity(**values)
-
-
-def identity_factors(identity: Identity) -> np.ndarray:
-    """Every factor of a person as numbers float32 [f], in the same order for everybody.
-
-    Measures are as they are, styles one-hot, colours in sRGB without their names.
-    """
-    named = {"hair_style": HAIR_STYLES, "beard": BEARDS, "glasses": GLASSES}
-    numbers: list[float] = []
-    for name, value in _row("", identity).items():
-        if name in named:
-            numbers += [float(value == choice) for choice in named[name]]
-        elif not isinstance(value, str):
-            numbers.append(float(value))
-    return np.array(numbers, np.float32)

@@ -1,6 +1,6 @@
 """A probe that reads factors, pose and light off a picture, trained on renders that went through the codec."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +25,7 @@ IGNORED = -100
 class ProbeParams(Section):
     """The probe that reads factors off pictures, to see whether prompts are obeyed."""
 
-    people: Annotated[int, Field(ge=2)] = 3000
+    people: Annotated[int, Field(ge=2)] = 4000
     """Rendered people to train on."""
     photos: Count = 3
     """Photos per person."""
@@ -76,6 +76,11 @@ class Probe(nn.Module):
             name: torch.cat([each[name][:, 0] for each in outputs]) * quantity.scale
             for name, quantity in QUANTITIES.items()
         }
+
+    def measure(self, images: Tensor, names: Iterable[str] = tuple(QUANTITIES)) -> dict[str, Tensor]:
+        """Quantities in degrees, float32 [n] by name, of uint8 images [n, h, w, 3]."""
+        read = self.read_all(images)
+        return {name: read[name] for name in names}
 
 
 def labels_of(people: list[Person]) -> dict[str, Tensor]:
@@ -150,7 +155,7 @@ def accuracy(probe: Probe, images: Tensor, labels: dict[str, Tensor]) -> dict[st
 
 def quantity_errors(probe: Probe, images: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
     """Root mean square error in degrees of each quantity, on photos uint8 [n, h, w, 3] with `labels_of` them."""
-    read = probe.read_all(images)
+    read = probe.measure(images)
     return {name: (read[name] - labels[name]).square().mean().sqrt().item() for name in QUANTITIES}
 
 

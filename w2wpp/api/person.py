@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from w2wpp import artifacts
+from w2wpp.api import artifacts
 from w2wpp.compute.runtime import device
 from w2wpp.compute.schedules import step_generator
 from w2wpp.diffusion.denoising import GenerateParams, generate
@@ -21,9 +21,9 @@ from w2wpp.files.errors import ArgumentError
 from w2wpp.files.tensor_files import printable
 from w2wpp.ingest.exported import read_exported
 from w2wpp.ingest.foreign import read_lora
-from w2wpp.lora.canonical import on_rows
 from w2wpp.lora.export import LoraDtype, LoraFormat, export_lora
 from w2wpp.lora.layout import WeightLayout
+from w2wpp.lora.products import on_rows
 from w2wpp.spaces import registry
 from w2wpp.spaces.base import WeightSpace
 

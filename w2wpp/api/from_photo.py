@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from diffusers import StableDiffusionPipeline
 
-from w2wpp import artifacts
+from w2wpp.api import artifacts
+from w2wpp.api.person import Base, Person, Space, check_fit, check_seed, decode, the_base, the_space
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.inversion.search import InvertParams, SearchOptions
-from w2wpp.person import Base, Person, Space, check_fit, check_seed, decode, the_base, the_space
 from w2wpp.spaces.base import WeightSpace
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class PhotoOptions:
         framing: how training photos are framed. "rendered": as those of the world that is rendered here; "ffhq": as
             those of all other base models; None: as the base model needs; "none": the photos are framed so already,
             and nobody looks for faces.
-        faces: who finds faces, see `w2wpp.faces.frames.load_face_finder`.
+        faces: who finds faces, see `w2wpp.faces.finders.load_face_finder`.
         largest: take the largest of several faces also where others are about as large.
     """
 
@@ -83,7 +83,8 @@ def invert(
             base and encoder do not fit one another.
     """
     photos = check_photos(photos)
-    from w2wpp.faces.frames import FFHQ, load_face_finder
+    from w2wpp.faces.finders import load_face_finder
+    from w2wpp.faces.frames import FFHQ
     from w2wpp.inversion.own_photo import FRAMINGS, align_photo, framing_of, invert_photos
 
     check_seed(seed)

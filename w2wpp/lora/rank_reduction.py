@@ -1,4 +1,4 @@
-"""One representative of all factor pairs (A, B) of a LoRA that have the same product B A."""
+"""LoRAs reduced to a lower rank: canonical factors (A, B) of the best approximation of their products B A."""
 
 import torch
 from torch import Tensor
@@ -15,14 +15,14 @@ _ROUNDING = 1e-6
 _CANCELLED = 1e-5
 
 
-def balance(down: Tensor, up: Tensor, factor: float, rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The canonical factors of factor * up @ down, or of its best approximation of the given rank.
+def reduce_rank(down: Tensor, up: Tensor, factor: float, rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The product factor * up @ down at the given rank, as canonical factors.
 
     With the singular value decomposition U S V^T of the product, A = sqrt(S) V^T and B = U sqrt(S), singular values
     descending, the sum of each row of A positive, and rows of zeros up to `rank`. Truncating the decomposition is the
-    best approximation in the Frobenius norm (Eckart and Young, 1936). It is taken of the r x r core between the QR
-    decompositions of both factors, so nothing of size fan_out x fan_in is ever formed. Factors that are canonical
-    already come back as they are, to the bit.
+    best approximation of that rank in the Frobenius norm (Eckart and Young, 1936). It is taken of the r x r core
+    between the QR decompositions of both factors, so nothing of size fan_out x fan_in is ever formed. Factors that are
+    canonical already come back as they are, to the bit.
 
     Args:
         down: A [n, r, fan_in], finite.
@@ -56,58 +56,16 @@ def balance(down: Tensor, up: Tensor, factor: float, rank: int) -> tuple[Tensor,
 
 
 def canonicalise(weights: Tensor, layout: WeightLayout) -> Tensor:
-    """Weight vectors [n, d], finite, to the canonical float32 vectors [n, d] of the same LoRAs (see `balance`).
+    """Weight vectors [n, d], finite, to the canonical float32 vectors [n, d] of the same LoRAs (see `reduce_rank`).
 
     LoRAs trained from different seeds so become comparable coordinate by coordinate. Doing it twice changes nothing
     more. Singular vectors of equal singular values stay an arbitrary choice.
     """
     parts = []
     for down, up in layout.split(weights).values():
-        a, b, _, _ = balance(down, up, 1.0, layout.rank)
+        a, b, _, _ = reduce_rank(down, up, 1.0, layout.rank)
         parts += [a.flatten(1), b.flatten(1)]
     return torch.cat(parts, 1)
-
-
-def on_rows(weights: Tensor, layout: WeightLayout, rows: Tensor) -> Tensor:
-    """The LoRAs that have the A of the vector `rows` [d] and, of all these, products B A nearest to those of others.
-
-    Where LoRAs were trained with one A for all, this is how such a LoRA is told from its products alone; of a LoRA
-    with another A, what that A cannot express is left out.
-
-    Args:
-        weights: weight vectors [n, d] of the others.
-
-    Returns:
-        float32 [n, d].
-    """
-    parts = []
-    fixed = layout.split(rows[None].double())
-    for module, (down, up) in layout.split(weights.double()).items():
-        a = fixed[module][0]  # [1, r, fan_in]
-        b = up @ down @ torch.linalg.pinv(a)
-        parts += [a.expand_as(down).flatten(1), b.flatten(1)]
-    return torch.cat(parts, 1).float()
-
-
-def singular_values(canonical: Tensor, layout: WeightLayout) -> Tensor:
-    """float64 [n, modules * rank]: those of the products B A of canonical vectors [n, d].
-
-    Their distance is at most that of the products (Mirsky, 1960), so LoRAs with other singular values are other LoRAs.
-    """
-    return torch.cat([down.double().square().sum(-1) for down, _ in layout.split(canonical).values()], 1)
-
-
-def product_distance(one: Tensor, other: Tensor, layout: WeightLayout) -> float:
-    """Frobenius norm of the difference of the products B A, over all modules, of two weight vectors [d].
-
-    Other than a distance of vectors it does not depend on the choice of A and B.
-    """
-    total = 0.0
-    for down, up in layout.split(torch.stack([one, other]).double()).values():
-        # The product of [B1, -B2] and [A1; A2], whose norm needs only 2r x 2r matrices: |B A|^2 = tr(B^T B A A^T).
-        wide, tall = torch.cat([up[0], -up[1]], 1), torch.cat([down[0], down[1]])
-        total += ((wide.mT @ wide) * (tall @ tall.mT)).sum().clamp_min(0).item()
-    return total**0.5
 
 
 def _pad(rows: Tensor, count: int) -> Tensor:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from w2wpp import artifacts
+from w2wpp.api import artifacts
+from w2wpp.api.person import Person, check_fit, decode, load_lora, load_space, shared_rows
 from w2wpp.diffusion.pretrained import empty_unet
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import open_pack
 from w2wpp.files.tensor_files import opened, printable, read_header
 from w2wpp.ingest.exported import read_exported
 from w2wpp.ingest.foreign import read_lora
-from w2wpp.lora.canonical import product_distance
 from w2wpp.lora.layout import WeightLayout
-from w2wpp.person import Person, check_fit, decode, load_lora, load_space, shared_rows
+from w2wpp.lora.products import product_distance
 from w2wpp.spaces.base import WeightSpace
 
 
