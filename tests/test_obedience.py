@@ -8,7 +8,7 @@ import torch
 
 from w2wpp.diffusion.denoising import generate
 from w2wpp.world.factors import FACTORS, PROMPTED_FACTORS
-from w2wpp.world.obedience import PROMPTS, base_obedience, contradictions, obeyed, relative_obedience
+from w2wpp.world.obedience import PROMPTS, base_obedience, contradictions, obeyed
 from w2wpp.world.people import BACKGROUNDS
 from w2wpp.world.populations import manifest_rows, person_names, sample_people
 from w2wpp.world.probes import Probe
@@ -84,10 +84,3 @@ def test_a_factor_is_obeyed_by_the_share_of_pictures_that_show_it(pipe, layout, 
             if each == name
         ]
         assert shares[name] == pytest.approx(sum(shown).item() / len(shown))
-
-
-def test_shares_are_relative_to_what_the_base_model_obeys():
-    assert relative_obedience({"expression": 0.25, "background": 0.5}, {"expression": 0.5, "background": 0.0}) == {
-        "expression": 0.5,
-        "background": 50.0,
-    }

@@ -12,7 +12,6 @@ from w2wpp.lora.layout import WeightLayout
 from w2wpp.world.factors import FACTORS, PHOTO_FACTORS, PROMPTED_FACTORS
 from w2wpp.world.probes import Probe, obedience
 
-LEAST_SHARE = 0.01  # of prompts that the base model obeys, which other shares are divided by
 PROMPTS = 8  # that contradict a person's input photo
 # Expressions that the probe reads as people do (docs/protocol.md), and those of a photo that they do not contradict.
 EXPRESSIONS = {"smiling": ("smiling", "laughing"), "surprised": ("surprised",)}
@@ -81,8 +80,3 @@ def base_obedience(
         lambda prompts: generate(pipe, layout, base_weights, prompts, samples, drawing, "prompts to the base model")[0],
         "a",
     )
-
-
-def relative_obedience(shares: dict[str, float], base: dict[str, float]) -> dict[str, float]:
-    """Shares of obeyed prompts in units of the base model's, by factor."""
-    return {name: share / max(base[name], LEAST_SHARE) for name, share in shares.items()}
