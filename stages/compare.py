@@ -1,47 +1,18 @@
-"""Compare the spaces on the test people, person by person, and copy the inversion metrics of the space in `space`.
+"""Compare the spaces person by person, and single out the inversion of the space `space` names.
 
-Gains at other latent dimensions come from the sweep. Its settings must equal the present ones except for latent
-dimensions, zoo people and training seeds. Otherwise these gains are left out, and the reason is printed and reported.
+Spaces of different dimensions are not compared: gains are left out, and the reason is told here and in the report.
+Gains at other latent dimensions, in this world, are those of the sweep, if it was made with the present settings but
+for latent dimensions, zoo people and training seeds. If not, they are left out, and the reason is told likewise.
 """
 
 import sys
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from w2wpp.evaluation import scoring
+from w2wpp.evaluation.comparison import gains, inequality, ladder, read_measures
 from w2wpp.evaluation.sweep_record import AGAIN, read_sweep
-from w2wpp.files.storage import read_csv, read_json, rounded, write_csv, write_json
+from w2wpp.files.storage import read_json, rounded, write_csv, write_json
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.registry import BASELINE, METHODS
-
-
-def score_table(files: list[Path]) -> pd.DataFrame:
-    """ID scores by (split, person) and rung, of the people with a score in every rung."""
-    scores = pd.concat([read_csv(file, ["person", "split", "rung", "id_score"]) for file in files])
-    scores["id_score"] = pd.to_numeric(scores["id_score"], errors="coerce")
-    return scores.pivot(index=["split", "person"], columns="rung", values="id_score").dropna()
-
-
-def paired_gain(table: pd.DataFrame, baseline: str, bootstrap: int) -> dict:
-    """The paired gain of the VAE over another space on test people."""
-    test = table.loc["test"]
-    vae, other = test["vae inversion"].to_numpy(), test[f"{baseline} inversion"].to_numpy()
-    mean, low, high = scoring.paired_gain(vae, other, n=bootstrap)
-    return {
-        "people": len(test),
-        "gain": {"mean": mean, "low": low, "high": high},
-        "people_better_with_vae": float(np.mean(vae > other)),
-    }
-
-
-def gains(table: pd.DataFrame, bootstrap: int) -> dict:
-    """Gain of the VAE over the baseline, and over the linear space: the gain by nonlinearity."""
-    return paired_gain(table, BASELINE, bootstrap) | {
-        "gain_over_linear": paired_gain(table, "linear", bootstrap)["gain"]
-    }
 
 
 def main() -> None:
@@ -59,27 +30,29 @@ def main() -> None:
     )
     require_photos(args.params)
     bootstrap = args.params.evaluate.bootstrap
-    table = score_table(
+    table = read_measures(
         [args.references / "scores.csv", *(args.evaluations / space / "scores.csv" for space in METHODS)]
     )
-    ladder = []
-    for split, people in table.groupby(level="split"):
-        for rung in people.columns:
-            mean, low, high = scoring.bootstrap_mean(people[rung].to_numpy(), n=bootstrap)
-            ladder.append(
-                {"split": split, "rung": rung, "id_score": mean, "low": low, "high": high, "people": len(people)}
-            )
-    write_csv(args.out / "ladder.csv", ladder)
-    write_csv(args.out / "scores.csv", table.reset_index())
-    first, second = gains(table, bootstrap), gains(score_table([args.second_opinion / "scores.csv"]), bootstrap)
+    second = read_measures([args.second_opinion / "scores.csv"])
+    write_csv(args.out / "ladder.csv", ladder(table, bootstrap))
+    write_csv(args.out / "scores.csv", table)
+
+    dims = {space: read_json(args.metrics / f"{space}.json").get("latent_dim") for space in METHODS}
+    unequal = inequality(dims, [BASELINE, *(space for space in METHODS if space != BASELINE)])
+    comparison = {} if unequal else gains(table, BASELINE, bootstrap)
+    opinion = {} if unequal else gains(second, BASELINE, bootstrap)
+    if unequal:
+        print(f"compare: no gains: {unequal}. Give all spaces the same latent_dim.", file=sys.stderr)
+    swept = {"tables": [], "left_out": ""}
     if args.params.portraits.source == "rendered":
         sweep = read_sweep(args.sweep, args.params, args.base, args.zoo, args.arcface / "arcface.onnx")
         if sweep.left_out:
             print(f"compare: gains at other dimensions are left out: {sweep.left_out}. {AGAIN}.", file=sys.stderr)
-        first |= sweep.gain_at(args.params.recognizer)
-        second |= sweep.gain_at(args.params.second_recognizer)
-        write_json(args.out / "sweep.json", {"tables": list(sweep.names), "left_out": sweep.left_out})
-    write_json(args.metrics / "comparison.json", rounded(first | {"second_opinion": second}))
+        comparison |= sweep.gain_at(args.params.recognizer)
+        opinion |= sweep.gain_at(args.params.second_recognizer)
+        swept = {"tables": list(sweep.names), "left_out": sweep.left_out}
+    write_json(args.out / "compared.json", {"unequal": unequal, "sweep": swept})
+    write_json(args.metrics / "comparison.json", rounded(comparison | {"second_opinion": opinion}))
     write_json(args.metrics / "inversion.json", read_json(args.metrics / f"{args.params.space}.json")["inversion"])
 
 

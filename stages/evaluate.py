@@ -6,9 +6,11 @@ import torch
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.evaluation import scoring
-from w2wpp.evaluation.gallery import Gallery, embed_all, score_rungs
+from w2wpp.evaluation.gallery import Gallery, embed_all
 from w2wpp.evaluation.prompt_alignment import PromptAlignment
+from w2wpp.evaluation.protocol import draw_models, measured, score_rung
 from w2wpp.faces.embeddings import Embeddings
+from w2wpp.faces.portraits import read_portraits
 from w2wpp.faces.recognizers import load_recognizer
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_json, read_pack, rounded, write_csv, write_json, write_pack
@@ -17,13 +19,14 @@ from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.base import WeightSpace
 from w2wpp.spaces.registry import load_space
+from w2wpp.world.judge import load_judge
 
 
-def reconstruction_error(space: WeightSpace, data: Weights) -> float:
-    """Squared error of the test people's true LoRAs through a space, as a share of their distance from the mean."""
-    true = data.of("true", "test")
+def reconstruction_error(space: WeightSpace, data: Weights, split: str) -> float:
+    """Squared error of held-out people's true LoRAs through a space, as a share of their distance from the mean."""
+    true = data.of("true", split)
     if not len(true):
-        raise InputError("data/weights/people.csv", "split", "no LoRAs of test people", "Raise collect.held_out")
+        raise InputError("data/weights/people.csv", "split", f"no LoRAs of {split} people", "Raise collect.held_out")
     error = ((space.decode(space.encode(true)) - true) / data.std).square().sum(1)
     spread = ((true - data.mean) / data.std).square().sum(1)
     return (error.sum() / spread.sum()).item()
@@ -44,6 +47,8 @@ def main() -> None:
         __doc__,
         space=True,
         base="data/base",
+        portraits="data/portraits",
+        probe="data/probe",
         weights="data/weights",
         spaces="data/spaces",
         samples="data/samples",
@@ -55,21 +60,32 @@ def main() -> None:
         metrics="metrics",
     )
     require_photos(args.params)
-    name = args.space
-    pipe = load_pipeline(args.base, device(), args.params.generate.dtype)
+    name, split, params, drawing = args.space, args.params.split, args.params.evaluate, args.params.generate
+    rendered = args.params.portraits.source == "rendered"
+    pipe = load_pipeline(args.base, device(), drawing.dtype)
     recognizer = load_recognizer(args.params.recognizer, progress="faces")
-    align = PromptAlignment(args.params.evaluate, device()) if args.params.evaluate.prompt_alignment == "clip" else None
+    align = PromptAlignment(params, device()) if params.prompt_alignment == "clip" else None
     space, data = load_space(args.spaces / name / "space.safetensors"), read_weights(args.weights)
+    held_out = read_portraits(args.portraits).of_split(split)
     gallery = Gallery.load(args.references / "gallery.safetensors")
+    judge = load_judge(args.probe, held_out, args.params.portraits.size) if rendered else None
 
     z = read_pack(args.inversions / name / "latents.safetensors")[0]["z"]
-    models = {"inversion": space.decode(z)}
-    if args.params.portraits.source == "rendered":  # otherwise true LoRAs and photos show different people
-        models["reconstruction"] = space.decode(space.encode(data.of("true")))
-    pictures, summaries, scores = score_rungs(
-        pipe, space.layout, models, gallery, recognizer, args.params.evaluate, args.params.generate
-    )
-    scores["rung"] = f"{name} " + scores["rung"]
+    pictures = {
+        "inversion": draw_models(
+            pipe, space.layout, space.decode(z), len(z), judge, params, drawing, f"inverted into {name}"
+        )
+    }
+    if rendered:  # or true LoRAs are of other people than the photos
+        through = space.decode(space.encode(data.of("true", split)))
+        pictures["reconstruction"] = draw_models(
+            pipe, space.layout, through, len(through), None, params, drawing, f"true LoRAs through {name}"
+        )
+    scored = {
+        rung: score_rung(pipe, each, gallery, held_out.images, judge, recognizer, params.bootstrap)
+        for rung, each in pictures.items()
+    }
+    summaries = {rung: summary for rung, (summary, _) in scored.items()}
 
     samples, drawn = read_pack(args.samples / name / "pictures.safetensors")
     seen = embed_all(recognizer, samples["pictures"])
@@ -77,7 +93,7 @@ def main() -> None:
 
     metrics = {
         "latent_dim": space.latent_dim,
-        "reconstruction": {"rel_mse": reconstruction_error(space, data)},
+        "reconstruction": {"rel_mse": reconstruction_error(space, data, split)},
         "sampling": {"face_found": float(seen.found.mean())}
         | scoring.diversity_and_novelty(
             seen.vectors[:, 0], seen.found[:, 0], gallery.zoo.vectors[gallery.zoo.found], gallery.mean
@@ -88,14 +104,17 @@ def main() -> None:
     if "reconstruction" in summaries:
         metrics["reconstruction"]["id_score"] = summaries["reconstruction"]["id_score"]
     if align:
-        inverted = pictures["inversion"][torch.from_numpy(gallery.rows("test"))]
-        metrics["inversion"]["prompt_alignment"] = align(inverted.flatten(0, 1)[None], [args.params.evaluate.prompt])
+        inverted = pictures["inversion"].plain[torch.from_numpy(gallery.scored)]
+        metrics["inversion"]["prompt_alignment"] = align(inverted.flatten(0, 1)[None], [params.prompt])
         metrics["sampling"]["prompt_alignment"] = align(
             samples["pictures"].transpose(0, 1).flatten(1, 2), drawn["prompts"]
         )
     write_json(args.metrics / f"{name}.json", rounded(metrics))
-    write_csv(args.out / name / "scores.csv", scores)
-    write_pack(args.out / name / "pictures.safetensors", pictures, {"summaries": summaries})
+    write_csv(
+        args.out / name / "scores.csv", measured({f"{name} {rung}": table for rung, (_, table) in scored.items()})
+    )
+    kept = {key: tensor for rung, each in pictures.items() for key, tensor in each.tensors(rung).items()}
+    write_pack(args.out / name / "pictures.safetensors", kept, {"summaries": summaries})
 
 
 if __name__ == "__main__":

@@ -41,11 +41,16 @@ def main() -> None:
     space_file = args.spaces / args.space / "space.safetensors"
     encoder_file = args.encoders / f"{args.space}.safetensors"
     space, photo_encoder = load_space(space_file).to(device()), PhotoEncoder.load(encoder_file)
-    people = read_portraits(args.portraits)
+    people = read_portraits(args.portraits).of_split(args.params.split)
     check_photo_size(pipe, people.images)
     photos, rows = people.images[:, 0], people.manifest[people.manifest["photo"] == 0]
 
-    source = {"base": folder_hash(args.base), "portraits": folder_hash(args.portraits), "dtype": dtype}
+    source = {
+        "base": folder_hash(args.base),
+        "portraits": folder_hash(args.portraits),
+        "split": args.params.split,
+        "dtype": dtype,
+    }
     prompts = {"prompt": params.prompt, "captions": params.captions}
 
     def encode(first: int, count: int) -> dict[str, torch.Tensor]:

@@ -1,23 +1,23 @@
 """Measure the references that depend on no space: the world, the base model, and the reference rungs.
 
-For the base model, the stage measures faces, the distribution of its people, and whether it obeys prompts. It also
-measures whether true LoRAs obey prompts.
+Of the base model: faces, the distribution of its people, and whether it obeys prompts.
 
-The rungs are the mean LoRA, the LoRA of the zoo person most similar to the photo, the LoRA of that one photo, and the
-true LoRA of several photos.
+The rungs: the mean LoRA, the LoRA of the zoo person who looks most like the photo, the LoRA of that one photo, the
+true LoRA of several photos, and the photo itself, printed whatever the prompt.
 
-If the held-out people's photos are from a folder, these people have no trained LoRAs and the zoo has no photos. The
-LoRAs of zoo people then draw their pictures, and the last two rungs and the probe's measures are left out.
+Where the held-out people's photos are from a folder, nobody has trained LoRAs of them, the zoo has no photos, and the
+probe does not know such pictures: zoo people are then seen through their LoRAs; LoRAs of held-out people and all that
+the probe says are left out.
 """
 
-import numpy as np
 import torch
 
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.denoising import generate
 from w2wpp.diffusion.pipeline import check_photo_size, load_pipeline
 from w2wpp.diffusion.prompts import CLASS_PROMPT
-from w2wpp.evaluation.gallery import build_gallery, draw_zoo, embed_all, score_rungs
+from w2wpp.evaluation.gallery import build_gallery, draw_zoo, embed_all
+from w2wpp.evaluation.protocol import copies, draw_models, measured, score_rung
 from w2wpp.evaluation.references import (
     check_people,
     class_metrics,
@@ -32,7 +32,8 @@ from w2wpp.files.storage import rounded, write_csv, write_json, write_pack
 from w2wpp.lora.weights import read_weights
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
-from w2wpp.world.obedience import base_obedience, lora_obedience, relative_obedience
+from w2wpp.world.judge import load_judge
+from w2wpp.world.obedience import base_obedience
 from w2wpp.world.probes import load_probe
 
 
@@ -49,47 +50,51 @@ def main() -> None:
     )
     require_photos(args.params)
     params, portraits, drawing = args.params.evaluate, args.params.portraits, args.params.generate
-    rendered = portraits.source == "rendered"
+    split, rendered = args.params.split, portraits.source == "rendered"
     pipe = load_pipeline(args.base, device(), drawing.dtype)
     recognizer = load_recognizer(args.params.recognizer, progress="faces")
-    held_out, data = read_portraits(args.portraits), read_weights(args.weights)
+    held_out, data = read_portraits(args.portraits).of_split(split), read_weights(args.weights)
     check_photo_size(pipe, held_out.images)
-    check_people(data, held_out.names, rendered, str(args.weights / "people.csv"))
+    check_people(data, held_out.names, split, rendered, str(args.weights / "people.csv"))
 
     if rendered:
         zoo, rows = read_portraits(args.zoo), list(range(len(data.zoo)))
     else:
         zoo, rows = draw_zoo(pipe, data, params, drawing)
         write_portraits(args.out / "zoo", zoo.images, zoo.manifest)
-    real = embed_all(recognizer, held_out.images[:, -portraits.score_photos :])
-    gallery = build_gallery(held_out, real, embed_all(recognizer, zoo.images[:, 0]), recognizer.name)
+    gallery = build_gallery(held_out, portraits.score_photos, zoo, recognizer)
     gallery.save(args.out / "gallery.safetensors")
 
     base_weights = torch.zeros(1, data.layout.dimension)
-    samples = generate(pipe, data.layout, base_weights, [CLASS_PROMPT], params.class_samples, drawing, "class samples")[
-        0, 0
-    ]
-    base = codec_metrics(pipe, held_out.images) | class_metrics(embed_all(recognizer, samples), gallery.zoo)
-    of_zoo = zoo_metrics(data)
-    rungs = reference_rungs(data, embed_all(recognizer, held_out.images[:, 0]), gallery, zoo.names, rows, rendered)
+    samples = generate(pipe, data.layout, base_weights, [CLASS_PROMPT], params.class_samples, drawing, "class samples")
+    base = codec_metrics(pipe, held_out.images) | class_metrics(embed_all(recognizer, samples[0, 0]), gallery.zoo)
+    judge = None
     if rendered:
+        judge = load_judge(args.probe, held_out, portraits.size)
         probe = load_probe(args.probe / "probe.safetensors", portraits.size)
-        people = rungs["true"][np.flatnonzero(gallery.rows("test"))[: params.prompted_people]]
         base["prompt_accuracy"] = base_obedience(
             probe, pipe, data.layout, base_weights, params.prompted_samples, drawing.prompted
         )
-        shares = lora_obedience(probe, pipe, data.layout, people, params.seeds, drawing.prompted)
-        of_zoo |= {
-            "prompt_accuracy": shares,
-            "prompt_accuracy_relative": relative_obedience(shares, base["prompt_accuracy"]),
-        }
-    pictures, summaries, scores = score_rungs(pipe, data.layout, rungs, gallery, recognizer, params, drawing)
 
-    write_csv(args.out / "scores.csv", scores)
-    write_pack(args.out / "pictures.safetensors", {"class": samples, **pictures}, {"summaries": summaries})
-    write_json(args.metrics / "world.json", rounded(world_metrics(real, gallery)))
+    models = reference_rungs(data, gallery, zoo.names, rows, split, rendered)
+    pictures = {
+        rung: draw_models(pipe, data.layout, weights, len(held_out.names), judge, params, drawing, f"{rung} LoRAs")
+        for rung, weights in models.items()
+    } | {"photo": copies(held_out.images[:, 0], judge, params.seeds)}
+    scored = {
+        rung: score_rung(pipe, drawn, gallery, held_out.images, judge, recognizer, params.bootstrap)
+        for rung, drawn in pictures.items()
+    }
+    summaries = {rung: summary for rung, (summary, _) in scored.items()}
+
+    write_csv(args.out / "scores.csv", measured({rung: table for rung, (_, table) in scored.items()}))
+    kept = {"class": samples[0, 0]}
+    for rung, drawn in pictures.items():
+        kept |= drawn.tensors(rung)
+    write_pack(args.out / "pictures.safetensors", kept, {"summaries": summaries})
+    write_json(args.metrics / "world.json", rounded(world_metrics(gallery)))
     write_json(args.metrics / "base.json", rounded(base))
-    write_json(args.metrics / "zoo.json", rounded(of_zoo | summaries.get("true", {})))
+    write_json(args.metrics / "zoo.json", rounded(zoo_metrics(data) | summaries.get("true", {})))
 
 
 if __name__ == "__main__":

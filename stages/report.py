@@ -9,12 +9,13 @@ from argparse import Namespace
 import numpy as np
 import pandas as pd
 
+from w2wpp.evaluation.comparison import of_measure, read_measures
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import read_csv, read_json, read_pack, write_atomically
 from w2wpp.lora.weights import read_weights
 from w2wpp.report import page as report
 from w2wpp.report.curves import explained_variance, inversion_loss, kl_curves
-from w2wpp.report.scores import RUNGS, SWEEPS, gains, ladder
+from w2wpp.report.scores import SWEEPS, gains, ladder, trade
 from w2wpp.report.sheets import (
     SHOWN,
     SPACES,
@@ -75,17 +76,20 @@ def main() -> None:
     figures["inversion_loss"] = inversion_loss(
         {space: read_pack(args.inversions / space / "latents.safetensors")[0]["losses"].numpy() for space in SPACES}
     )
-    rungs = read_csv(args.comparison / "ladder.csv", ["split", "rung", "id_score", "low", "high"])
+    rungs = read_csv(args.comparison / "ladder.csv", ["rung", "measure", "mean", "low", "high"])
     figures["ladder"] = ladder(
-        rungs[rungs["split"] == "test"], metrics["world"]["id_floor"], metrics["world"]["id_ceiling"]
+        rungs[rungs["measure"] == "id_score"], metrics["world"]["id_floor"], metrics["world"]["id_ceiling"]
     )
-    sweep = read_json(args.comparison / "sweep.json") if rendered else {"tables": [], "left_out": ""}
+    if rendered:
+        figures["trade"] = trade(rungs)
+    compared = read_json(args.comparison / "compared.json")
+    sweep = compared["sweep"]
     for table in sweep["tables"]:
         lines = read_csv(args.sweep / f"{table}.csv", ["recognizer", "variant", SWEEPS[table], "gain"])
         figures[f"sweep_{table}"] = gains(lines, SWEEPS[table])
 
     pngs = {name: png_bytes(figure, palette=256) for name, figure in figures.items()}
-    verdict, sentence = report.headline(metrics["comparison"])
+    verdict, sentence = report.headline(metrics["comparison"], args.params.split, compared["unequal"])
     page = report.render_html(
         pngs,
         rendered=rendered,
@@ -101,7 +105,7 @@ def main() -> None:
         sweep=sweep,
         same_dimensions=len({metrics[name]["latent_dim"] for name in METHODS}) == 1,
         kept_variance=variance["kept"],
-        shown={"inversion": min(SHOWN, len(sheets.test)), "test": len(sheets.test)},
+        shown={"inversion": min(SHOWN, len(sheets.scores)), "people": len(sheets.scores)},
     )
     for name, png in pngs.items():
         write_atomically(args.out / "figures" / f"{name}.png", lambda path, png=png: path.write_bytes(png))
@@ -116,10 +120,10 @@ def read_sheets(args: Namespace) -> Sheets:
     for space in SPACES:
         pack, _ = read_pack(args.evaluations / space / "pictures.safetensors")
         pictures_of |= {f"{space} {rung}": pictures.numpy() for rung, pictures in pack.items()}
-    known = [rung for rung in RUNGS if rung in pictures_of]
-    scores = read_csv(args.comparison / "scores.csv", ["person", "split", *known]).set_index("person")
+    scores = of_measure(read_measures([args.comparison / "scores.csv"]), "id_score")
     floor = read_pack(args.references / "gallery.safetensors")[1]["floor"]
-    return Sheets(read_portraits(args.portraits), args.params.portraits.score_photos, pictures_of, scores, floor)
+    held_out = read_portraits(args.portraits).of_split(args.params.split)
+    return Sheets(held_out, args.params.portraits.score_photos, pictures_of, scores, floor)
 
 
 if __name__ == "__main__":

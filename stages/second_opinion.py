@@ -3,10 +3,9 @@
 second_recognizer names it: the network of the arcface stage, or another one.
 """
 
-import numpy as np
-
-from w2wpp.evaluation import scoring
-from w2wpp.evaluation.gallery import build_gallery, embed_all, score_pictures
+from w2wpp.evaluation.gallery import build_gallery
+from w2wpp.evaluation.protocol import ModelPictures, identity_measures, measured, summary
+from w2wpp.evaluation.references import world_metrics
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.faces.recognizers import load_recognizer
 from w2wpp.files.storage import read_pack, rounded, write_csv, write_json
@@ -14,7 +13,7 @@ from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.registry import METHODS
 
-REFERENCES = ("nearest", "one-photo", "true")
+REFERENCES = ("nearest", "one-photo", "true", "photo")
 
 
 def main() -> None:
@@ -30,31 +29,34 @@ def main() -> None:
     )
     require_photos(args.params)
     second, rendered = args.params.second_recognizer, args.params.portraits.source == "rendered"
+    bootstrap = args.params.evaluate.bootstrap
     recognizer = load_recognizer(
         f"insightface:{args.arcface / 'arcface.onnx'}" if second == "arcface" else second, progress="faces"
     )
-    held_out = read_portraits(args.portraits)
+    held_out = read_portraits(args.portraits).of_split(args.params.split)
     zoo = read_portraits(args.zoo if rendered else args.references / "zoo")
-    real = embed_all(recognizer, held_out.images[:, -args.params.portraits.score_photos :])
-    gallery = build_gallery(held_out, real, embed_all(recognizer, zoo.images[:, 0]), recognizer.name)
+    gallery = build_gallery(held_out, args.params.portraits.score_photos, zoo, recognizer)
     gallery.save(args.out / "gallery.safetensors")
 
     references = read_pack(args.references / "pictures.safetensors")[0]
-    pictures = {rung: references[rung] for rung in REFERENCES if rung in references}
+    pictures = {rung: ModelPictures.of(references, rung) for rung in REFERENCES if rung in references}
     for space in METHODS:
-        pictures[f"{space} inversion"] = read_pack(args.evaluations / space / "pictures.safetensors")[0]["inversion"]
-    summaries, scores = score_pictures(pictures, gallery, recognizer, args.params.evaluate.bootstrap)
-    summaries = {rung.replace(" ", "_"): summary for rung, summary in summaries.items()}
+        found = read_pack(args.evaluations / space / "pictures.safetensors")[0]
+        pictures[f"{space} inversion"] = ModelPictures.of(found, "inversion")
+    tables, summaries = {}, {}
+    for rung, drawn in pictures.items():
+        table, plain = identity_measures(drawn, gallery, recognizer)
+        tables[rung] = table.assign(person=gallery.people)
+        summaries[rung.replace(" ", "_")] = gallery.summary(plain, bootstrap) | summary(table, bootstrap)
 
-    test = np.array(held_out.splits) == "test"
-    write_csv(args.out / "scores.csv", scores)
+    write_csv(args.out / "scores.csv", measured(tables))
     write_json(
         args.metrics / "second_opinion.json",
         rounded(
             {
                 "id_floor": gallery.floor,
                 "id_ceiling": gallery.ceiling,
-                "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean),
+                "verification_auc": world_metrics(gallery)["verification_auc"],
             }
             | summaries
         ),

@@ -182,3 +182,13 @@ def test_guidance_leads_away_from_the_negative_prompt(pipe, layout, draw_weights
 
     assert (draw(guidance=3.0) - draw(guidance=3.0, negative_prompt="a red shirt")).abs().max() > 1
     assert torch.equal(draw(guidance=1.0), draw(guidance=1.0, negative_prompt="a red shirt"))
+
+
+def test_every_model_may_have_prompts_of_its_own(pipe, layout, draw_weights, params):
+    drawing = params.generate.model_copy(update={"inference_steps": 2, "batch": 4})
+    weights, own = draw_weights(layout, 3), [["smiling", "old"], ["old", "bald"], ["red hair", "smiling"]]
+    drawn = generate(pipe, layout, weights, own, 2, drawing, None)
+    for number, prompts in enumerate(own):
+        alone = generate(pipe, layout, weights[number : number + 1], prompts, 2, drawing, None)[0]
+        assert (drawn[number].int() - alone.int()).abs().max() <= 1
+        assert (drawn[number, 0].int() - drawn[number, 1].int()).abs().max() > 1

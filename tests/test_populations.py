@@ -5,8 +5,8 @@ import torch
 
 from w2wpp.faces.portraits import read_portraits, write_portraits
 from w2wpp.files.errors import InputError
-from w2wpp.world.factors import identity_from_row
 from w2wpp.world.populations import GROUPS, held_out_people, manifest_rows, person_names, sample_people
+from w2wpp.world.rows import identity_from_row
 
 
 def test_groups_share_nobody_and_counts_may_grow():

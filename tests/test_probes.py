@@ -6,16 +6,16 @@ import torch
 from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.files.errors import InputError
 from w2wpp.world.captions import CAPTION_WORDS
+from w2wpp.world.factors import FACTORS, PHOTO_FACTORS, PROMPTED_FACTORS, QUANTITIES
 from w2wpp.world.people import BACKGROUNDS, EXPRESSIONS
 from w2wpp.world.populations import sample_people
 from w2wpp.world.probes import (
-    FACTORS,
     IGNORED,
-    PHOTO_FACTORS,
     accuracy,
     labels_of,
     load_probe,
     obedience,
+    quantity_errors,
     save_probe,
     train_probe,
 )
@@ -35,9 +35,15 @@ def labels() -> dict[str, torch.Tensor]:
     """Only the background is labelled, and of every fifth picture nothing."""
     background = torch.arange(120) % len(COLORS)
     nothing = torch.full((120,), IGNORED)
-    return {name: nothing for name in FACTORS} | {
-        "background": background.masked_fill(background.new_tensor([i % 5 == 0 for i in range(120)]).bool(), IGNORED)
-    }
+    return (
+        {name: nothing for name in FACTORS}
+        | {name: torch.zeros(120) for name in QUANTITIES}
+        | {
+            "background": background.masked_fill(
+                background.new_tensor([i % 5 == 0 for i in range(120)]).bool(), IGNORED
+            )
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +67,10 @@ def test_accuracy_counts_labelled_pictures_alone(probe):
 
 
 def test_obedience_is_the_share_of_pictures_that_show_what_was_asked(probe):
-    prompted = []
+    requested = []
 
     def draw(prompts):
-        prompted.extend(prompts)
+        requested.extend(prompts)
         names = [name for prompt in prompts for name in BACKGROUNDS if name in prompt]
         choices = torch.tensor([list(BACKGROUNDS).index(name) for name in names])
         wrong = (choices + 1) % len(COLORS)
@@ -72,7 +78,7 @@ def test_obedience_is_the_share_of_pictures_that_show_what_was_asked(probe):
 
     shares = obedience(probe, {"background": PHOTO_FACTORS["background"]}, draw, "sks")
     assert shares["background"] == pytest.approx(0.75, abs=0.1)
-    assert prompted[0] == "a photo of sks person, on a white background"
+    assert requested[0] == "a photo of sks person, on a white background"
 
 
 def test_labels_are_the_factors_of_each_photo():
@@ -81,6 +87,8 @@ def test_labels_are_the_factors_of_each_photo():
     assert {len(each) for each in labels.values()} == {120}
     for row, (identity, nuisance) in enumerate((i, n) for i, nuisances in people for n in nuisances):
         assert list(BACKGROUNDS)[labels["background"][row]] == nuisance.background
+        assert labels["yaw"][row] == pytest.approx(nuisance.yaw, abs=1e-4)
+        assert labels["light"][row] == pytest.approx(nuisance.light_azimuth, abs=1e-4)
         sex = labels["sex"][row]
         assert sex == (0 if identity.gender < 0.35 else 1 if identity.gender > 0.65 else IGNORED)
         assert EXPRESSIONS[labels["expression"][row]] == nuisance.expression
@@ -92,10 +100,24 @@ def test_labels_are_the_factors_of_each_photo():
 
 def test_every_word_of_a_prompt_is_a_word_of_captions(pipe):
     known = {f"{word}</w>" for word in [*CAPTION_WORDS, IDENTITY_TOKEN]}
-    for factor in FACTORS.values():
-        assert set(factor.prompted) <= set(factor.choices)
-        for value in factor.prompted:
-            assert set(pipe.tokenizer.tokenize(factor.prompt(value, IDENTITY_TOKEN))) <= known
+    for factor in PROMPTED_FACTORS.values():
+        assert set(factor.requests) <= set(factor.choices)
+        for value in factor.requests:
+            for subject in ("a", IDENTITY_TOKEN):
+                assert set(pipe.tokenizer.tokenize(factor.prompt(value, subject))) <= known
+
+
+def test_probe_measures_pose_and_knows_its_mirror_image():
+    # A bright half on the left or on the right says which way a face turns.
+    turned = torch.where(torch.arange(120) % 2 == 0, -11.0, 11.0)
+    images = torch.full((120, SIZE, SIZE, 3), 40, dtype=torch.uint8)
+    images[turned > 0, :, SIZE // 2 :] = 200
+    images[turned < 0, :, : SIZE // 2] = 200
+    nothing = {name: torch.full((120,), IGNORED) for name in FACTORS}
+    labels = nothing | {"yaw": turned, "light": torch.zeros(120)}
+    probe = train_probe(images, labels, 120, 0)
+    assert quantity_errors(probe, images, labels)["yaw"] < 3
+    assert quantity_errors(probe, images.flip(2), labels)["yaw"] > 15
 
 
 def test_probe_round_trip(probe, tmp_path):

@@ -33,8 +33,8 @@ def gallery() -> Gallery:
     real = everyone_found(faces[:, None] + 0.1 * rng.standard_normal((6, 3, 8)))
     return Gallery.build(
         [f"p{i}" for i in range(6)],
-        ["validation"] * 2 + ["test"] * 4,
         real,
+        3,
         everyone_found(faces[::-1] + 0.1 * rng.standard_normal((6, 8))),
     )
 
@@ -57,21 +57,21 @@ def loras(tmp_path, toy_layout, normal) -> tuple[Weights, dict[str, torch.Tensor
 
 def test_zoo_people_are_not_to_be_held_out(loras):
     data, six = loras[0], [f"p{i}" for i in range(6)]
-    check_people(data, six, True, "people.csv")
-    check_people(data, ["a"], False, "people.csv")
+    check_people(data, six, "test", True, "people.csv")
+    check_people(data, ["a"], "test", False, "people.csv")
     with pytest.raises(InputError, match="'z3' is in the zoo and among the 2 held-out people"):
-        check_people(data, ["z3", "a"], False, "people.csv")
+        check_people(data, ["z3", "a"], "test", False, "people.csv")
     with pytest.raises(InputError, match="not the people of the portraits"):
-        check_people(data, six[::-1], True, "people.csv")
+        check_people(data, six[::-1], "test", True, "people.csv")
 
 
-def test_the_world_is_scored_on_test_people(gallery):
-    gallery.real.found[0, 1] = False
-    metrics = world_metrics(gallery.real, gallery)
+def test_the_world_is_scored_on_the_held_out_people(gallery):
+    gallery.photos.found[0, 1] = False
+    metrics = world_metrics(gallery)
     assert metrics["face_found"] == pytest.approx(17 / 18)
     assert (metrics["id_floor"], metrics["id_ceiling"]) == (gallery.floor, gallery.ceiling)
     assert metrics["verification_auc"] == 1
-    person = gallery.real.vectors[2:].mean(1)
+    person = np.stack([photos[found].mean(0) for photos, found in zip(*gallery.real, strict=True)])
     assert metrics["diversity"] == pytest.approx(scoring.mean_pairwise_distance(person, gallery.mean))
     assert 0 <= metrics["novelty"] < 0.01
 
@@ -101,12 +101,11 @@ def test_the_nearest_zoo_person_has_a_face(gallery):
 
 def test_rungs_are_the_loras_of_the_mean_of_the_nearest_and_of_the_people(gallery, loras):
     data, vectors = loras
-    photo = Embeddings(gallery.real.vectors[:, 0], np.ones(6, bool))
-    rungs = reference_rungs(data, photo, gallery, [f"z{i}" for i in range(6)], [0, 1, 2], rendered=True)
+    rungs = reference_rungs(data, gallery, [f"z{i}" for i in range(6)], [0, 1, 2], "test", rendered=True)
     assert torch.equal(rungs["mean"], data.mean[None])
     assert torch.equal(rungs["nearest"][[0, 2, 4]], vectors["zoo"])  # p0 looks like z5, p2 like z3, p4 like z1
     assert all(torch.equal(rungs[name], vectors[name]) for name in ("one-photo", "true"))
-    assert reference_rungs(data, photo, gallery, [f"z{i}" for i in range(6)], [0, 1, 2], False).keys() == {
+    assert reference_rungs(data, gallery, [f"z{i}" for i in range(6)], [0, 1, 2], "test", False).keys() == {
         "mean",
         "nearest",
     }

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from w2wpp.evaluation import scoring
 
 X, Y = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-ZERO = np.zeros(2)
+ZERO, ZERO5 = np.zeros(2), np.zeros(5)
 
 
 def crowd(seed, n=4, g=3, e=5, share=0.7):
@@ -32,6 +32,59 @@ def test_id_scores_by_hand():
     real_found = np.array([[True, True], [True, False]])
     scores = scoring.id_scores(generated, generated_found, real, real_found, ZERO, floor=-0.2)
     np.testing.assert_allclose(scores, [(1 + 0) / 2, (1 - 0.2) / 2])
+
+
+def test_id_cosines_are_what_id_scores_average():
+    generated, found = crowd(1)
+    real, real_found = crowd(2, g=4)
+    cosines = scoring.id_cosines(generated, found, real, real_found, ZERO5, floor=-0.1)
+    assert (cosines[~found] == -0.1).all()
+    units = real / np.maximum(np.linalg.norm(real, axis=-1, keepdims=True), 1e-12)
+    by_hand = [
+        generated[0, 0] @ photo / np.linalg.norm(generated[0, 0])
+        for photo, face in zip(units[0], real_found[0], strict=True)
+        if face
+    ]
+    assert cosines[0, 0] == pytest.approx(np.mean(by_hand))
+    scores = scoring.id_scores(generated, found, real, real_found, ZERO5, floor=-0.1)
+    np.testing.assert_allclose(scores, cosines.mean(1))
+
+
+def test_id_obeyed_counts_disobedience_and_strangers_as_the_floor():
+    cosines = np.array([[0.8, 0.6, -0.3, 0.5]])
+    obeyed = np.array([[True, False, True, True]])
+    assert scoring.id_obeyed(cosines, obeyed, 0.1)[0] == pytest.approx((0.8 + 0.1 + 0.1 + 0.5) / 4)
+    assert scoring.id_obeyed(cosines, np.zeros((1, 4), bool), 0.1)[0] == pytest.approx(0.1)
+    with pytest.raises(ValueError):
+        scoring.id_obeyed(cosines, obeyed[:, :2], 0.1)
+
+
+def test_copying_is_one_for_the_photo_and_nothing_for_other_photos():
+    rng = np.random.default_rng(0)
+    photo, real = rng.normal(size=(3, 5)), rng.normal(size=(3, 4, 5))
+    found, one = np.ones((3, 4), bool), np.ones((3, 1), bool)
+    np.testing.assert_allclose(scoring.copying(photo[:, None], one, photo, real, found, ZERO5), 1)
+    np.testing.assert_allclose(scoring.copying(real, found, photo, real, found, ZERO5), 0, atol=1e-12)
+    np.testing.assert_allclose(scoring.copying(-photo[:, None], one, photo, real, found, ZERO5), 0)
+    assert (scoring.copying(photo[:, None], ~one, photo, real, found, ZERO5) == 0).all()
+
+
+def test_copying_by_hand():
+    # The photo is X, the other photo at 0.6 of it, the picture at 0.8: half of what is left is copied.
+    real, picture = np.array([[[0.6, 0.8]]]), np.array([[[0.8, 0.6]]])
+    found = np.ones((1, 1), bool)
+    assert scoring.copying(picture, found, X[None], real, found, ZERO)[0] == pytest.approx(0.5)
+
+
+def test_spread_is_that_of_all_pairs():
+    vectors, _ = crowd(3)
+    units = vectors[0] + 1
+    units = units / np.linalg.norm(units, axis=-1, keepdims=True)
+    by_hand = np.mean([1 - units[i] @ units[j] for i in range(3) for j in range(3) if i != j])
+    assert scoring.spread(vectors, -np.ones(5))[0] == pytest.approx(by_hand)
+    assert scoring.spread(np.repeat(vectors[:, :1], 3, 1), ZERO5)[0] == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError):
+        scoring.spread(vectors[:, :1], ZERO5)
 
 
 def test_id_scores_average_cosines_over_the_real_photos():

@@ -130,7 +130,7 @@ def generate(
     pipe: StableDiffusionPipeline,
     layout: WeightLayout,
     weights: Tensor,
-    prompts: list[str],
+    prompts: list[str] | list[list[str]],
     seeds: int | Sequence[int],
     params: GenerateParams,
     label: str | None,
@@ -139,7 +139,7 @@ def generate(
 
     Args:
         weights: weight vectors [n, d].
-        prompts: each model draws every prompt.
+        prompts: every model answers them; or n lists of equal length, for each model its own.
         seeds: of the pictures per prompt, the same for every model; a number n means 0 .. n - 1.
         params: of which `batch` is pictures per call at most; the result does not depend on it beyond rounding.
         label: label of the progress bar; None for no bar.
@@ -149,20 +149,26 @@ def generate(
     """
     device, dtype = pipe.unet.device, pipe.unet.dtype
     numbers = range(seeds) if isinstance(seeds, int) else seeds
-    requests = torch.tensor([(prompt, place) for prompt in range(len(prompts)) for place in range(len(numbers))])
-    text, negative = encode_prompts(pipe, prompts), encode_prompts(pipe, [params.negative_prompt])
+    own = [[each] if isinstance(each, str) else each for each in prompts]
+    different = sorted({prompt for some in own for prompt in some})
+    places = torch.tensor([[different.index(prompt) for prompt in some] for some in own])
+    if isinstance(prompts[0], str):
+        places = places.T.expand(len(weights), -1)
+    requests = torch.tensor([(prompt, place) for prompt in range(places.shape[1]) for place in range(len(numbers))])
+    text, negative = encode_prompts(pipe, different), encode_prompts(pipe, [params.negative_prompt])
     shape = (pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
     start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in numbers])
-    models = max(1, params.batch // len(requests))
+    at_once = max(1, params.batch // len(requests))
     out = []
-    with progress(None, label, total=len(weights) * len(requests), unit="picture") as bar:
-        for first, count in chunks(len(weights), models):
+    with progress(None, what, total=len(weights) * len(requests), unit="picture") as bar:
+        for first, count in chunks(len(weights), at_once):
             drawn = []
             for some in requests.split(params.batch):
                 rows = some.repeat_interleave(count, 0)
+                models = torch.arange(first, first + count).repeat(len(some))
                 with adapted(pipe.unet, layout, weights[first : first + count].float().to(device)):
                     latents = pipe(
-                        prompt_embeds=text[rows[:, 0]],
+                        prompt_embeds=text[places[models, rows[:, 0]]],
                         negative_prompt_embeds=negative.expand(len(rows), -1, -1),
                         latents=start[rows[:, 1]].to(device, dtype),
                         num_inference_steps=params.inference_steps,
@@ -172,5 +178,5 @@ def generate(
                 pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
                 drawn.append(to_images(pixels.float()).cpu())
                 bar.update(len(rows))
-            out.append(torch.cat(drawn).unflatten(0, (len(prompts), len(numbers), count)).movedim(2, 0))
+            out.append(torch.cat(drawn).unflatten(0, (places.shape[1], len(numbers), count)).movedim(2, 0))
     return torch.cat(out)

@@ -114,13 +114,17 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.movedim(-1, -3).float().div(127.5).sub(1)
 
 
-def random_pixels(images: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random rows [count] of images uint8 [n, h, w, 3], and their pixels [count, 3, h, w], half of them mirrored."""
+def random_pixels(images: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Random rows of images uint8 [n, h, w, 3], half of them mirrored.
+
+    Returns:
+        Row numbers int64 [count], which of them are mirrored, bool [count], and pixels [count, 3, h, w].
+    """
     rows = torch.randint(len(images), (count,), generator=generator)
     pixels = to_pixels(images[rows])
     mirrored = torch.rand(count, generator=generator) < 0.5
     pixels[mirrored] = pixels[mirrored].flip(-1)
-    return rows, pixels
+    return rows, mirrored, pixels
 
 
 def to_images(pixels: Tensor) -> Tensor:

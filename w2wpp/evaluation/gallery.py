@@ -19,7 +19,6 @@ from w2wpp.files.errors import InputError
 from w2wpp.files.settings import Count, Prompt, Section
 from w2wpp.files.settings import Path as PathText
 from w2wpp.files.storage import read_pack, write_pack
-from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.weights import Weights
 
 
@@ -27,14 +26,12 @@ class EvaluateParams(Section):
     """Scoring of models of held-out people."""
 
     prompt: Prompt = "a photo of sks person"
-    """Prompt of the scored pictures."""
-    seeds: Count = 4
-    """Pictures per model."""
+    """Prompt of the pictures that plain ID scores are of."""
+    seeds: Annotated[int, Field(ge=2)] = 4
+    """Pictures per model and prompt."""
     class_samples: Annotated[int, Field(ge=2)] = 500
-    """Pictures of the base model, to check that it draws faces."""
-    prompted_people: Count = 12
-    """Test people whose true LoRAs draw prompts with expressions and backgrounds."""
-    prompted_samples: Count = 128
+    """Pictures of the base model, to see that it draws faces."""
+    prompted_samples: Count = 64
     """Pictures per prompt of the base model; a LoRA draws `seeds`."""
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     """Bootstrap resamples of the people."""
@@ -79,24 +76,25 @@ class Gallery:
     """The reference of all scores: a recogniser's embeddings of the held-out people's real photos.
 
     Attributes:
-        people: names [n]; splits: "validation" or "test" of each.
-        real: embeddings [n, photos, e] of the photos kept for scoring.
+        people: names [n].
+        photos: embeddings [n, photos, e] of all their photos, the input photo first.
+        score_photos: how many of the last photos score models.
         mean: mean embedding [e] of the zoo people, the centre of every cosine.
         zoo: embeddings [z, e] of one photo of each zoo person.
         floor: ID score of a stranger; ceiling: of the person's own photos.
     """
 
     people: list[str]
-    splits: list[str]
-    real: Embeddings
+    photos: Embeddings
+    score_photos: int
     mean: np.ndarray
     zoo: Embeddings
     floor: float
     ceiling: float
 
     @classmethod
-    def build(cls, people: list[str], splits: list[str], real: Embeddings, zoo: Embeddings) -> "Gallery":
-        """Centre on the zoo, measure floor and ceiling on the test people.
+    def build(cls, people: list[str], photos: Embeddings, score_photos: int, zoo: Embeddings) -> "Gallery":
+        """Centre on the zoo, measure floor and ceiling on the people.
 
         Raises:
             ValueError: no zoo photo has a face, or too few held-out photos have one (see `real_floor_and_ceiling`).
@@ -104,19 +102,27 @@ class Gallery:
         if not zoo.found.any():
             raise ValueError("the recogniser found no face in any photo of the zoo people")
         mean = zoo.vectors[zoo.found].mean(0)
-        test = np.array(splits) == "test"
-        floor, ceiling = scoring.real_floor_and_ceiling(real.vectors[test], real.found[test], mean)
-        return cls(people, splits, real, mean, zoo, floor, ceiling)
+        real = photos.vectors[:, -score_photos:], photos.found[:, -score_photos:]
+        return cls(people, photos, score_photos, mean, zoo, *scoring.real_floor_and_ceiling(*real, mean))
 
-    def rows(self, split: str) -> np.ndarray:
-        """bool [n]: the people of a split who can be scored, because a real photo shows a face."""
-        return (np.array(self.splits) == split) & self.real.found.any(1)
+    @property
+    def real(self) -> Embeddings:
+        """Embeddings [n, score_photos, e] of the photos kept for scoring."""
+        return Embeddings(self.photos.vectors[:, -self.score_photos :], self.photos.found[:, -self.score_photos :])
 
-    def id_scores(self, generated: Embeddings) -> np.ndarray:
-        """ID score [n] of pictures [n, g] of each person; NaN for a person who cannot be scored."""
-        scores = np.full(len(self.people), np.nan)
-        can = self.real.found.any(1)
-        scores[can] = scoring.id_scores(
+    @property
+    def scored(self) -> np.ndarray:
+        """bool [n]: the people of whom a real photo shows a face, so that they can be scored."""
+        return np.asarray(self.real.found.any(1))
+
+    def id_cosines(self, generated: Embeddings) -> np.ndarray:
+        """Cosine of each picture [n, g] with the person's real photos (see `scoring.id_cosines`).
+
+        A person who cannot be scored has NaN.
+        """
+        cosines = np.full(generated.found.shape, np.nan)
+        can = self.scored
+        cosines[can] = scoring.id_cosines(
             generated.vectors[can],
             generated.found[can],
             self.real.vectors[can],
@@ -124,11 +130,15 @@ class Gallery:
             self.mean,
             self.floor,
         )
-        return scores
+        return cosines
 
-    def summary(self, generated: Embeddings, bootstrap: int, split: str = "test") -> dict[str, float]:
+    def id_scores(self, generated: Embeddings) -> np.ndarray:
+        """ID score [n] of pictures [n, g] of each person; NaN for a person who cannot be scored."""
+        return self.id_cosines(generated).mean(1)
+
+    def summary(self, generated: Embeddings, bootstrap: int) -> dict[str, float]:
         """ID score with its 95 % interval over people, normalised score, TAR at FAR 1 %, share of faces found."""
-        rows = self.rows(split)
+        rows = self.scored
         mean, low, high = scoring.bootstrap_mean(self.id_scores(generated)[rows], n=bootstrap)
         tar = scoring.tar_at_far(
             generated.vectors[rows], generated.found[rows], self.real.vectors[rows], self.real.found[rows], self.mean
@@ -145,16 +155,17 @@ class Gallery:
     def save(self, path: Path) -> None:
         """Write to one safetensors file."""
         tensors = {
-            "real": self.real.vectors,
-            "real_found": self.real.found,
+            "photos": self.photos.vectors,
+            "photos_found": self.photos.found,
             "mean": self.mean,
             "zoo": self.zoo.vectors,
             "zoo_found": self.zoo.found,
         }
+        numbers = {"score_photos": self.score_photos, "floor": self.floor, "ceiling": self.ceiling}
         write_pack(
             path,
             {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()},
-            {"people": self.people, "splits": self.splits, "floor": self.floor, "ceiling": self.ceiling},
+            {"people": self.people, **numbers},
         )
 
     @classmethod
@@ -164,12 +175,12 @@ class Gallery:
         Raises:
             InputError: the file is missing or corrupt, or not a gallery.
         """
-        tensors, meta = read_pack(path, ("real", "real_found", "mean", "zoo", "zoo_found"))
+        tensors, meta = read_pack(path, ("photos", "photos_found", "mean", "zoo", "zoo_found"))
         arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
         return cls(
             meta["people"],
-            meta["splits"],
-            Embeddings(arrays["real"], arrays["real_found"]),
+            Embeddings(arrays["photos"], arrays["photos_found"]),
+            meta["score_photos"],
             arrays["mean"],
             Embeddings(arrays["zoo"], arrays["zoo_found"]),
             meta["floor"],
@@ -177,71 +188,23 @@ class Gallery:
         )
 
 
-def build_gallery(held_out: Portraits, real: Embeddings, zoo: Embeddings, recognizer: str) -> Gallery:
-    """`Gallery.build`, for a user's photos.
+def build_gallery(held_out: Portraits, score_photos: int, zoo: Portraits, recognizer: Recognizer) -> Gallery:
+    """`Gallery.build` of held-out people's photos and of the zoo people's first ones, which may be the user's.
 
     Raises:
         InputError: the recogniser finds too few faces, or does not tell the people apart.
     """
     try:
-        gallery = Gallery.build(held_out.names, held_out.splits, real, zoo)
+        photos, strangers = embed_all(recognizer, held_out.images), embed_all(recognizer, zoo.images[:, 0])
+        gallery = Gallery.build(held_out.names, photos, score_photos, strangers)
         scoring.normalised(0.0, gallery.floor, gallery.ceiling)
-        if gallery.rows("test").sum() < 2:
-            raise ValueError("fewer than two test people have a photo with a face")
+        if gallery.scored.sum() < 2:
+            raise ValueError("fewer than two people have a photo with a face")
     except ValueError as error:
         raise InputError(
             "data/portraits",
             None,
-            f"{recognizer} cannot score these people ({error})",
+            f"{recognizer.name} cannot score these people ({error})",
             "Give photos that show one face each, or another recogniser",
         ) from error
     return gallery
-
-
-def score_pictures(
-    pictures: dict[str, torch.Tensor], gallery: Gallery, recognizer: Recognizer, bootstrap: int
-) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
-    """Score pictures of the gallery's people.
-
-    Args:
-        pictures: uint8 [n, seeds, h, w, 3] of each rung, in the order of the gallery's people.
-
-    Returns:
-        The gallery's summary on the test people, per rung; and a table with columns person, split, rung, id_score.
-    """
-    summaries, scores = {}, []
-    for rung, drawn in pictures.items():
-        seen = embed_all(recognizer, drawn)
-        summaries[rung] = gallery.summary(seen, bootstrap)
-        scores.append(
-            pd.DataFrame(
-                {"person": gallery.people, "split": gallery.splits, "rung": rung, "id_score": gallery.id_scores(seen)}
-            )
-        )
-    return summaries, pd.concat(scores)
-
-
-def score_rungs(
-    pipe: StableDiffusionPipeline,
-    layout: WeightLayout,
-    rungs: dict[str, torch.Tensor],
-    gallery: Gallery,
-    recognizer: Recognizer,
-    params: EvaluateParams,
-    drawing: GenerateParams,
-) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]], pd.DataFrame]:
-    """Draw the models of each rung, one per held-out person, and score the pictures.
-
-    Args:
-        rungs: weight vectors of each rung, [n, d] in the order of the gallery's people or [1, d] of one model for all.
-
-    Returns:
-        Pictures uint8 [n, seeds, h, w, 3] per rung, and the result of `score_pictures`.
-    """
-    pictures = {
-        rung: generate(pipe, layout, weights, [params.prompt], params.seeds, drawing, f"{rung} LoRAs")[:, 0].expand(
-            len(gallery.people), -1, -1, -1, -1
-        )
-        for rung, weights in rungs.items()
-    }
-    return pictures, *score_pictures(pictures, gallery, recognizer, params.bootstrap)

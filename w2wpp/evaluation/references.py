@@ -15,18 +15,18 @@ from w2wpp.lora.weights import Weights, variance_shares
 CODEC_PHOTOS = 500  # photos of held-out people on which the codec is measured
 
 
-def check_people(data: Weights, names: list[str], rendered: bool, where: str) -> None:
-    """Refuse held-out people who lack a LoRA or who are in the zoo.
+def check_people(data: Weights, names: list[str], split: str, rendered: bool, where: str) -> None:
+    """Refuse held-out people who have not the LoRAs that they should have, or who are in the zoo.
 
     Args:
-        names: of the held-out people.
-        rendered: whether they are people of this world, who have LoRAs.
+        names: of the held-out people of `split`.
+        rendered: whether they are people of this world, who have LoRAs of their own.
         where: the file that errors name.
 
     Raises:
         InputError: a person lacks a LoRA or is in the zoo.
     """
-    if rendered and not data.names("true") == data.names("one-photo") == names:
+    if rendered and not data.names("true", split) == data.names("one-photo", split) == names:
         raise InputError(
             where,
             "person",
@@ -43,15 +43,15 @@ def check_people(data: Weights, names: list[str], rendered: bool, where: str) ->
         )
 
 
-def world_metrics(real: Embeddings, gallery: Gallery) -> dict[str, float]:
-    """Verification of the held-out people by their photos [n, photos], and how varied the people are."""
-    test, faces = gallery.rows("test"), gallery.zoo.vectors[gallery.zoo.found]
+def world_metrics(gallery: Gallery) -> dict[str, float]:
+    """How well the recogniser tells the held-out people apart by their photos, and how varied they are."""
+    can, real, faces = gallery.scored, gallery.real, gallery.zoo.vectors[gallery.zoo.found]
     return {
         "face_found": float(real.found.mean()),
         "id_floor": gallery.floor,
         "id_ceiling": gallery.ceiling,
-        "verification_auc": scoring.verification_auc(real.vectors[test], real.found[test], gallery.mean),
-        **scoring.diversity_and_novelty(real.vectors[test], real.found[test], faces, gallery.mean),
+        "verification_auc": scoring.verification_auc(real.vectors[can], real.found[can], gallery.mean),
+        **scoring.diversity_and_novelty(real.vectors[can], real.found[can], faces, gallery.mean),
     }
 
 
@@ -90,18 +90,24 @@ def nearest_zoo_person(photo: Embeddings, zoo: Embeddings, mean: np.ndarray) -> 
 
 
 def reference_rungs(
-    data: Weights, photo: Embeddings, gallery: Gallery, zoo_names: list[str], rows: list[int], rendered: bool
+    data: Weights,
+    gallery: Gallery,
+    zoo_names: list[str],
+    rows: list[int],
+    split: str,
+    rendered: bool,
 ) -> dict[str, Tensor]:
     """Weight vectors by rung: the mean LoRA [1, d], and of each held-out person [n, d] the others.
 
     Args:
-        photo: embeddings of the held-out people's photos that inversion sees, [n].
         zoo_names: of the people whose photos the gallery has.
-        rows: row of each person's LoRA in the zoo; people whose LoRA was refused have none.
+        rows: of the LoRAs of these people in the zoo; those that were refused have none.
+        split: of the held-out people.
         rendered: whether the held-out people have LoRAs of one photo and of several ("one-photo" and "true").
     """
     names = data.names("zoo")
     kept = [zoo_names.index(names[row]) for row in rows]
+    photo = Embeddings(gallery.photos.vectors[:, 0], gallery.photos.found[:, 0])
     nearest = nearest_zoo_person(photo, Embeddings(gallery.zoo.vectors[kept], gallery.zoo.found[kept]), gallery.mean)
     rungs = {"mean": data.mean[None], "nearest": data.zoo.rows([rows[number] for number in nearest]).float()}
-    return rungs | ({"one-photo": data.of("one-photo"), "true": data.of("true")} if rendered else {})
+    return rungs | ({role: data.of(role, split) for role in ("one-photo", "true")} if rendered else {})

@@ -19,7 +19,7 @@ def center(vectors: np.ndarray, reference_mean: np.ndarray) -> np.ndarray:
     return np.divide(moved, length, out=np.zeros_like(moved), where=length > 0)
 
 
-def id_scores(
+def id_cosines(
     generated: np.ndarray,
     generated_found: np.ndarray,
     real: np.ndarray,
@@ -27,19 +27,16 @@ def id_scores(
     reference_mean: np.ndarray,
     floor: float,
 ) -> np.ndarray:
-    """Identity score of each person: the similarity of the generated pictures to the person's real photos.
-
-    A generated picture scores its mean centred cosine with the person's real photos that have a face; without a face
-    it scores `floor`. A person's score is the mean over the generated pictures.
+    """Mean centred cosine of each generated picture with the person's real photos that have a face.
 
     Args:
         generated: [n, g, e] embeddings with `generated_found` [n, g] bool.
         real: [n, p, e] embeddings with `real_found` [n, p] bool.
         reference_mean: [e].
-        floor: score of a stranger, from `real_floor_and_ceiling`.
+        floor: score of a stranger, from :func:`real_floor_and_ceiling`, and of a picture without a face.
 
     Returns:
-        float64 [n], each in [-1, 1].
+        float64 [n, g], each in [-1, 1].
 
     Raises:
         ValueError: wrong shapes, no generated picture, or a person none of whose real photos has a face.
@@ -55,8 +52,85 @@ def id_scores(
     _require_face(real_found)
     fake, photos = _unit(generated, generated_found, reference_mean), _unit(real, real_found, reference_mean)
     mean_photo = photos.sum(1) / real_found.sum(1)[:, None]  # [n, e]: a mean of cosines is a cosine with the mean
-    cosines = np.einsum("nge,ne->ng", fake, mean_photo)
-    return np.clip(np.where(generated_found, cosines, floor).mean(1), -1.0, 1.0)
+    return np.clip(np.where(generated_found, np.einsum("nge,ne->ng", fake, mean_photo), floor), -1.0, 1.0)
+
+
+def id_scores(
+    generated: np.ndarray,
+    generated_found: np.ndarray,
+    real: np.ndarray,
+    real_found: np.ndarray,
+    reference_mean: np.ndarray,
+    floor: float,
+) -> np.ndarray:
+    """Identity score [n] of each person: the mean of :func:`id_cosines`, whose arguments it takes, in [-1, 1]."""
+    return id_cosines(generated, generated_found, real, real_found, reference_mean, floor).mean(1)
+
+
+def id_obeyed(cosines: np.ndarray, obeyed: np.ndarray, floor: float) -> np.ndarray:
+    """Identity score of each person over pictures of prompts that contradict the input photo.
+
+    A picture that obeys its prompt scores its cosine with the person's other photos, at least the floor; any other
+    scores the floor. So a copy of the photo, which shows what the photo shows, scores as a stranger does.
+
+    Args:
+        cosines: [n, g] from :func:`id_cosines`, where a picture without a face has the floor.
+        obeyed: bool [n, g].
+        floor: score of a stranger.
+
+    Returns:
+        float64 [n], each in [floor, 1].
+    """
+    cosines, obeyed = _finite(cosines, "cosines"), np.asarray(obeyed)
+    if cosines.ndim != 2 or obeyed.shape != cosines.shape or obeyed.dtype != bool or not cosines.size:
+        raise ValueError(f"expected [people, pictures] and bool of that shape, got {cosines.shape} and {obeyed.shape}")
+    return np.where(obeyed, np.maximum(cosines, floor), floor).mean(1)
+
+
+def copying(
+    generated: np.ndarray,
+    generated_found: np.ndarray,
+    photo: np.ndarray,
+    real: np.ndarray,
+    real_found: np.ndarray,
+    reference_mean: np.ndarray,
+) -> np.ndarray:
+    """How much closer a person's generated pictures are to the input photo than the person's other photos are.
+
+    (c(generated, photo) - c(real, photo)) / (1 - c(real, photo)), clipped to [0, 1], c being the mean centred cosine
+    of the pictures' vectors. WithAnyone (arXiv 2510.14975) measures copying likewise, among embeddings of faces.
+
+    Args:
+        generated: [n, g, e] with ``generated_found`` [n, g] bool, the pictures that count.
+        photo: [n, e] of the photo that the model was made from.
+        real: [n, p, e] of the person's other photos, with ``real_found`` [n, p] bool.
+        reference_mean: [e].
+
+    Returns:
+        float64 [n]: 0 for further photos of the person, 1 for the photo itself; 0 where no picture counts.
+    """
+    _check_people(generated, generated_found)
+    _check_people(real, real_found)
+    _require_face(real_found)
+    seen = center(photo, reference_mean)
+
+    def closeness(vectors: np.ndarray, found: np.ndarray) -> np.ndarray:
+        cosines = np.einsum("nge,ne->ng", _unit(vectors, found, reference_mean), seen)
+        return cosines.sum(1) / np.maximum(found.sum(1), 1)
+
+    others = closeness(real, real_found)
+    share = (closeness(generated, generated_found) - others) / np.maximum(1 - others, 1e-6)
+    return np.where(generated_found.any(1), np.clip(share, 0.0, 1.0), 0.0)
+
+
+def spread(vectors: np.ndarray, reference_mean: np.ndarray) -> np.ndarray:
+    """How different each person's pictures [n, g, e] are, g >= 2: mean of 1 - centred cosine over pairs, [n] <= 2."""
+    units = center(vectors, reference_mean)
+    if units.ndim != 3 or units.shape[1] < 2:
+        raise ValueError(f"a spread needs at least two pictures of each person, got shape {units.shape}")
+    count = units.shape[1]
+    cosine = ((units.sum(1) ** 2).sum(-1) - (units**2).sum((1, 2))) / (count * (count - 1))
+    return np.clip(1 - cosine, 0, 2)
 
 
 def real_floor_and_ceiling(real: np.ndarray, found: np.ndarray, reference_mean: np.ndarray) -> tuple[float, float]:

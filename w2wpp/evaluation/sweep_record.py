@@ -1,8 +1,7 @@
 """The record of a sweep's settings and inputs, and whether its gains are valid for the present settings.
 
-The sweep takes hours. DVC runs it again for another base model, zoo or group of held-out people, and for other settings
-`sweep`. If the record differs in one of these, files of different runs were mixed, which is an error. Experiments of
-minutes change other settings, such as a recogniser, a space or the search. The sweep is then left out with a reason.
+The sweep takes hours, so that its stage is frozen: no change runs it again. Where what is there now differs from the
+record, in base model, zoo, people or settings, the sweep is left out, and the reason is given.
 """
 
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from w2wpp.files.storage import file_hash, folder_hash, read_csv, read_json
 RECORD = "settings.json"
 SETTINGS: dict[str, Any] = {
     "seed": True,
+    "split": True,
     "faces": True,
     "portraits": True,
     "pca": True,
@@ -36,9 +36,7 @@ SETTINGS: dict[str, Any] = {
 SPEED: dict[str, Any] = {"linear": {"people_at_once"}, "invert": {"people_at_once"}, "generate": {"batch"}}
 # Settings that differ between rows.
 VARIED: dict[str, Any] = {"pca": {"latent_dim"}, "linear": {"latent_dim"}, "vae": {"latent_dim", "seed"}}
-# Leading keys of the record whose change makes DVC run the sweep again.
-WATCHED = ("base", "zoo", "sweep", "seed", "portraits", "generate")
-AGAIN = "`dvc repro -sf sweep` measures it anew, which takes hours"
+AGAIN = "`dvc unfreeze sweep`, then `dvc repro -sf sweep` measure it anew, which takes hours"
 RESTORE = f"`git checkout data/sweep`, or {AGAIN}"
 
 
@@ -101,8 +99,10 @@ def differences(recorded: Mapping, present: Mapping, key: str = "") -> dict[str,
 
 
 def _with_defaults(recorded: Mapping, present: Mapping, params: Section) -> dict:
-    """A record with present defaults for missing settings, as for params.yaml."""
-    filled = dict(recorded)
+    """A record whose settings have today's defaults where they lack a key, as those of params.yaml do."""
+    fields = type(params).model_fields
+    known = {name: fields[name].default for name in present.keys() & fields.keys()}
+    filled = {name: value for name, value in known.items() if not isinstance(value, Section)} | dict(recorded)
     for name, content in recorded.items():
         if isinstance(getattr(params, name, None), Section):
             with suppress(ValidationError):
@@ -158,8 +158,7 @@ def read_sweep(folder: Path, params: Section, base: Path, zoo: Path, arcface: Pa
         folder: of the sweep; the others as of `record`.
 
     Raises:
-        InputError: the record is missing or damaged. Or it has another base model, zoo, people or settings `sweep`; DVC
-            would have run the sweep again, so files of different runs were mixed.
+        InputError: the record is missing or damaged.
     """
     path = folder / RECORD
     recorded = read_json(path)
@@ -167,9 +166,6 @@ def read_sweep(folder: Path, params: Section, base: Path, zoo: Path, arcface: Pa
         raise InputError(str(path), "tables", "no list of tables, so this is no sweep's record", RESTORE)
     present = record(params, base, zoo, arcface, recorded["tables"])
     found = differences(_with_defaults(recorded, present, params), present)
-    for key, difference in found.items():
-        if key.split(".")[0] in WATCHED:
-            raise InputError(str(path), key, f"the sweep was made with another ({difference})", RESTORE)
     seed = present["sweep"]["seeds"][0]
     if not found:
         return SweepTables(folder, tuple(recorded["tables"]), "", seed)

@@ -13,6 +13,9 @@ from w2wpp.files.settings import Path as PathText
 from w2wpp.files.settings import Section
 from w2wpp.files.storage import read_csv, read_pack, write_csv, write_pack
 
+Split = Literal["validation", "test"]
+"""Held-out people: settings are chosen with validation people, results are reported on test people."""
+
 
 class PortraitsParams(Section):
     """Photos of the held-out people."""
@@ -49,6 +52,19 @@ class Portraits:
     names: list[str]
     splits: list[str]
     manifest: pd.DataFrame
+
+    def of_split(self, split: Split) -> "Portraits":
+        """Those of the people who are of a split.
+
+        Raises:
+            InputError: nobody is.
+        """
+        rows = [number for number, each in enumerate(self.splits) if each == split]
+        if not rows:
+            raise InputError("data/portraits", "split", f"no {split} people", "Run `dvc repro -f portraits`")
+        names = [self.names[row] for row in rows]
+        manifest = self.manifest[self.manifest["split"] == split].reset_index(drop=True)
+        return Portraits(self.images[rows], names, [split] * len(rows), manifest)
 
 
 def write_portraits(folder: Path, images: torch.Tensor, rows: list[dict] | pd.DataFrame) -> None:

@@ -18,6 +18,7 @@ RUNGS = {
     "nearest": "LoRA of the most similar zoo person",
     "one-photo": "DreamBooth from one photo",
     "true": "true LoRA (several photos)",
+    "photo": "the photo itself, whatever the prompt",
     **{f"{name} inversion": f"{method.title}, inverted from one photo" for name, method in METHODS.items()},
     **{f"{name} reconstruction": f"true LoRA through {method.title}" for name, method in METHODS.items()},
 }
@@ -28,19 +29,19 @@ def ladder(rungs: pd.DataFrame, floor: float, ceiling: float) -> Figure:
     """Identity scores of all kinds of models as dots with intervals, between floor and ceiling, the best on top.
 
     Args:
-        rungs: columns rung, id_score, low, high.
+        rungs: columns rung, mean, low, high, of the ID score.
         floor: score of a stranger. ceiling: of the person's own photos.
     """
-    rungs = rungs.sort_values("id_score", kind="stable").reset_index(drop=True)
+    rungs = rungs.sort_values("mean", kind="stable").reset_index(drop=True)
     figure = new_figure(7.6, 0.9 + 0.36 * len(rungs))
     axes = figure.subplots()
     for y, (_, row) in enumerate(rungs.iterrows()):
         color = COLORS.get(row["rung"].partition(" ")[0], GREY)
         axes.plot([row["low"], row["high"]], [y, y], color=color, linewidth=2, solid_capstyle="round")
-        axes.plot([row["id_score"]], [y], "o", color=color, markersize=7)
+        axes.plot([row["mean"]], [y], "o", color=color, markersize=7)
         axes.annotate(
-            f"{row['id_score']:.2f}",
-            (row["id_score"], y),
+            f"{row['mean']:.2f}",
+            (row["mean"], y),
             (0, 6),
             textcoords="offset points",
             ha="center",
@@ -54,6 +55,32 @@ def ladder(rungs: pd.DataFrame, floor: float, ceiling: float) -> Figure:
     axes.set_ylim(-0.6, len(rungs) - 0.4)
     axes.set_xlabel("ID score: centred cosine with the person's other photos (95 % interval)", size=8)
     axes.margins(x=0.08)
+    tidy(axes)
+    return figure
+
+
+@as_text
+def trade(rungs: pd.DataFrame, across: str = "id_obeyed", up: str = "copying") -> Figure:
+    """Kinds of models by two measures, each a dot with its intervals and its name.
+
+    Args:
+        rungs: columns rung, measure, mean, low, high; rungs that have both measures are shown.
+    """
+    tables = [rungs[rungs["measure"] == name].set_index("rung") for name in (across, up)]
+    names = [name for name in tables[0].index if name in tables[1].index]
+    figure = new_figure(7.6, 4.6)
+    axes = figure.subplots()
+    for name in names:
+        x, y = (table.loc[name] for table in tables)
+        color = COLORS.get(name.partition(" ")[0], GREY)
+        axes.plot([x["low"], x["high"]], [y["mean"]] * 2, color=color, linewidth=1.5)
+        axes.plot([x["mean"]] * 2, [y["low"], y["high"]], color=color, linewidth=1.5)
+        axes.plot([x["mean"]], [y["mean"]], "o", color=color, markersize=6)
+        label = RUNGS.get(name, as_label(name))
+        axes.annotate(label, (x["mean"], y["mean"]), (6, 5), textcoords="offset points", size=8, color=color)
+    axes.set_xlabel("ID score where prompts that contradict the photo are obeyed", size=8)
+    axes.set_ylabel("copying of the photo (another photo: 0, the photo: 1)", size=8)
+    axes.margins(x=0.2, y=0.12)
     tidy(axes)
     return figure
 

@@ -27,9 +27,9 @@ class Sheets:
 
     Attributes:
         held_out: the people and their photos.
-        score_photos: number of each person's last photos that serve for scoring.
-        pictures_of: uint8 pictures [n, seeds, h, w, 3] of the people by rung of the ladder, and pictures of no person.
-        scores: ID scores by person (rows) and rung, and the split.
+        score_photos: how many of the last photos of each are those that scores are against.
+        pictures_of: uint8 pictures [n, seeds, h, w, 3] of the people by rung of the ladder, and what has no person.
+        scores: plain ID scores by person (rows) and rung.
         floor: ID score of a stranger.
     """
 
@@ -38,11 +38,6 @@ class Sheets:
     pictures_of: dict[str, np.ndarray]
     scores: pd.DataFrame
     floor: float
-
-    @property
-    def test(self) -> pd.DataFrame:
-        """Scores of the test people."""
-        return self.scores[self.scores["split"] == "test"]
 
     def drawn(self, title: str, people: list[str], rung: str, count: int) -> Column:
         """The first `count` pictures of people by a rung, their scores below."""
@@ -64,18 +59,17 @@ class Sheets:
 
 
 def world_figures(sheets: Sheets) -> dict[str, Figure]:
-    """Photos of test people, and the base model's pictures of anybody."""
-    test = np.array(sheets.held_out.splits) == "test"
+    """Photos of held-out people, and what the base model draws of anybody."""
     return {
-        "people": contact_sheet(sheets.held_out.images.numpy()[test][:PEOPLE, 0], across=8),
+        "people": contact_sheet(sheets.held_out.images.numpy()[:PEOPLE, 0], across=8),
         "base": contact_sheet(sheets.pictures_of["class"][:CLASS_SAMPLES], across=8),
     }
 
 
 def true_lora_figures(sheets: Sheets) -> dict[str, Figure]:
-    """Test people's true LoRAs beside other photos, original and through the spaces."""
-    halves = side_by_side(spread(sheets.test["true"], TRUE_LORAS), single=6)
-    people = spread(sheets.test["true"], 8)
+    """Held-out people's LoRAs of several photos beside other photos, as they are and through the spaces."""
+    halves = side_by_side(spread(sheets.scores["true"], TRUE_LORAS), single=6)
+    people = spread(sheets.scores["true"], 8)
     return {
         "true_loras": picture_sheet(
             [
@@ -109,8 +103,8 @@ def sampling_figure(folder: Path, space: str) -> Figure:
 
 
 def inversion_figures(sheets: Sheets) -> dict[str, Figure]:
-    """Test people inverted from one photo: by all models, sorted by the VAE's gain, and by each space."""
-    gain = sheets.test["vae inversion"] - sheets.test["pca inversion"]
+    """Held-out people recovered from one photo: by all models, sorted by the VAE's gain, and by each space."""
+    gain = sheets.scores["vae inversion"] - sheets.scores["pca inversion"]
     people = spread(gain, SHOWN)
     figures = {
         "inversion": picture_sheet(
@@ -124,7 +118,7 @@ def inversion_figures(sheets: Sheets) -> dict[str, Figure]:
         )
     }
     for space in SPACES:
-        people = spread(sheets.test[f"{space} inversion"], 8)
+        people = spread(sheets.scores[f"{space} inversion"], 8)
         figures[f"inversion_{space}"] = picture_sheet(
             [
                 sheets.photo(people),

@@ -14,7 +14,7 @@ from w2wpp.compute.engine import EngineParams
 from w2wpp.diffusion.denoising import GenerateParams
 from w2wpp.evaluation.gallery import EvaluateParams
 from w2wpp.evaluation.sweep_rows import SweepParams
-from w2wpp.faces.portraits import PortraitsParams
+from w2wpp.faces.portraits import PortraitsParams, Split
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.settings import Count, Prompt, Section, Share, Whole
 from w2wpp.ingest.sources import SourceParams
@@ -100,7 +100,9 @@ class Params(Section):
     """All settings of the pipeline; params.yaml overrides the defaults."""
 
     seed: Whole = 0
-    """Seed of all random numbers."""
+    """Seed of everything that is drawn."""
+    split: Split = "test"
+    """Held-out people who are inverted and scored: validation people to choose settings, test people to report."""
     space: Annotated[str, AfterValidator(_space)] = "vae"
     """Space whose inversion metrics/inversion.json shows."""
     recognizer: Recognizer = "dlib"

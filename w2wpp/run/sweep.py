@@ -65,7 +65,7 @@ class Sweep:
         scratch.mkdir(parents=True, exist_ok=True)
 
     def id_scores(self, row: Row) -> dict[str, pd.Series]:
-        """ID score of each test person, by recogniser; finished scores are read from `scratch`."""
+        """ID score of each held-out person, by recogniser; read from `scratch` where they are there already."""
         settings = row.settings(self.params)
         folder = scratch_folder(self.scratch, "sweep", space=row.space, **self.inputs, **row_settings(settings))
         pictures, scores = folder / "pictures.safetensors", {}
@@ -76,7 +76,7 @@ class Sweep:
                     write_pack(pictures, {"inversion": self._pictures(row, settings, folder)})
                 found = scorer.gallery.id_scores(embed_all(scorer.recognizer, read_pack(pictures)[0]["inversion"]))
                 everyone = pd.DataFrame({"person": scorer.gallery.people, "id_score": found})
-                write_csv(kept, everyone[scorer.gallery.rows("test")])
+                write_csv(kept, everyone[scorer.gallery.scored])
             scores[name] = read_csv(kept, ["person", "id_score"]).set_index("person")["id_score"]
         return scores
 
@@ -87,22 +87,22 @@ class Sweep:
 
     @cached_property
     def held_out(self) -> Portraits:
-        """The held-out people's photos: inversion sees the first, and the last ones serve for scoring."""
-        names, splits, people = held_out_people(self.params.seed, self.params.portraits)
-        validation = self.params.portraits.validation
-        photos = torch.cat([self._draw(people[:validation], "validation"), self._draw(people[validation:], "test")])
-        return Portraits(photos, names, splits, pd.DataFrame(manifest_rows(names, splits, people)))
+        """Photos of the held-out people of `split`, of which inversion sees the first, and the last score."""
+        names, splits, everybody = held_out_people(self.params.seed, self.params.portraits)
+        split = self.params.split
+        people = [person for person, each in zip(everybody, splits, strict=True) if each == split]
+        names = [name for name, each in zip(names, splits, strict=True) if each == split]
+        rows = pd.DataFrame(manifest_rows(names, [split] * len(names), people))
+        return Portraits(self._draw(people, split), names, [split] * len(names), rows)
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
         """Both recognisers, by their specs."""
-        zoo, real = read_portraits(self.zoo / "people"), self.held_out.images[:, -self.params.portraits.score_photos :]
+        zoo, score_photos = read_portraits(self.zoo / "people"), self.params.portraits.score_photos
         scorers = {}
         for spec in (self.params.recognizer, self.params.second_recognizer):
             recognizer = load_recognizer(f"insightface:{self.arcface}" if spec == "arcface" else spec, progress="faces")
-            gallery = build_gallery(
-                self.held_out, embed_all(recognizer, real), embed_all(recognizer, zoo.images[:, 0]), recognizer.name
-            )
+            gallery = build_gallery(self.held_out, score_photos, zoo, recognizer)
             scorers[spec] = Scorer(recognizer, identity(spec, self.arcface), gallery)
         return scorers
 

@@ -96,7 +96,7 @@ def train_arcface(chips: Tensor, people: Tensor, params: ArcFaceParams, seed: in
 
     def loss_of(step: int) -> Tensor:
         generator = step_generator(seed, step)
-        rows, faces = random_pixels(chips, params.batch, generator)
+        rows, _, faces = random_pixels(chips, params.batch, generator)
         brightness = 1 + 0.1 * torch.randn(len(faces), 1, 1, 1, generator=generator)
         cosines = F.normalize(network(faces * brightness)) @ F.normalize(centers).T
         own = cosines.gather(1, people[rows, None])

@@ -20,8 +20,8 @@ from w2wpp.diffusion.pipeline import random_pixels, to_pixels
 from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.world.base_model import CodecParams, DenoiserParams
 from w2wpp.world.captions import caption, class_caption
-from w2wpp.world.factors import identity_factors
 from w2wpp.world.populations import Person
+from w2wpp.world.rows import identity_factors
 
 CAPTIONS_PER_PHOTO = 4
 DECODER_EMA = 0.999
@@ -105,7 +105,7 @@ def refine_decoder(codec: PatchCodec, images: Tensor, params: CodecParams, seed:
 
 def _codec_loss_of(codec: PatchCodec, images: Tensor, params: CodecParams, generator: torch.Generator) -> Tensor:
     """Loss of a random batch of images uint8 [n, h, w, 3]."""
-    batch = random_pixels(images, params.batch, generator)[1].to(codec.device, memory_format=torch.channels_last)
+    batch = random_pixels(images, params.batch, generator)[2].to(codec.device, memory_format=torch.channels_last)
     return codec_loss(codec, batch, params.latent_noise, generator)
 
 

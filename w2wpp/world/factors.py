@@ -1,79 +1,128 @@
-"""The factors of invented people as columns of a table, and as numbers."""
+"""Factors of a picture: what a prompt can request, what people differ by, and the pose and light of a photo."""
 
-import re
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, SupportsFloat
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
-
-from w2wpp.world.people import BEARDS, GLASSES, HAIR_STYLES, HEAD_CHANGES, Identity, Nuisance
+from w2wpp.diffusion.prompts import described
+from w2wpp.world.people import BACKGROUNDS, EXPRESSIONS, HAIR_COLORS, HAIR_STYLES, Identity, Nuisance
 
 
-def identity_row(identity: Identity) -> dict[str, float | str]:
-    """Flat columns of a person, each named `person_...`: numbers as floats, names as text."""
-    return _row("person_", identity)
+@dataclass(frozen=True)
+class Factor:
+    """Something that a prompt can request and a picture can show.
 
-
-def nuisance_row(nuisance: Nuisance) -> dict[str, float | str]:
-    """Flat columns of a photo's circumstances, each named `photo_...`."""
-    return _row("photo_", nuisance)
-
-
-def identity_from_row(row: Mapping[str, str | SupportsFloat]) -> Identity:
-    """Undo `identity_row`; values may be text (as `csv` gives them) and other columns are ignored.
-
-    Raises:
-        ValueError: a column is missing, is no number where one is due, or holds a value no person can have.
+    Attributes:
+        choices: values that the probe tells apart.
+        requests: values that prompts request. The rest are there so that no picture is read as one of these for want
+            of another word.
+        label: value that a person in a photo has; another text than any of `choices` where none fits.
+        prompt: the prompt that requests a value of a subject, "a" (person, or a man where the value asks for one) or
+            "sks".
     """
 
-    def number(column: str) -> float:
-        if column not in row:
-            raise ValueError(f"no column {column!r} in the row of a person")
-        try:
-            return float(row[column])
-        except (TypeError, ValueError):
-            raise ValueError(f"column {column!r} must hold a number, got {row[column]!r}") from None
-
-    values: dict[str, Any] = {}
-    for field in fields(Identity):
-        column = "person_" + field.name
-        if field.name == "changes":
-            values["changes"] = tuple(number("person_change_" + name.replace("-", "_")) for name in HEAD_CHANGES)
-        elif field.name.endswith("_rgb"):
-            values[field.name] = tuple(number(f"{column[:-4]}_{channel}") for channel in "rgb")
-        elif field.type == "str":
-            if column not in row:
-                raise ValueError(f"no column {column!r} in the row of a person")
-            values[field.name] = str(row[column])
-        else:
-            values[field.name] = int(number(column)) if field.type == "int" else number(column)
-    return Identity(**values)
+    choices: tuple[str, ...]
+    requests: tuple[str, ...]
+    label: Callable[[Identity, Nuisance], str]
+    prompt: Callable[[str, str], str]
 
 
-def identity_factors(identity: Identity) -> np.ndarray:
-    """Every factor of a person as numbers float32 [f], in the same order for everybody.
+@dataclass(frozen=True)
+class Quantity:
+    """Something continuous of a photo, that the probe measures in units of its `scale` in degrees."""
 
-    Measures are as they are, styles one-hot, colours in sRGB without their names.
-    """
-    named = {"hair_style": HAIR_STYLES, "beard": BEARDS, "glasses": GLASSES}
-    numbers: list[float] = []
-    for name, value in _row("", identity).items():
-        if name in named:
-            numbers += [float(value == choice) for choice in named[name]]
-        elif not isinstance(value, str):
-            numbers.append(float(value))
-    return np.array(numbers, np.float32)
+    scale: float
+    value: Callable[[Nuisance], float]
 
 
-def _row(prefix: str, value: Identity | Nuisance) -> dict[str, float | str]:
-    row: dict[str, float | str] = {}
-    for field in fields(value):
-        item = getattr(value, field.name)
-        if field.name == "changes":
-            row |= {f"{prefix}change_{re.sub('-', '_', n)}": v for n, v in zip(HEAD_CHANGES, item, strict=True)}
-        elif field.name.endswith("_rgb"):
-            row |= {f"{prefix}{field.name[:-4]}_{c}": v for c, v in zip("rgb", item, strict=True)}
-        else:
-            row[prefix + field.name] = item
-    return row
+def _sex(identity: Identity, _: Nuisance) -> str:
+    return "man" if identity.gender < 0.35 else "woman" if identity.gender > 0.65 else "between"
+
+
+def _age(identity: Identity, _: Nuisance) -> str:
+    limits = (("young", 0, 0.3), ("middle-aged", 0.4, 0.7), ("old", 0.82, 1.01))
+    return next((name for name, low, high in limits if low <= identity.age < high), "between")
+
+
+def _weight(identity: Identity, _: Nuisance) -> str:
+    return "thin" if identity.weight < 0.35 else "heavy" if identity.weight > 0.65 else "between"
+
+
+def _skin(identity: Identity, _: Nuisance) -> str:
+    lightness = sum(identity.skin_rgb) / 3
+    return "dark" if lightness < 0.47 else "light" if lightness > 0.62 else "between"
+
+
+def _person(subject: str, words: str, noun: str = "man") -> str:
+    """Such as "a photo of a man with red hair" or "a photo of sks person with red hair"."""
+    return f"a photo of {subject} {noun if subject == 'a' else 'person'} {words}"
+
+
+def _adjective(subject: str, value: str) -> str:
+    if subject != "a":
+        return f"a photo of {subject} person, {value}"
+    return f"a photo of {'an' if value[0] in 'aeiou' else 'a'} {value} man"
+
+
+_BEARD_WORDS = {"stubble": "with stubble", "full": "with a beard"}
+_STYLE_WORDS = {"side-parted": "side-parted", "bob": "chin-length", "tied": "tied-back"}
+
+PERSON_FACTORS = {
+    "sex": Factor(
+        ("man", "woman"),
+        ("man", "woman"),
+        _sex,
+        lambda value, subject: f"a photo of a {value}" if subject == "a" else f"a photo of {subject} person, a {value}",
+    ),
+    "age": Factor(
+        ("young", "middle-aged", "old"), ("young", "old"), _age, lambda value, subject: _adjective(subject, value)
+    ),
+    "hair": Factor(
+        (*HAIR_COLORS, "bald"),
+        tuple(HAIR_COLORS),
+        lambda i, _: "bald" if i.hair_style == "bald" else i.hair_color,
+        lambda value, subject: _person(subject, f"with {value} hair"),
+    ),
+    "style": Factor(
+        HAIR_STYLES,
+        ("long", "curly", "short"),
+        lambda i, _: i.hair_style,
+        lambda value, subject: _person(subject, f"with {_STYLE_WORDS.get(value, value)} hair", "woman"),
+    ),
+    "beard": Factor(
+        ("none", "stubble", "full"),
+        ("full",),
+        lambda i, _: i.beard,
+        lambda value, subject: _person(subject, _BEARD_WORDS[value]),
+    ),
+    "glasses": Factor(
+        ("none", "thin", "thick"),
+        ("thin", "thick"),
+        lambda i, _: i.glasses,
+        lambda value, subject: _person(subject, f"with {value} glasses"),
+    ),
+}
+# No caption says these, so no prompt can request them.
+UNNAMED_FACTORS = {
+    "weight": Factor(("thin", "heavy"), (), _weight, _adjective),
+    "skin": Factor(("dark", "light"), (), _skin, _adjective),
+}
+PHOTO_FACTORS = {
+    "expression": Factor(
+        EXPRESSIONS,
+        ("smiling", "surprised", "frowning"),
+        lambda _, n: n.expression,
+        lambda value, subject: described(f"a photo of {subject} person", value, None, None),
+    ),
+    "background": Factor(
+        tuple(BACKGROUNDS),
+        tuple(BACKGROUNDS),
+        lambda _, n: n.background,
+        lambda value, subject: described(f"a photo of {subject} person", None, None, value),
+    ),
+}
+PROMPTED_FACTORS = PERSON_FACTORS | PHOTO_FACTORS
+FACTORS = PERSON_FACTORS | UNNAMED_FACTORS | PHOTO_FACTORS
+QUANTITIES = {
+    "yaw": Quantity(22.0, lambda n: n.yaw),
+    "light": Quantity(60.0, lambda n: n.light_azimuth),
+}

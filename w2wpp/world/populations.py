@@ -3,8 +3,8 @@
 import numpy as np
 
 from w2wpp.faces.portraits import PortraitsParams
-from w2wpp.world.factors import identity_row, nuisance_row
 from w2wpp.world.people import Identity, Nuisance, sample_identity, sample_nuisance
+from w2wpp.world.rows import identity_row, nuisance_row
 
 GROUPS = ("base", "probe", "zoo", "validation", "test")
 

@@ -1,10 +1,9 @@
-"""A classifier of factors in pictures, trained on renders, that tests whether generated pictures obey their prompts."""
+"""A probe that reads factors, pose and light off a picture, trained on renders that went through the codec."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from w2wpp.diffusion.pipeline import random_pixels, to_pixels
 from w2wpp.files.errors import InputError
 from w2wpp.files.settings import Count, Section
 from w2wpp.files.storage import read_pack, write_pack
-from w2wpp.world.people import BACKGROUNDS, EXPRESSIONS, HAIR_COLORS, Identity, Nuisance
+from w2wpp.world.factors import FACTORS, QUANTITIES, Factor
 from w2wpp.world.populations import Person
 
 IGNORED = -100
@@ -26,7 +25,7 @@ IGNORED = -100
 class ProbeParams(Section):
     """The probe: a classifier of factors in pictures, to test whether prompts are obeyed."""
 
-    people: Annotated[int, Field(ge=2)] = 3000
+    people: Annotated[int, Field(ge=2)] = 4000
     """Rendered people to train on."""
     photos: Count = 3
     """Photos per person."""
@@ -34,67 +33,11 @@ class ProbeParams(Section):
     """Training steps."""
 
 
-@dataclass(frozen=True)
-class Factor:
-    """A factor that a prompt can ask for and a picture can show.
-
-    Attributes:
-        choices: the values that the probe tells apart.
-        prompted: those of them that prompts ask for. The rest are there so that no picture is read as one of these for
-            want of another word.
-        label: the value that a person in a photo has; another text than any of `choices` where none fits.
-        prompt: the prompt that asks for a value of a subject, such as "a" or "sks".
-    """
-
-    choices: tuple[str, ...]
-    prompted: tuple[str, ...]
-    label: Callable[[Identity, Nuisance], str]
-    prompt: Callable[[str, str], str]
-
-
-def _sex(identity: Identity, _: Nuisance) -> str:
-    return "man" if identity.gender < 0.35 else "woman" if identity.gender > 0.65 else "between"
-
-
-def _age(identity: Identity, _: Nuisance) -> str:
-    limits = (("young", 0, 0.3), ("middle-aged", 0.4, 0.7), ("old", 0.82, 1.01))
-    return next((name for name, low, high in limits if low <= identity.age < high), "between")
-
-
-PERSON_FACTORS = {
-    "sex": Factor(("man", "woman"), ("man", "woman"), _sex, lambda value, _: f"a photo of a {value}"),
-    "age": Factor(
-        ("young", "middle-aged", "old"),
-        ("young", "old"),
-        _age,
-        lambda value, _: f"a photo of {'an' if value == 'old' else 'a'} {value} man",
-    ),
-    "hair": Factor(
-        (*HAIR_COLORS, "bald"),
-        tuple(HAIR_COLORS),
-        lambda i, _: "bald" if i.hair_style == "bald" else i.hair_color,
-        lambda value, _: f"a photo of a man with {value} hair",
-    ),
-}
-PHOTO_FACTORS = {
-    "expression": Factor(
-        EXPRESSIONS,
-        ("smiling", "surprised", "frowning"),
-        lambda _, n: n.expression,
-        lambda value, subject: f"a photo of {subject} person, {value}",
-    ),
-    "background": Factor(
-        tuple(BACKGROUNDS),
-        tuple(BACKGROUNDS),
-        lambda _, n: n.background,
-        lambda value, subject: f"a photo of {subject} person, on a {value} background",
-    ),
-}
-FACTORS = PERSON_FACTORS | PHOTO_FACTORS
-
-
 class Probe(nn.Module):
-    """A small convolutional network with one linear head per factor, on pictures [b, 3, h, w] in [-1, 1]."""
+    """A small convolutional network with one linear head per factor and quantity, on pictures [b, 3, h, w] in [-1, 1].
+
+    Mirroring a picture changes the sign of all quantities.
+    """
 
     def __init__(self, width: int = 32):
         super().__init__()
@@ -110,10 +53,13 @@ class Probe(nn.Module):
             nn.LazyLinear(128),
             nn.SiLU(),
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(128, len(factor.choices)) for name, factor in FACTORS.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(128, len(factor.choices)) for name, factor in FACTORS.items()}
+            | {name: nn.Linear(128, 1) for name in QUANTITIES}
+        )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Logits [b, choices] per factor."""
+        """Logits [b, choices] per factor, and value / scale [b, 1] per quantity."""
         features = self.trunk(pixels)
         return {name: head(features) for name, head in self.heads.items()}
 
@@ -122,45 +68,63 @@ class Probe(nn.Module):
         """The most likely choice of a factor on uint8 images [n, h, w, 3]: int64 [n]."""
         return torch.cat([self(to_pixels(chunk))[factor].argmax(1) for chunk in images.split(256)])
 
+    @torch.no_grad()
+    def read_all(self, images: Tensor) -> dict[str, Tensor]:
+        """What `read` gives of every factor int64 [n], and every quantity in degrees float32 [n]."""
+        outputs = [self(to_pixels(chunk)) for chunk in images.split(256)]
+        return {name: torch.cat([each[name].argmax(1) for each in outputs]) for name in FACTORS} | {
+            name: torch.cat([each[name][:, 0] for each in outputs]) * quantity.scale
+            for name, quantity in QUANTITIES.items()
+        }
+
+    def measure(self, images: Tensor, names: Iterable[str] = tuple(QUANTITIES)) -> dict[str, Tensor]:
+        """Quantities in degrees, float32 [n] by name, of uint8 images [n, h, w, 3]."""
+        read = self.read_all(images)
+        return {name: read[name] for name in names}
+
 
 def labels_of(people: list[Person]) -> dict[str, Tensor]:
-    """int64 [people * photos] per factor: the index of its choice, `IGNORED` where a photo shows none of them."""
+    """Labels [people * photos] of every photo.
+
+    Returns:
+        int64 per factor, the index of its choice or `IGNORED` where a photo shows none of them; float32 degrees per
+        quantity.
+    """
 
     def index(factor: Factor, value: str) -> int:
         return factor.choices.index(value) if value in factor.choices else IGNORED
 
+    photos = [(identity, nuisance) for identity, nuisances in people for nuisance in nuisances]
     return {
-        name: torch.tensor(
-            [
-                index(factor, factor.label(identity, nuisance))
-                for identity, nuisances in people
-                for nuisance in nuisances
-            ]
-        )
+        name: torch.tensor([index(factor, factor.label(*photo)) for photo in photos])
         for name, factor in FACTORS.items()
+    } | {
+        name: torch.tensor([quantity.value(nuisance) for _, nuisance in photos])
+        for name, quantity in QUANTITIES.items()
     }
 
 
 def train_probe(
     images: Tensor, labels: dict[str, Tensor], steps: int, seed: int, batch: int = 64, lr: float = 2e-3
 ) -> Probe:
-    """Fit a probe to uint8 photos [n, h, w, 3] and their labels [n] per factor; half of the inputs are mirrored."""
+    """Fit a probe to uint8 photos [n, h, w, 3] and their `labels_of`, mirroring half of what it sees.
+
+    The loss is the sum of all factors' cross-entropies and of all quantities' squared errors in units of their scales.
+    """
     torch.manual_seed(seed)
     probe = Probe()
     probe(to_pixels(images[:2]))
 
     def loss_of(step: int) -> Tensor:
-        rows, pixels = random_pixels(images, batch, step_generator(seed, step))
-        return (
-            cast(
-                Tensor,
-                sum(
-                    F.cross_entropy(logits, labels[name][rows], ignore_index=IGNORED, reduction="sum")
-                    for name, logits in probe(pixels).items()
-                ),
-            )
-            / batch
-        )
+        rows, mirrored, pixels = random_pixels(images, batch, step_generator(seed, step))
+        read = probe(pixels)
+        loss = torch.zeros(())
+        for name in FACTORS:
+            loss = loss + F.cross_entropy(read[name], labels[name][rows], ignore_index=IGNORED, reduction="sum")
+        for name, quantity in QUANTITIES.items():
+            truth = torch.where(mirrored, -labels[name][rows], labels[name][rows]) / quantity.scale
+            loss = loss + F.mse_loss(read[name][:, 0], truth, reduction="sum")
+        return loss / batch
 
     train(
         "probe",
@@ -175,16 +139,24 @@ def train_probe(
 def accuracy(probe: Probe, images: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
     """Accuracy of the probe, per factor, on photos uint8 [n, h, w, 3] with labels [n].
 
-    It is the mean recall over the values that prompts ask for, so rare values count as much as in `obedience`.
+    Of the photos that show a value which prompts request (any value, of factors that prompts do not name), the share
+    that is read right; the mean over these values, so that rare ones count as much as they do in `obedience`.
     """
     shares = {}
-    for name, truth in labels.items():
+    for name in [name for name in FACTORS if name in labels]:
+        truth, factor = labels[name], FACTORS[name]
         right = probe.read(images, name) == truth
-        prompted = [truth == FACTORS[name].choices.index(value) for value in FACTORS[name].prompted]
-        each = [right[shown].double().mean().item() for shown in prompted if shown.any()]
+        requested = [truth == factor.choices.index(value) for value in factor.requests or factor.choices]
+        each = [right[shown].double().mean().item() for shown in requested if shown.any()]
         if each:
             shares[name] = sum(each) / len(each)
     return shares
+
+
+def quantity_errors(probe: Probe, images: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
+    """Root mean square error in degrees of each quantity, on photos uint8 [n, h, w, 3] with `labels_of` them."""
+    read = probe.measure(images)
+    return {name: (read[name] - labels[name]).square().mean().sqrt().item() for name in QUANTITIES}
 
 
 def obedience(
@@ -196,14 +168,14 @@ def obedience(
         draw: returns pictures uint8 [prompts, n, h, w, 3] of prompts.
         subject: of the prompts, such as "a" or "sks".
     """
-    prompted = [
+    requests = [
         (name, factor.choices.index(value), factor.prompt(value, subject))
         for name, factor in factors.items()
-        for value in factor.prompted
+        for value in factor.requests
     ]
-    pictures = draw([prompt for _, _, prompt in prompted])
+    pictures = draw([prompt for _, _, prompt in requests])
     shown: dict[str, list[float]] = {name: [] for name in factors}
-    for (name, number, _), drawn in zip(prompted, pictures, strict=True):
+    for (name, number, _), drawn in zip(requests, pictures, strict=True):
         shown[name].append((probe.read(drawn, name) == number).double().mean().item())
     return {name: sum(shares) / len(shares) for name, shares in shown.items()}
 

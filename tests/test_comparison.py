@@ -1,0 +1,77 @@
+"""Spaces are compared person by person, and only where they are equal."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from w2wpp.evaluation.comparison import gains, inequality, ladder, of_measure, read_measures
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import write_csv
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    """Twenty people by four rungs; the VAE is 0.1 ahead of PCA in what is obeyed, and 0.2 behind in the plain score."""
+    rng = np.random.default_rng(0)
+    common, rows = rng.normal(size=20), []
+    for rung, obeyed, plain in (("pca", 0.0, 0.0), ("linear", 0.05, 0.0), ("vae", 0.1, -0.2)):
+        for person in range(20):
+            noise = 0.01 * rng.normal(size=2)
+            rows.append(
+                {
+                    "person": f"p{person}",
+                    "rung": f"{rung} inversion",
+                    "id_obeyed": common[person] + obeyed + noise[0],
+                    "id_score": common[person] + plain + noise[1],
+                }
+            )
+    rows += [{"person": f"p{person}", "rung": "pca reconstruction", "id_score": 0.0} for person in range(20)]
+    return pd.DataFrame(rows)
+
+
+def test_gains_are_paired_and_under_the_name_of_their_measure(table):
+    found = gains(table, "pca", 500)
+    assert found["people"] == 20
+    assert found["gain"]["mean"] == pytest.approx(-0.2, abs=0.01) and found["people_better_with_vae"] == 0
+    assert found["id_obeyed"]["gain"]["low"] > 0.09 and found["id_obeyed"]["gain"]["high"] < 0.11
+    assert found["id_obeyed"]["gain_over_linear"]["mean"] == pytest.approx(0.05, abs=0.01)
+    assert found["id_obeyed"]["people_better_with_vae"] == 1
+    assert "copying" not in found
+
+
+def test_people_whom_a_rung_lacks_are_left_out(table):
+    table.loc[(table["person"] == "p3") & (table["rung"] == "vae inversion"), "id_obeyed"] = np.nan
+    assert "p3" not in of_measure(table, "id_obeyed").index and len(of_measure(table, "id_obeyed")) == 19
+    assert list(of_measure(table, "id_obeyed")) == ["linear inversion", "pca inversion", "vae inversion"]
+    assert len(of_measure(table, "id_score")) == 20 and "pca reconstruction" in of_measure(table, "id_score")
+
+
+def test_the_ladder_has_every_rung_of_every_measure(table):
+    rows = pd.DataFrame(ladder(table, 200)).set_index(["measure", "rung"])
+    assert set(rows.index) == {
+        *(("id_obeyed", f"{space} inversion") for space in ("pca", "linear", "vae")),
+        *(("id_score", f"{space} inversion") for space in ("pca", "linear", "vae")),
+        ("id_score", "pca reconstruction"),
+    }
+    row = rows.loc["id_obeyed", "vae inversion"]
+    assert row["low"] < row["mean"] < row["high"]
+
+
+def test_tables_of_several_files_are_one(table, tmp_path):
+    half = table["rung"] == "vae inversion"
+    write_csv(tmp_path / "a.csv", table[half])
+    write_csv(tmp_path / "b.csv", table[~half])
+    again = read_measures([tmp_path / "a.csv", tmp_path / "b.csv"])
+    pd.testing.assert_frame_equal(of_measure(again, "id_obeyed"), of_measure(table, "id_obeyed"), check_dtype=False)
+    with pytest.raises(InputError, match="rung"):
+        write_csv(tmp_path / "c.csv", table.drop(columns="rung"))
+        read_measures([tmp_path / "c.csv"])
+
+
+def test_spaces_of_other_dimensions_are_not_compared():
+    spaces = ["pca", "linear", "vae"]
+    assert inequality({"pca": 64, "linear": 64, "vae": 64}, spaces) == ""
+    assert inequality({"pca": 64, "linear": 64, "vae": 512}, spaces) == "512 dimensions of vae against 64 of pca"
+    assert inequality({"pca": 64, "linear": 32, "vae": 64}, spaces) == "32 dimensions of linear against 64 of pca"
+    with pytest.raises(InputError, match=r"metrics/linear\.json: latent_dim"):
+        inequality({"pca": 64, "vae": 64}, spaces)
