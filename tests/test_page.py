@@ -30,12 +30,20 @@ ABOVE, BELOW, ACROSS, NONE = (0.01, 0.05), (-0.05, -0.01), (-0.02, 0.04), (0.0, 
 )
 def test_headline_follows_both_intervals(first, second, verdict):
     gain, other = ({"low": low, "mean": (low + high) / 2, "high": high} for low, high in (first, second))
-    found, sentence = report.headline(
-        {"gain": gain, "people": 64, "people_better_with_vae": 0.55, "second_opinion": {"gain": other}}
-    )
-    assert found == verdict
-    assert "{:+.3f} to {:+.3f}".format(*first) in sentence and "64 people" in sentence and "55 %" in sentence
-    assert "({:+.3f} to {:+.3f})".format(*second) in sentence
+    plain = {"gain": gain, "people": 64, "people_better_with_vae": 0.55, "second_opinion": {"gain": other}}
+    obeyed = {"id_obeyed": {"gain": gain, "people_better_with_vae": 0.55}, "people": 64, "gain": {}}
+    obeyed |= {"second_opinion": {"id_obeyed": {"gain": other}, "gain": {}}}
+    for comparison, measure in ((plain, "(ID score; "), (obeyed, "(ID score where prompts")):
+        found, sentence = report.headline(comparison, "test")
+        assert found == verdict
+        assert "{:+.3f} to {:+.3f}".format(*first) in sentence and "64 unseen test people" in sentence
+        assert "({:+.3f} to {:+.3f})".format(*second) in sentence and "55 %" in sentence and measure in sentence
+
+
+def test_headline_of_unequal_spaces_has_no_gain():
+    found, sentence = report.headline({}, "test", "512 dimensions of vae against 64 of pca")
+    assert found == "Not compared"
+    assert "512 dimensions of vae against 64 of pca" in sentence and "+" not in sentence
 
 
 def test_spread_reaches_from_the_worst_to_the_best():
@@ -50,7 +58,7 @@ def test_scores_without_faces_are_said_in_words():
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(InputError, match=r"metrics/pca\.json: inversion\.id_score: metric missing"):
+    with pytest.raises(InputError, match=r"metrics/pca\.json: inversion\.copying: metric missing"):
         report.measure_rows({"pca": {"inversion": {}}})
     with pytest.raises(InputError, match="person_gender"):
         report.people_factors(pd.DataFrame({"person": ["a"]}))

@@ -2,16 +2,7 @@
 
 import numpy as np
 
-from w2wpp.diffusion.prompts import CLASS_PROMPT
-from w2wpp.world.captions import CAPTION_WORDS, caption
-from w2wpp.world.people import EXPRESSIONS, GLASSES, HAIR_STYLES, sample_identity, sample_nuisance
-from w2wpp.world.rendering import Renderer, render_people
-from w2wpp.world.rows import identity_from_row, identity_row, nuisance_row
-
-
-@pytest.fixture(scope="module")
-def renderer() -> Renderer:
-    return Renderer()
+from w2wpp.world.people import GLASSES, HAIR_STYLES, sample_identity, sample_nuisance
 
 
 def test_same_seed_same_person_and_photo():

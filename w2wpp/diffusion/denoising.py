@@ -160,7 +160,7 @@ def generate(
     start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in numbers])
     at_once = max(1, params.batch // len(requests))
     out = []
-    with progress(None, what, total=len(weights) * len(requests), unit="picture") as bar:
+    with progress(None, label, total=len(weights) * len(requests), unit="picture") as bar:
         for first, count in chunks(len(weights), at_once):
             drawn = []
             for some in requests.split(params.batch):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from w2wpp.world.factors import identity_from_row, identity_row, nuisance_row
 from w2wpp.world.people import sample_identity, sample_nuisance
+from w2wpp.world.rows import identity_from_row, identity_row, nuisance_row
 
 
 def test_rows_survive_a_csv_file():
