@@ -18,10 +18,11 @@ from w2wpp.faces.embeddings import Embeddings
 from w2wpp.faces.recognizers import Recognizer
 from w2wpp.lora.layout import WeightLayout
 
-QUANTITIES = ("yaw", "light")
+POSE_SPREADS = {"yaw": "pose_spread_yaw", "light": "pose_spread_light"}  # measures by the quantity that they spread
 IDENTITY_MEASURES = ("id_obeyed", "id_score", "copying_identity")
-PICTURE_MEASURES = ("prompt_accuracy", "copying", "variety", *(f"pose_spread_{name}" for name in QUANTITIES))
-INTERVALS = ("id_obeyed", "id_score")  # measures whose mean has its interval in metrics
+PICTURE_MEASURES = ("prompt_accuracy", "copying", "variety", *POSE_SPREADS.values())
+# Measures whose mean has its interval in metrics, low and high.
+INTERVALS = {"id_obeyed": ("id_obeyed_low", "id_obeyed_high"), "id_score": ("id_score_low", "id_score_high")}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Judge:
     Attributes:
         requests: prompts that contradict each person's input photo, p of each.
         obeyed: says of pictures uint8 [n, p, seeds, h, w, 3] which show what was requested, bool [n, p, seeds].
-        quantities: reads `QUANTITIES` off pictures uint8 [m, h, w, 3]: values [m] by name.
+        quantities: reads the quantities of `POSE_SPREADS` off pictures uint8 [m, h, w, 3]: values [m] by name.
     """
 
     requests: list[list[Request]]
@@ -157,15 +158,15 @@ def picture_measures(
     if judge is not None and pictures.obeyed is not None:
         table["prompt_accuracy"] = pictures.obeyed.double().mean((1, 2)).numpy()
         spreads = [_quantity_spreads(judge, each) for each in (pictures.plain, photos[:, 1:])]
-        for name in QUANTITIES:
-            table[f"pose_spread_{name}"] = spreads[0][name] / spreads[1][name].mean()
+        for name, measure in POSE_SPREADS.items():
+            table[measure] = spreads[0][name] / spreads[1][name].mean()
     return pd.DataFrame({name: table[name] for name in PICTURE_MEASURES if name in table})
 
 
 def _quantity_spreads(judge: Judge, images: Tensor) -> dict[str, np.ndarray]:
     """Standard deviation [n] of each quantity over a person's pictures uint8 [n, g, h, w, 3]."""
     read = judge.quantities(images.flatten(0, 1))
-    return {name: read[name].unflatten(0, images.shape[:2]).std(1).numpy() for name in QUANTITIES}
+    return {name: read[name].unflatten(0, images.shape[:2]).std(1).numpy() for name in POSE_SPREADS}
 
 
 def score_rung(
@@ -192,13 +193,14 @@ def score_rung(
 
 
 def summary(table: pd.DataFrame, bootstrap: int) -> dict[str, float]:
-    """Mean of every measure over people who have it, with intervals "_low" and "_high" of `INTERVALS`."""
+    """Mean of every measure over the people who have it, and its interval where it has one of `INTERVALS`."""
     means = {}
     for name in table.columns:
         values = table[name].dropna().to_numpy()
         means[name] = float(values.mean()) if len(values) else 0.0
         if name in INTERVALS and len(values):
-            means[name], means[f"{name}_low"], means[f"{name}_high"] = scoring.bootstrap_mean(values, n=bootstrap)
+            low, high = INTERVALS[name]
+            means[name], means[low], means[high] = scoring.bootstrap_mean(values, n=bootstrap)
     return means
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from w2wpp.evaluation.protocol import QUANTITIES, Judge
+from w2wpp.evaluation.protocol import POSE_SPREADS, Judge
 from w2wpp.faces.portraits import Portraits
 from w2wpp.world.obedience import contradictions, obeyed
 from w2wpp.world.probes import load_probe
@@ -23,4 +23,4 @@ def load_judge(folder: Path, held_out: Portraits, size: int) -> Judge:
     probe = load_probe(folder / "probe.safetensors", size)
     photos = pd.DataFrame(held_out.manifest).query("photo == 0").to_dict("records")
     requests = [contradictions(photo, number) for number, photo in enumerate(photos)]
-    return Judge(requests, partial(obeyed, probe), lambda images: probe.measure(images, QUANTITIES))
+    return Judge(requests, partial(obeyed, probe), lambda images: probe.measure(images, POSE_SPREADS))
