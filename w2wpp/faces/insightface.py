@@ -56,7 +56,7 @@ def load_pack(pack: str) -> tuple[Any, Any]:
         analysis = FaceAnalysis(str(folder), allowed_modules=["detection", "recognition"])
         analysis.prepare(ctx_id=0)
         return analysis.models["detection"], analysis.models["recognition"]
-    except Exception as error:  # as above, and KeyError for a pack without a recogniser
+    except Exception as error:  # insightface lets those of onnxruntime through, and KeyError where a network is missing
         raise InputError("recognizer insightface", pack, f"{folder} is not a usable pack ({error!r})") from error
 
 
