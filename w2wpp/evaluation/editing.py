@@ -1,11 +1,13 @@
 """What edits change: whether pictures show the target, and what else becomes different.
 
 A table of edits has a row for each model, person, edit and strength: columns model, person (row of the gallery), edit,
-strength (0 of the unedited person), prompted (whether a prompt asked for the edit instead) and picture (row of the
-pictures, of which the unedited one serves all edits of a person).
+strength (0 of the unedited person), prompted (whether a prompt asks for the edit, at strength 1, with the guidance that
+takes; then the unedited person is drawn with that guidance, too) and picture (row of the pictures, of which the
+unedited one serves all edits of a person).
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,9 @@ from w2wpp.evaluation import scoring
 from w2wpp.evaluation.gallery import Gallery, embed_all
 from w2wpp.evaluation.protocol import codec_vectors
 from w2wpp.faces.recognizers import Recognizer
+from w2wpp.files.storage import read_csv
 
+COLUMNS = ("model", "person", "edit", "strength", "prompted", "picture")
 MEASURES = ("flipped", "id_kept", "id_score", "others_changed", "latent_distance")
 """Columns that `measure_edits` adds; all but the first are compared where the first is equal."""
 Shares = Callable[[Tensor], dict[str, Tensor]]
@@ -40,7 +44,7 @@ def measure_edits(
     latent_distance: 1 - centred cosine of codec latents before and after.
 
     Args:
-        table: see the module; it has a row of strength 0 for every model, person and edit.
+        table: see the module; it has a row of strength 0 for every model, person and edit that is prompted or not.
         pictures: uint8 [m, seeds, h, w, 3].
         targets: of each edit, the factor that it changes and the numbers of the choices that show it.
 
@@ -49,8 +53,9 @@ def measure_edits(
     """
     table = table.reset_index(drop=True)
     after, people, seeds = table["picture"].to_numpy(), table["person"].to_numpy(), pictures.shape[1]
-    start = table[(table["strength"] == 0) & ~table["prompted"]].set_index(["model", "person", "edit"])["picture"]
-    before = start.loc[list(zip(table["model"], table["person"], table["edit"], strict=True))].to_numpy()
+    keys = ["model", "person", "edit", "prompted"]
+    start = table[table["strength"] == 0].set_index(keys)["picture"].rename("before")
+    before = table.join(start, on=keys)["before"].to_numpy()
     read = {name: each.unflatten(0, (-1, seeds)).numpy() for name, each in shares(pictures.flatten(0, 1)).items()}
     faces, latents = embed_all(recognizer, pictures), codec_vectors(pipe, pictures)
     units = scoring.center(np.where(faces.found[..., None], faces.vectors, gallery.mean), gallery.mean)
@@ -115,3 +120,77 @@ def at_flip_rate(scores: pd.DataFrame, rates: Mapping[str, float]) -> pd.DataFra
 def by_person(scores: pd.DataFrame) -> pd.DataFrame:
     """Means of `MEASURES` over the edits of each person, by person."""
     return scores.groupby("person")[list(MEASURES)].mean()
+
+
+def read_edits(path: Path) -> pd.DataFrame | None:
+    """Measured edits of inversions, as `evaluate` leaves them in a file; None if there is no file.
+
+    Raises:
+        InputError: the file is malformed.
+    """
+    if not path.is_file():
+        return None
+    table = read_csv(path, (*COLUMNS, *MEASURES))
+    return table[table["model"] == "inversion"]
+
+
+def prompted(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows in which a prompt asked for the edit."""
+    return scores[scores["prompted"] & (scores["strength"] > 0)]
+
+
+def editing_summary(scores: pd.DataFrame, flip_rate: float, bootstrap: int) -> dict:
+    """Metrics of edits in one space: `MEASURES` at a flip rate, and of prompts for the same.
+
+    Args:
+        scores: measured, with the models "inversion" and "true".
+        flip_rate: of every edit; the largest that a strength reaches, of those that flip fewer.
+        bootstrap: resamples of the people.
+
+    Returns:
+        For inversions: means over people, intervals of what is compared, and mean strength. In "true" the same of true
+        LoRAs, in "prompted" means of prompts to inversions.
+    """
+
+    def of(model: str) -> dict:
+        rows = scores[scores["model"] == model]
+        edited = at_flip_rate(rows, {edit: min(flip_rate, most) for edit, most in reached(rows).items()})
+        people = by_person(edited)
+        summary = {"strength": float(edited.groupby("edit")["strength"].first().mean())}
+        for measure in MEASURES:
+            mean, low, high = scoring.bootstrap_mean(people[measure].to_numpy(), n=bootstrap)
+            summary[measure] = mean
+            if measure != "flipped":
+                summary |= {f"{measure}_low": low, f"{measure}_high": high}
+        return summary
+
+    asked = by_person(prompted(scores[scores["model"] == "inversion"])).mean()
+    return of("inversion") | {"true": of("true"), "prompted": {key: float(value) for key, value in asked.items()}}
+
+
+def editing_gains(spaces: Mapping[str, pd.DataFrame], baseline: str, flip_rate: float, bootstrap: int) -> dict:
+    """What edits in the VAE keep more than in the baseline and in the linear space, person by person.
+
+    Args:
+        spaces: measured inversions by space.
+        flip_rate: of every edit in both spaces; the largest that both reach, of edits that flip fewer.
+
+    Returns:
+        Of all `MEASURES` but the first, "gain" over the baseline and "gain_over_linear": mean, low and high.
+    """
+    gain, over_linear = (_gains(spaces, other, flip_rate, bootstrap) for other in (baseline, "linear"))
+    return {measure: {"gain": gain[measure], "gain_over_linear": over_linear[measure]} for measure in gain}
+
+
+def _gains(
+    spaces: Mapping[str, pd.DataFrame], baseline: str, flip_rate: float, bootstrap: int
+) -> dict[str, dict[str, float]]:
+    most = {name: reached(spaces[name]) for name in ("vae", baseline)}
+    rates = {edit: min(flip_rate, *(each[edit] for each in most.values())) for edit in most["vae"]}
+    people = {name: by_person(at_flip_rate(spaces[name], rates)) for name in most}
+    gains = {}
+    for measure in MEASURES[1:]:
+        vae, other = (people[name][measure].to_numpy() for name in most)
+        mean, low, high = scoring.paired_gain(vae, other, n=bootstrap)
+        gains[measure] = {"mean": mean, "low": low, "high": high}
+    return gains

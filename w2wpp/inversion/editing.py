@@ -15,6 +15,7 @@ from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.settings import Count, Positive, Rate, Section, Whole
 from w2wpp.files.settings import Path as PathText
 from w2wpp.files.storage import read_csv, read_pack, write_pack
+from w2wpp.lora.adapters import Early
 from w2wpp.spaces.base import WeightSpace
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Held = Literal["all", "none"] | Sequence[str]
 """Labels that an edit leaves as they are: all others, none, or those named."""
 MOST_VALUES = 32  # of a label in words; a column with more is a name or a note
+TIMESTEPS = 1000  # of the noise schedules of Stable Diffusion and of the base model here
 LEAST_LEFT = 1e-3  # of a direction's variance, or the labels that are held say it all
 
 
@@ -36,12 +38,12 @@ class EditParams(Section):
     """Ridge penalty per labelled LoRA, in units of the latents' variance."""
     disentangle: Literal["all", "none"] | list[str] = "all"
     """Labels whose own directions an edit does not move along: all others, none, or a list."""
-    strengths: Annotated[list[Positive], Field(min_length=1)] = Field([1.0, 2.0, 3.0, 4.0])
+    strengths: Annotated[list[Positive], Field(min_length=1)] = Field([2.0, 4.0, 7.0])
     """Lengths of the measured edits, in standard deviations of the zoo along the direction; rising."""
     flip_rate: Rate = 0.5
     """Share of pictures that show the target of an edit, at which spaces are compared."""
-    people: Count = 32
-    """Held-out people who are edited, the first so many of each split."""
+    people: Count = 16
+    """Held-out people whose edits are measured, the first so many."""
     seeds: Count = 1
     """Pictures per edit."""
     below: Whole = 1000
@@ -96,9 +98,7 @@ class Directions:
         moved = covariance @ readout
         variance = readout @ moved
         if variance < LEAST_LEFT * whole:
-            raise ArgumentError(
-                None, "hold", f"the labels held say all that {name} does", "Hold fewer labels, or none"
-            )
+            raise ArgumentError(None, "hold", f"the labels held say all that {name} does", "Hold fewer labels, or none")
         return (moved / variance.sqrt()).float()
 
     def change(self, changes: Mapping[str, float], hold: Held = "all") -> Tensor:
@@ -228,3 +228,12 @@ def edit(space: WeightSpace, weights: Tensor, change: Tensor) -> Tensor:
     """
     z = space.encode(weights)
     return weights + space.decode(space.prior.unwhiten(space.prior.whiten(z) + change)) - space.decode(z)
+
+
+def unedited_early(weights: Tensor, params: EditParams) -> Early | None:
+    """The unedited LoRAs [n, d] where they draw the noisy timesteps, from `params.below` on; None if none is so noisy.
+
+    An edit of the less noisy timesteps alone changes details (weights2weights: 400 to 700), one of all timesteps the
+    whole picture (700 to 1000).
+    """
+    return Early(weights, params.below) if params.below < TIMESTEPS else None
