@@ -6,7 +6,7 @@ takes; then the unedited person is drawn with that guidance, too) and picture (r
 unedited one serves all edits of a person).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,16 @@ def reached(scores: pd.DataFrame) -> dict[str, float]:
     return edits.groupby(["edit", "strength"])["flipped"].mean().groupby("edit").max().to_dict()
 
 
+def rates_of(tables: Sequence[pd.DataFrame], flip_rate: float) -> dict[str, float]:
+    """The flip rate at which each edit is looked at: `flip_rate` of those that reach it in all tables of one model.
+
+    Where none does, all edits, each at the largest rate that it reaches everywhere.
+    """
+    most = pd.DataFrame([reached(table) for table in tables]).min()
+    enough = most[most >= flip_rate]
+    return dict.fromkeys(enough.index, flip_rate) if len(enough) else most.to_dict()
+
+
 def at_flip_rate(scores: pd.DataFrame, rates: Mapping[str, float]) -> pd.DataFrame:
     """Everybody's measures at the strength of each edit that flips a given share of pictures.
 
@@ -105,8 +115,7 @@ def at_flip_rate(scores: pd.DataFrame, rates: Mapping[str, float]) -> pd.DataFra
     for edit, rate in rates.items():
         some = scores[(scores["edit"] == edit) & ~scores["prompted"]]
         curve = some.groupby("strength")["flipped"].mean().cummax()
-        curve = curve[~curve.duplicated()]  # each height at the strength that first has it
-        place = float(np.interp(rate, curve.to_numpy(), curve.index.to_numpy(float)))
+        place = _first_reaching(curve.to_numpy(), curve.index.to_numpy(float), rate)
         at = {
             measure: some.pivot(index="person", columns="strength", values=measure).apply(
                 lambda row, place=place: np.interp(place, row.index.to_numpy(float), row.to_numpy()), axis=1
@@ -115,6 +124,16 @@ def at_flip_rate(scores: pd.DataFrame, rates: Mapping[str, float]) -> pd.DataFra
         }
         parts.append(pd.DataFrame(at).reset_index().assign(edit=edit, strength=place))
     return pd.concat(parts, ignore_index=True)
+
+
+def _first_reaching(curve: np.ndarray, strengths: np.ndarray, rate: float) -> float:
+    """Where a piecewise linear curve that never falls first reaches a rate, or its largest value if that is less."""
+    rate = min(rate, curve[-1])
+    place = int((curve >= rate).argmax())
+    if place == 0:
+        return strengths[0]
+    share = (rate - curve[place - 1]) / (curve[place] - curve[place - 1])
+    return strengths[place - 1] + share * (strengths[place] - strengths[place - 1])
 
 
 def by_person(scores: pd.DataFrame) -> pd.DataFrame:
@@ -144,19 +163,20 @@ def editing_summary(scores: pd.DataFrame, flip_rate: float, bootstrap: int) -> d
 
     Args:
         scores: measured, with the models "inversion" and "true".
-        flip_rate: of every edit; the largest that a strength reaches, of those that flip fewer.
+        flip_rate: see `rates_of`.
         bootstrap: resamples of the people.
 
     Returns:
-        For inversions: means over people, intervals of what is compared, and mean strength. In "true" the same of true
-        LoRAs, in "prompted" means of prompts to inversions.
+        For inversions: how many edits flip so many, their mean strength, means over people, and intervals of what is
+        compared. In "true" the same of true LoRAs, in "prompted" means of prompts to inversions for all edits.
     """
 
     def of(model: str) -> dict:
         rows = scores[scores["model"] == model]
-        edited = at_flip_rate(rows, {edit: min(flip_rate, most) for edit, most in reached(rows).items()})
+        rates = rates_of([rows], flip_rate)
+        edited = at_flip_rate(rows, rates)
         people = by_person(edited)
-        summary = {"strength": float(edited.groupby("edit")["strength"].first().mean())}
+        summary = {"edits": len(rates), "strength": float(edited.groupby("edit")["strength"].first().mean())}
         for measure in MEASURES:
             mean, low, high = scoring.bootstrap_mean(people[measure].to_numpy(), n=bootstrap)
             summary[measure] = mean
@@ -173,7 +193,7 @@ def editing_gains(spaces: Mapping[str, pd.DataFrame], baseline: str, flip_rate: 
 
     Args:
         spaces: measured inversions by space.
-        flip_rate: of every edit in both spaces; the largest that both reach, of edits that flip fewer.
+        flip_rate: see `rates_of`.
 
     Returns:
         Of all `MEASURES` but the first, "gain" over the baseline and "gain_over_linear": mean, low and high.
@@ -185,12 +205,12 @@ def editing_gains(spaces: Mapping[str, pd.DataFrame], baseline: str, flip_rate: 
 def _gains(
     spaces: Mapping[str, pd.DataFrame], baseline: str, flip_rate: float, bootstrap: int
 ) -> dict[str, dict[str, float]]:
-    most = {name: reached(spaces[name]) for name in ("vae", baseline)}
-    rates = {edit: min(flip_rate, *(each[edit] for each in most.values())) for edit in most["vae"]}
-    people = {name: by_person(at_flip_rate(spaces[name], rates)) for name in most}
+    both = ("vae", baseline)
+    rates = rates_of([spaces[name] for name in both], flip_rate)
+    people = {name: by_person(at_flip_rate(spaces[name], rates)) for name in both}
     gains = {}
     for measure in MEASURES[1:]:
-        vae, other = (people[name][measure].to_numpy() for name in most)
+        vae, other = (people[name][measure].to_numpy() for name in both)
         mean, low, high = scoring.paired_gain(vae, other, n=bootstrap)
         gains[measure] = {"mean": mean, "low": low, "high": high}
     return gains
