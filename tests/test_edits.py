@@ -180,8 +180,8 @@ def test_summary_and_gains(tmp_path):
     assert summary["edits"] == 2 and summary["strength"] == pytest.approx((1 + 3.5) / 2)
     assert summary["flipped"] == pytest.approx(0.25) and summary["true"]["flipped"] == pytest.approx(0.25)
     expected = np.mean([1 - 0.01 * 2.25 * (1 + person) for person in range(6)])
-    assert summary["id_kept"] == pytest.approx(expected)
-    assert summary["id_kept_low"] < summary["id_kept"] < summary["id_kept_high"]
+    assert summary["id_kept"]["mean"] == pytest.approx(expected)
+    assert summary["id_kept"]["low"] < summary["id_kept"]["mean"] < summary["id_kept"]["high"]
     assert summary["prompted"] == pytest.approx(
         {"flipped": 1, "id_kept": 0.3, "id_score": 0.2, "others_changed": 0.1, "latent_distance": 0.4}
     )

@@ -176,12 +176,14 @@ def editing_summary(scores: pd.DataFrame, flip_rate: float, bootstrap: int) -> d
         rates = rates_of([rows], flip_rate)
         edited = at_flip_rate(rows, rates)
         people = by_person(edited)
-        summary = {"edits": len(rates), "strength": float(edited.groupby("edit")["strength"].first().mean())}
-        for measure in MEASURES:
+        summary: dict = {
+            "edits": len(rates),
+            "strength": float(edited.groupby("edit")["strength"].first().mean()),
+            "flipped": float(people["flipped"].mean()),
+        }
+        for measure in MEASURES[1:]:
             mean, low, high = scoring.bootstrap_mean(people[measure].to_numpy(), n=bootstrap)
-            summary[measure] = mean
-            if measure != "flipped":
-                summary |= {f"{measure}_low": low, f"{measure}_high": high}
+            summary[measure] = {"mean": mean, "low": low, "high": high}
         return summary
 
     asked = by_person(prompted(scores[scores["model"] == "inversion"])).mean()
