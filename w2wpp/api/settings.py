@@ -24,15 +24,17 @@ class Settings:
         search: how a photo is inverted.
         drawing: how pictures are drawn.
         faces: who finds faces.
+        recognizer: who tells people apart.
     """
 
     search: InvertParams = field(default_factory=InvertParams)
     drawing: GenerateParams = field(default_factory=GenerateParams)
     faces: str = "dlib"
+    recognizer: str = "dlib"
 
 
 def read_settings(path: Path | None = None) -> Settings:
-    """The sections `invert` and `generate`, and `faces`, of a file such as params.yaml or profiles/sd15.yaml.
+    """The sections `invert` and `generate`, and `faces` and `recognizer`, of params.yaml or a file such as it.
 
     What the file leaves out has its default; other sections are not looked at.
 
@@ -48,12 +50,19 @@ def read_settings(path: Path | None = None) -> Settings:
         path = PARAMS
     where, remedy = str(path), "Give a file such as params.yaml or profiles/sd15.yaml"
     content = parse_mapping(read_text(path, remedy), where, remedy)
-    faces = content.get("faces", Settings.faces)
-    if not isinstance(faces, str):
-        raise InputError(where, "faces", f"{faces!r}, expected text", "Use dlib or insightface:<pack name>")
     return Settings(
-        _section(InvertParams, content, "invert", where), _section(GenerateParams, content, "generate", where), faces
+        _section(InvertParams, content, "invert", where),
+        _section(GenerateParams, content, "generate", where),
+        _text(content, "faces", where),
+        _text(content, "recognizer", where),
     )
+
+
+def _text(content: dict, key: str, where: str) -> str:
+    text = content.get(key, getattr(Settings, key))
+    if not isinstance(text, str):
+        raise InputError(where, key, f"{text!r}, expected text", "Use dlib or insightface:<pack name>")
+    return text
 
 
 def _section(kind: type[T], content: dict, key: str, where: str) -> T:
