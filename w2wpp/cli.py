@@ -304,6 +304,35 @@ def export(
     print(f"wrote {out} ({format}, {dtype})")
 
 
+@app.command()
+def explore(
+    spaces: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--space", show_default=False, help="A space, repeatable; if not given, all that are in data/spaces."
+        ),
+    ] = None,
+    base: BaseOption = BASE,
+    host: Annotated[str, typer.Option(help="Who may see the page: 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, show_default=False, help="If not given, the first free from 7860.")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    params: ParamsOption = None,
+) -> None:
+    """Open a page to sample, blend, edit, invert and compare people."""
+    settings = _settings(params)
+    try:
+        from w2wpp.explore.serve import serve
+    except ImportError as error:
+        raise InputError(
+            "explore", None, f"{error.name} is not installed, and serves the page", "Run `pip install 'w2wpp[explore]'`"
+        ) from error
+    from w2wpp.explore.studio import known_spaces, open_studio
+
+    serve(open_studio(base, spaces or known_spaces(), settings), host, port, browser)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a bad input prints one line on stderr and gives exit status 1."""
     try:
@@ -317,7 +346,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 _OPTIONS = {
-    name: name for name in ("space", "base", "hold", "encoder", "faces", "framing", "format", "dtype", "seed", "seeds")
+    name: name for name in ("space", "base", "hold", "encoder", "faces", "framing", "format", "dtype", "seed", "seeds", "port")
 } | {"attribute": "set"}
 
 

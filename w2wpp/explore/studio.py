@@ -1,4 +1,4 @@
-"""What all visitors share: a base model, spaces, directions of attributes, a recogniser. One of them computes at a time."""
+"""What all visitors share: base model, spaces, directions, recogniser. One visitor computes at a time."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import zipfile
@@ -79,42 +78,47 @@ def sheet(shown: Shown) -> Download:
 
 def snippet(shown: Shown, studio: Studio) -> Download:
     """Python that draws the same pictures with diffusers, from the LoRA's file beside it."""
-    settings, seeds, stem = studio.drawing(shown.request.prompt), list(shown.request.seeds), _stem(shown)
-    batches = [seeds[first : first + settings.batch] for first in range(0, len(seeds), settings.batch)]
-    codec = type(studio.pipe.vae).__module__
-    own = codec if codec.startswith("w2wpp") else None
-    device = f'.to("{studio.pipe.device.type}")' if studio.pipe.device.type != "cpu" else ""
-    code = f"""\
-    # Draws the person of {stem}.safetensors as the page showed them.
-    import torch
-    {f"import {own}  # the codec of this base model, from w2w++" if own else ""}
-    from diffusers import StableDiffusionPipeline
+    pipe, settings, stem = studio.pipe, studio.drawing(shown.request.prompt), _stem(shown)
+    seeds, codec = list(shown.request.seeds), type(studio.pipe.vae).__module__
+    code = _SNIPPET.format(
+        stem=stem,
+        codec=f"import {codec}  # the codec of this base model\n" if codec.startswith("w2wpp") else "",
+        base=studio.base,
+        dtype=pipe.unet.dtype,
+        device=pipe.device.type,
+        batches=[seeds[first : first + settings.batch] for first in range(0, len(seeds), settings.batch)],
+        prompt=shown.request.prompt,
+        negative=settings.negative_prompt,
+        steps=settings.inference_steps,
+        guidance=settings.guidance,
+    )
+    return Download(f"{stem}.py", "text/x-python", code.encode())
 
-    base = {studio.base!r}  # the folder or the name of the base model
-    pipe = StableDiffusionPipeline.from_pretrained(base, dtype={studio.pipe.unet.dtype}, safety_checker=None){device}
-    for part in (pipe.unet, pipe.vae):  # another order of numbers in memory changes the last bits
-        part.to(memory_format=torch.channels_last)
-    pipe.load_lora_weights({f"{stem}.safetensors"!r})
-    size = pipe.unet.config.sample_size
-    for seeds in {batches!r}:
-        noise = [
-            torch.randn(pipe.unet.config.in_channels, size, size, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
-        pictures = pipe(
-            {shown.request.prompt!r},
-            negative_prompt={settings.negative_prompt!r},
-            num_images_per_prompt=len(seeds),
-            latents=torch.stack(noise).to(pipe.device, pipe.dtype),
-            num_inference_steps={settings.inference_steps},
-            guidance_scale={settings.guidance!r},
-        ).images
-        for seed, picture in zip(seeds, pictures):
-            picture.save(f"{stem}-{{seed}}.png")
-    """
-    lines = [line.removeprefix("    ") for line in code.splitlines()]
-    kept = [line for number, line in enumerate(lines) if line.strip() or number != 2]
-    return Download(f"{stem}.py", "text/x-python", inspect.cleandoc("\n".join(kept)).encode() + b"\n")
+
+_SNIPPET = """\
+# Draws the person of {stem}.safetensors as the page showed them.
+import torch
+{codec}from diffusers import StableDiffusionPipeline
+
+base = {base!r}  # folder or name of the base model
+pipe = StableDiffusionPipeline.from_pretrained(base, dtype={dtype}, safety_checker=None).to({device!r})
+for part in (pipe.unet, pipe.vae):  # another order of numbers in memory would change the last bits
+    part.to(memory_format=torch.channels_last)
+pipe.load_lora_weights(".", weight_name="{stem}.safetensors")
+size, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
+for seeds in {batches!r}:
+    noise = [torch.randn(channels, size, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    pictures = pipe(
+        {prompt!r},
+        negative_prompt={negative!r},
+        num_images_per_prompt=len(seeds),
+        latents=torch.stack(noise).to(pipe.device, pipe.dtype),
+        num_inference_steps={steps},
+        guidance_scale={guidance!r},
+    ).images
+    for seed, picture in zip(seeds, pictures):
+        picture.save(f"{stem}-{{seed}}.png")
+"""
 
 
 def walk(pictures: Sequence[Image.Image], format: str, stem: str = "walk") -> Download:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-import numpy as np
 from PIL import Image
 
 from w2wpp.api.from_photo import Inversion
@@ -73,17 +72,19 @@ class Visit:
         shown: the person in hand; None before the first.
         known: people found from photos, by recipe and space.
         moved: when a slider moved last, in seconds of a clock.
+        unedited: who was drawn last before an edit, and how.
     """
 
     space: str
     request: Request = field(default_factory=Request)
     shelf: dict[str, Recipe] = field(default_factory=dict)
-    grid: list[Recipe] = field(default_factory=list)
+    grid: list[Sampled] = field(default_factory=list)
     photos: list[Image.Image] = field(default_factory=list)
     shown: Shown | None = None
     known: dict[tuple[Recipe, str], Person] = field(default_factory=dict)
     inversions: int = 0
     moved: float = 0.0
+    unedited: tuple[tuple, Face] | None = None
 
     def kept(self, name: str | None) -> Recipe:
         """A person of the shelf.
@@ -115,10 +116,15 @@ def sample(studio: Studio, visit: Visit, first: int, count: int = GRID) -> list[
     Raises:
         ArgumentError: naming `seed`.
     """
-    recipes: list[Recipe] = [Sampled(first + number) for number in range(count)]
+    recipes = [Sampled(first + number) for number in range(count)]
     faces = _drawn(studio, visit, recipes, visit.request.draft)
     visit.grid = recipes
     return faces
+
+
+def again(studio: Studio, visit: Visit) -> list[Face]:
+    """The people of the grid in the space in use."""
+    return _drawn(studio, visit, visit.grid, visit.request.draft)
 
 
 def take(studio: Studio, visit: Visit, number: int) -> Shown:
@@ -165,7 +171,7 @@ def finished(studio: Studio, visit: Visit) -> Shown:
     return shown
 
 
-def blended(visit: Visit, names: Sequence[str | None], shares: Sequence[float]) -> Recipe:
+def blended(visit: Visit, names: Sequence[str | None], shares: Sequence[float]) -> Blended:
     """The recipe of a blend of two people of the shelf, or of three.
 
     Args:
@@ -175,7 +181,7 @@ def blended(visit: Visit, names: Sequence[str | None], shares: Sequence[float]) 
     Raises:
         ArgumentError: nobody chosen.
     """
-    recipe: Recipe = Blended(visit.kept(names[0]), visit.kept(names[1]), float(shares[0]))
+    recipe = Blended(visit.kept(names[0]), visit.kept(names[1]), float(shares[0]))
     third = names[2] if len(names) > 2 else None
     return Blended(recipe, visit.kept(third), float(shares[1])) if third else recipe
 
@@ -204,8 +210,11 @@ def edited(visit: Visit, name: str | None, changes: dict[str, float], hold_other
 
 
 def before(studio: Studio, visit: Visit, name: str | None) -> Face:
-    """A person of the shelf as they are, one picture."""
-    return _drawn(studio, visit, [visit.kept(name)], visit.request.draft)[0]
+    """A person of the shelf as they are, one picture, which is kept until another is asked for."""
+    key = visit.kept(name), visit.space, visit.request.draft
+    if visit.unedited is None or visit.unedited[0] != key:
+        visit.unedited = key, _drawn(studio, visit, [key[0]], key[2])[0]
+    return visit.unedited[1]
 
 
 def bring(visit: Visit, photos: Sequence[Image.Image]) -> list[Face]:
@@ -280,6 +289,11 @@ def _drawn(studio: Studio, visit: Visit, recipes: Sequence[Recipe], request: Req
     ]
 
 
+def examples(studio: Studio) -> list[Face]:
+    """Photos that can be tried."""
+    return [Face(name, [Image.fromarray(photo)]) for name, photo in studio.examples.items()]
+
+
 def example(studio: Studio, visit: Visit, name: str) -> list[Face]:
     """Bring an example's photo.
 
@@ -288,4 +302,4 @@ def example(studio: Studio, visit: Visit, name: str) -> list[Face]:
     """
     if name not in studio.examples:
         raise ArgumentError(None, "photo", f"no example {name!r}", f"Choose one of {', '.join(studio.examples)}")
-    return bring(visit, [Image.fromarray(np.asarray(studio.examples[name]))])
+    return bring(visit, [Image.fromarray(studio.examples[name])])
