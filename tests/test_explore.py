@@ -1,9 +1,10 @@
-"""The explorer without its page: each act of a visitor is what the Python API does, and files give back what is seen."""
+"""The explorer without its page: each act of a visitor is what the API does, and files give back what is seen."""
 
 import io
 import json
 import os
 import runpy
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -274,8 +275,6 @@ def test_a_studio_of_a_base_model_and_a_space_of_ones_own(repro, sd15_base, draw
 
 
 def test_without_gradio_the_command_says_what_to_install(repro, capsys):
-    import subprocess
-
     code = "import sys; sys.modules['gradio'] = None; from w2wpp.cli import main; main(['explore', '--space', 'pca'])"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
     assert done.returncode == 1
