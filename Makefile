@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup repro sd15 test lint docs fresh
+.PHONY: setup repro explore sd15 test lint docs fresh
 setup: .venv/installed
 
 # The lock is complete, so --no-deps loses nothing and keeps the gigabytes of CUDA packages that a plain torch asks for
@@ -17,6 +17,11 @@ setup: .venv/installed
 
 repro: setup
 	dvc repro
+
+# Page in the browser, docs/how-to/explore.md.
+explore: setup
+	dvc repro photo_encoder edit
+	w2wpp explore
 
 # Stable Diffusion 1.5, docs/how-to/sd15.md. SET has further settings, such as SET="portraits.path=my/photos".
 sd15: setup

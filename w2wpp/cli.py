@@ -346,7 +346,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 _OPTIONS = {
-    name: name for name in ("space", "base", "hold", "encoder", "faces", "framing", "format", "dtype", "seed", "seeds", "port")
+    name: name
+    for name in ("space", "base", "hold", "encoder", "faces", "framing", "format", "dtype", "seed", "seeds", "port")
 } | {"attribute": "set"}
 
 
