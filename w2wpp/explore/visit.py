@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -12,7 +13,7 @@ from w2wpp.api.from_photo import Inversion
 from w2wpp.api.person import Lora, Person
 from w2wpp.explore.recipes import Blended, Edited, Inverted, Recipe, Sampled, title
 from w2wpp.explore.studio import Likeness, Request, Studio
-from w2wpp.files.errors import ArgumentError
+from w2wpp.files.errors import ArgumentError, InputError
 
 GRID = 12  # people sampled at once
 WAY = 7  # pictures on the strip from one person to another
@@ -263,7 +264,7 @@ def compare(studio: Studio, visit: Visit, label: str | None = "spaces") -> list[
         try:
             person = studio.make(shown.recipe, space, visit.known, label)
         except ArgumentError as error:
-            faces.append(Face(space, [], str(error)))
+            faces.append(Face(space, [], said(error)))
             continue
         pictures = studio.draw([person], visit.request)[0]
         note = ""
@@ -278,6 +279,12 @@ def likeness(found: Likeness | None) -> str:
     if found is None:
         return ""
     return f"ID {found.score:.2f} (a stranger {found.floor:.2f}, own photos {found.ceiling:.2f})"
+
+
+def said(error: InputError) -> str:
+    """An error in one line for the page, which has neither arguments nor options."""
+    line = InputError(error.key, None, error.reason, error.remedy) if isinstance(error, ArgumentError) else error
+    return re.sub(r" \(--[^)]*\)", "", str(line))
 
 
 def _drawn(studio: Studio, visit: Visit, recipes: Sequence[Recipe], request: Request) -> list[Face]:

@@ -15,8 +15,11 @@ from w2wpp.explore.visit import Face, Shown, Visit
 from w2wpp.files.errors import InputError
 
 Updates = dict[Any, Any]
-# Events that compute wait for one another; and a page offers its visitor buttons, no interface for programs.
-_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+MOST_VISITS = 256  # those that came first are forgotten first
+# The page is for people, and offers programs nothing.
+_PRIVATE: dict[str, Any] = {"trigger_mode": "always_last", "api_visibility": "private"}
+# All visitors wait in one queue for the model.
+_SHARED: dict[str, Any] = {**_PRIVATE, "concurrency_id": "model", "concurrency_limit": 1}
 
 
 class Visits:
@@ -31,7 +34,11 @@ class Visits:
 
     def of(self, session: str) -> Visit:
         """The visit of a page; a new one of a new page."""
-        return self._visits.setdefault(session, Visit(self._space))
+        if session not in self._visits:
+            self._visits[session] = Visit(self._space)
+            for oldest in list(self._visits)[:-MOST_VISITS]:
+                self.forget(oldest)
+        return self._visits[session]
 
     def forget(self, session: str) -> None:
         """Drop photos, people and pictures of a page that is closed."""
@@ -96,14 +103,13 @@ class Wiring:
         outputs: Sequence[Any],
         tells: bool = False,
         long: bool = False,
-        **options: Any,
     ) -> Any:
-        """Do an act at an event.
+        """Do an act at an event; of events that come while it is done, the last follows.
 
         Args:
             act: (visit, values of inputs) -> new values of some outputs; where the event tells something, that comes
                 before the values.
-            long: show progress in place of the outputs.
+            long: show progress in place of the first output.
         """
 
         def run(request: gr.Request, *values: Any) -> Updates:
@@ -121,23 +127,24 @@ class Wiring:
             list(inputs),
             [*outputs, self.page.status],
             show_progress="full" if long else "hidden",
-            **_ONE_AT_A_TIME | options,
+            show_progress_on=outputs[0],
+            **_SHARED,
         )
 
     def _slides(self, slider: gr.Slider, act: Callable[..., Updates], inputs: list, outputs: list) -> None:
         """A draft for each move that the drafts keep up with; the whole picture once the slider rests."""
 
-        def draft(visit: Visit, *values: Any) -> Updates:
-            return act(visit, *values, draft=True)
+        def draft(visitor: Visit, *values: Any) -> Updates:
+            return act(visitor, *values, draft=True)
 
         def rest() -> None:
             time.sleep(visit.PAUSE)
 
-        def whole(visit: Visit, *values: Any) -> Updates:
-            return act(visit, *values) if visit.resting else {}
+        def whole(visitor: Visit, *values: Any) -> Updates:
+            return act(visitor, *values) if visitor.resting else {}
 
-        moved = self._on(slider.input, draft, inputs, outputs, trigger_mode="always_last")
-        rested = moved.then(rest, None, None, queue=False, show_progress="hidden", api_visibility="private")
+        moved = self._on(slider.input, draft, inputs, outputs)
+        rested = moved.then(rest, None, None, queue=False, show_progress="hidden", **_PRIVATE)
         self._on(rested.then, whole, inputs, outputs)
 
     def _answer(self, request: gr.Request, act: Callable[..., Updates], *values: Any) -> Updates:
@@ -145,7 +152,7 @@ class Wiring:
         try:
             return {self.page.status: markup.status(), **act(self.visits.of(request.session_hash or ""), *values)}
         except InputError as error:
-            return {self.page.status: markup.status(str(error), bad=True)}
+            return {self.page.status: markup.status(visit.said(error), bad=True)}
 
     def _closed(self, request: gr.Request) -> None:
         session = request.session_hash or ""
