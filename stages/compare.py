@@ -8,6 +8,7 @@ for latent dimensions, zoo people and training seeds. If not, they are left out,
 import sys
 
 from w2wpp.evaluation.comparison import gains, inequality, ladder, read_measures
+from w2wpp.evaluation.editing import editing_gains, read_edits
 from w2wpp.evaluation.sweep_record import AGAIN, read_sweep
 from w2wpp.files.storage import read_json, rounded, write_csv, write_json
 from w2wpp.run.params import require_photos
@@ -41,6 +42,9 @@ def main() -> None:
     unequal = inequality(dims, [BASELINE, *(space for space in METHODS if space != BASELINE)])
     comparison = {} if unequal else gains(table, BASELINE, bootstrap)
     opinion = {} if unequal else gains(second, BASELINE, bootstrap)
+    edits = {space: read_edits(args.evaluations / space / "edits.csv") for space in METHODS}
+    if not unequal and all(table is not None for table in edits.values()):
+        comparison["editing"] = editing_gains(edits, BASELINE, args.params.edit.flip_rate, bootstrap)
     if unequal:
         print(f"compare: no gains: {unequal}. Give all spaces the same latent_dim.", file=sys.stderr)
     swept = {"tables": [], "left_out": ""}

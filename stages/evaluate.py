@@ -1,25 +1,33 @@
-"""Evaluate one space on held-out people: inversion, reconstruction, sampling and interpolation."""
+"""Evaluate one space on held-out people: inversion, reconstruction, editing, sampling and interpolation."""
+
+from argparse import Namespace
 
 import numpy as np
+import pandas as pd
 import torch
+from diffusers import StableDiffusionPipeline
 
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.evaluation import scoring
+from w2wpp.evaluation.editing import COLUMNS, editing_summary, measure_edits
 from w2wpp.evaluation.gallery import Gallery, embed_all
 from w2wpp.evaluation.prompt_alignment import PromptAlignment
 from w2wpp.evaluation.protocol import draw_models, measured, score_rung
 from w2wpp.faces.embeddings import Embeddings
 from w2wpp.faces.portraits import read_portraits
-from w2wpp.faces.recognizers import load_recognizer
+from w2wpp.faces.recognizers import Recognizer, load_recognizer
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import read_json, read_pack, rounded, write_csv, write_json, write_pack
+from w2wpp.files.storage import read_csv, read_json, read_pack, rounded, write_csv, write_json, write_pack
+from w2wpp.inversion.editing import Directions
 from w2wpp.lora.weights import Weights, read_weights
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.base import WeightSpace
 from w2wpp.spaces.registry import load_space
+from w2wpp.world.edits import EDITS
 from w2wpp.world.judge import load_judge
+from w2wpp.world.probes import load_probe
 
 
 def reconstruction_error(space: WeightSpace, data: Weights, split: str) -> float:
@@ -42,6 +50,28 @@ def interpolation_scores(strips: Embeddings, gallery: Gallery) -> dict[str, floa
     return {"evenness": float(np.mean(evenness)) if evenness else 0.0, "face_found": float(strips.found.mean())}
 
 
+def editing_scores(
+    args: Namespace, pipe: StableDiffusionPipeline, gallery: Gallery, recognizer: Recognizer
+) -> tuple[dict, pd.DataFrame | None]:
+    """What edits change, as metrics and person by person; the latter None where no edits are measured."""
+    folder, params = args.edits / args.space, args.params.edit
+    directions = Directions.load(folder / "directions.safetensors")
+    if not directions.names:
+        return {}, None
+    metrics = {"direction_similarity": directions.similarity(params.disentangle)}
+    if not (folder / "edits.csv").is_file():
+        return metrics, None
+    table = read_csv(folder / "edits.csv", COLUMNS)
+    table["person"] = [gallery.people.index(name) for name in table["person"]]
+    table = table[gallery.scored[table["person"]]]
+    probe = load_probe(args.probe / "probe.safetensors", args.params.portraits.size)
+    pictures = read_pack(folder / "pictures.safetensors")[0]["pictures"]
+    targets = {name: each.target for name, each in EDITS.items()}
+    scores = measure_edits(pipe, table, pictures, targets, gallery, probe.shares, recognizer)
+    summary = editing_summary(scores, params.flip_rate, args.params.evaluate.bootstrap)
+    return metrics | summary, scores.assign(person=[gallery.people[row] for row in scores["person"]])
+
+
 def main() -> None:
     args = stage_arguments(
         __doc__,
@@ -54,6 +84,7 @@ def main() -> None:
         samples="data/samples",
         interpolations="data/interpolations",
         inversions="data/inversions",
+        edits="data/edits",
         timing="data/timing",
         references="data/references",
         out="data/evaluations",
@@ -101,6 +132,11 @@ def main() -> None:
         "interpolation": interpolation_scores(embed_all(recognizer, strips), gallery),
         "inversion": summaries["inversion"] | read_json(args.timing / f"{name}.json"),
     }
+    editing, edited = editing_scores(args, pipe, gallery, recognizer)
+    if editing:
+        metrics["editing"] = editing
+    if edited is not None:
+        write_csv(args.out / name / "edits.csv", edited)
     if "reconstruction" in summaries:
         metrics["reconstruction"]["id_score"] = summaries["reconstruction"]["id_score"]
     if align:

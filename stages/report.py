@@ -8,13 +8,16 @@ from argparse import Namespace
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from w2wpp.evaluation.comparison import of_measure, read_measures
+from w2wpp.evaluation.editing import read_edits
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import read_csv, read_json, read_pack, write_atomically
 from w2wpp.lora.weights import read_weights
 from w2wpp.report import page as report
 from w2wpp.report.curves import explained_variance, inversion_loss, kl_curves
+from w2wpp.report.edits import edit_sheet, editing_curves, together_sheet
 from w2wpp.report.scores import SWEEPS, gains, ladder, trade
 from w2wpp.report.sheets import (
     SHOWN,
@@ -42,6 +45,7 @@ def main() -> None:
         spaces="data/spaces",
         samples="data/samples",
         interpolations="data/interpolations",
+        edits="data/edits",
         inversions="data/inversions",
         references="data/references",
         evaluations="data/evaluations",
@@ -66,6 +70,7 @@ def main() -> None:
     figures |= true_lora_figures(sheets) if rendered else {}
     figures |= {f"sampling_{space}": sampling_figure(args.samples, space) for space in SPACES}
     figures["interpolation"] = interpolation_figure(args.interpolations, zoo)
+    figures |= edit_figures(args)
     figures |= inversion_figures(sheets)
     if rendered:
         figures["latent_space"] = latent_figure(args.spaces, read_weights(args.weights), zoo, sheets.held_out)
@@ -110,6 +115,16 @@ def main() -> None:
     for name, png in pngs.items():
         write_atomically(args.out / "figures" / f"{name}.png", lambda path, png=png: path.write_bytes(png))
     write_atomically(args.out / "index.html", lambda path: path.write_text(page, "utf-8"))
+
+
+def edit_figures(args: Namespace) -> dict[str, Figure]:
+    """Sheets of edits where the zoo has labels, and curves where edits were measured."""
+    sheets = {f"edits_{space}": edit_sheet(args.edits, space) for space in SPACES}
+    sheets["edits_together"] = together_sheet(args.edits, SPACES)
+    scores = {space: read_edits(args.evaluations / space / "edits.csv") for space in SPACES}
+    measured = {space: table for space, table in scores.items() if table is not None}
+    curves = {"editing": editing_curves(measured)} if len(measured) == len(SPACES) else {}
+    return {name: sheet for name, sheet in sheets.items() if sheet} | curves
 
 
 def read_sheets(args: Namespace) -> Sheets:

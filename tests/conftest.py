@@ -30,9 +30,12 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 from w2wpp.compute.batches import Batch, Work
 from w2wpp.diffusion.prompts import IDENTITY_TOKEN
 from w2wpp.faces.frames import CENTRE, SQUARE
+from w2wpp.files.storage import write_csv, write_pack
+from w2wpp.inversion.editing import Directions
 from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.lora.layout import LORA_TARGETS, Adapted, WeightLayout
+from w2wpp.lora.shards import write_shard
 from w2wpp.run.params import Params, load_params
 from w2wpp.spaces.affine import PCASpace
 from w2wpp.world.base_model import BaseParams, build_pipeline, build_tokenizer
@@ -449,3 +452,32 @@ def repro(tmp_path, pipe, layout, draw_weights, make_space, monkeypatch) -> Path
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def save_directions() -> Callable[[str], Directions]:
+    """save_directions(space) leaves directions of two labels where the pipeline leaves those of a space of four."""
+
+    def save(space: str) -> Directions:
+        readouts = torch.tensor([[1.0, 0.5, 0.0, 0.0], [0.5, 1.0, 0.0, 0.2]])
+        directions = Directions(("age", "glasses"), ("age", "glasses"), readouts, torch.eye(4) + 0.1)
+        directions.save(Path(f"data/edits/{space}/directions.safetensors"))
+        return directions
+
+    return save
+
+
+@pytest.fixture
+def save_zoo(layout, draw_weights) -> Callable[[], torch.Tensor]:
+    """save_zoo() leaves weight vectors [12, d] of zoo-0 to zoo-11 in data/weights, as `flatten` leaves them."""
+
+    def save() -> torch.Tensor:
+        vectors, folder = draw_weights(layout, 12, seed=7), Path("data/weights")
+        write_shard(folder / "vectors/zoo-zoo", 0, vectors, layout)
+        rows = [{"person": f"zoo-{number}", "split": "zoo", "role": "zoo"} for number in range(12)]
+        write_csv(folder / "people.csv", rows)
+        statistics = {"mean": vectors.mean(0), "std": vectors.std(0)}
+        write_pack(folder / "statistics.safetensors", statistics, {"layout": layout.to_meta()})
+        return vectors
+
+    return save

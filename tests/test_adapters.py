@@ -8,9 +8,9 @@ import torch
 from torch.func import functional_call
 
 from w2wpp.diffusion.denoising import generate
-from w2wpp.diffusion.pipeline import encode_prompts
+from w2wpp.diffusion.pipeline import encode_prompts, to_images
 from w2wpp.files.errors import InputError
-from w2wpp.lora.adapters import adapted, initial_weights
+from w2wpp.lora.adapters import Early, adapted, initial_weights
 from w2wpp.lora.export import export_lora
 from w2wpp.lora.layout import Adapted, WeightLayout
 
@@ -145,3 +145,34 @@ def test_initial_weights_do_nothing_yet(pipe, any_layout, inputs):
     with adapted(pipe.unet, any_layout, weights[None]):
         start = pipe.unet(*inputs).sample
     assert torch.equal(start, pipe.unet(*inputs).sample)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_other_loras_draw_the_noisy_steps(pipe, params, layout, draw_weights, guidance):
+    late, noisy = draw_weights(layout, N), draw_weights(layout, N, seed=5)
+    how = params.generate.model_copy(update={"inference_steps": 4, "guidance": guidance})
+    pipe.scheduler.set_timesteps(4)
+    times = pipe.scheduler.timesteps.tolist()
+
+    def draw(weights, early=None):
+        return generate(pipe, layout, weights, ["a photo of sks person"], 1, how, "test", early)
+
+    assert torch.equal(draw(late, Early(noisy, 1000)), draw(late))
+    assert torch.equal(draw(late, Early(noisy, 0)), draw(noisy))
+    mixed = draw(late, Early(noisy, times[1]))
+
+    text = encode_prompts(pipe, ["a photo of sks person"] if guidance == 1 else ["", "a photo of sks person"])
+    for person in range(N):
+        latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+        pipe.scheduler.set_timesteps(4)
+        for time in pipe.scheduler.timesteps:
+            weights = noisy if time >= times[1] else late
+            with torch.no_grad(), adapted(pipe.unet, layout, weights[person : person + 1]):
+                output = pipe.unet(latents.expand(len(text), -1, -1, -1), time, text).sample
+            if guidance > 1:
+                output = output[:1] + guidance * (output[1:] - output[:1])
+            latents = pipe.scheduler.step(output, time, latents).prev_sample
+        with torch.no_grad():
+            picture = to_images(pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample)
+        assert (picture[0].int() - mixed[person, 0, 0].int()).abs().max() <= 1
+    assert not torch.equal(mixed, draw(late)) and not torch.equal(mixed, draw(noisy))

@@ -72,7 +72,7 @@ def test_help_fits_a_screen_and_answers_at_once():
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert len(text.stdout.splitlines()) <= 24 and max(map(len, text.stdout.splitlines())) <= 100
-    assert all(f" {name} " in text.stdout for name in ("invert", "sample", "blend", "draw", "info", "export"))
+    assert all(f" {name} " in text.stdout for name in ("invert", "sample", "blend", "edit", "draw", "info", "export"))
     assert not re.search(r"\| +(torch|diffusers|numpy|pandas)$", text.stderr, re.MULTILINE)
     # CPU time, because other tests run at the same time.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
@@ -133,6 +133,44 @@ def test_sample_blend_draw(world, run):
     shutil.rmtree("data/spaces")  # a LoRA that states its layout needs no space
     assert run("draw", "a.safetensors", "a photo of sks person, smiling", "--seeds", "3") == ["wrote a.png"]
     assert size(world / "a.png")[0] > 3 * 160
+
+
+def test_edit(world, run, save_directions, save_zoo):
+    run("sample", "-o", "me.safetensors", "--space", "pca", "--seeds", "1")
+    save_directions("pca")
+    how = ("edit", "me.safetensors", "--space", "pca", "--seeds", "2")
+    assert run(*how, "--set", "age=1.5", "--set", "glasses=-2", "-o", "old.safetensors") == [
+        "wrote old.safetensors and old-sheet.png"
+    ]
+    me = w2wpp.load_lora("me.safetensors", "pca")
+    expected = me.edit({"age": 1.5, "glasses": -2.0}).weights
+    torch.testing.assert_close(w2wpp.load_lora("old.safetensors").weights, expected)
+    assert size(world / "old-sheet.png")[0] > 4 * 160
+
+    run(*how, "--set", "age=1.5", "--hold", "none", "--below", "1")
+    alone = me.edit({"age": 1.5}, hold_others=False)
+    torch.testing.assert_close(w2wpp.load_lora("edited.safetensors").weights, alone.weights)
+    sheet = np.asarray(Image.open("edited-sheet.png"))[40:-40]
+    # Below timestep 1 nothing is left to draw, so the edited person looks like the unedited one.
+    before, after = np.array_split(sheet, 2, 1)
+    width = min(before.shape[1], after.shape[1])
+    assert np.abs(before[:, :width].mean() - after[:, -width:].mean()) < 5
+
+    save_zoo()
+    Path("mine.csv").write_text("person,tall\n" + "".join(f"zoo-{n},{n % 3}\n" for n in range(12)))
+    run(*how, "--set", "tall=1", "--labels", "mine.csv")
+    learned = w2wpp.learn_directions("pca", "mine.csv")
+    torch.testing.assert_close(
+        w2wpp.load_lora("edited.safetensors").weights, me.edit({"tall": 1.0}, directions=learned).weights
+    )
+    for arguments, words in (
+        (("--set", "age"), r"error: --set: 'age' is no label and number\. Write it as age=1\.5"),
+        (("--set", "hat=1"), r"error: --set: no label 'hat'\. Labels: age, glasses"),
+        (("--set", "age=1", "--hold", "hat"), r"error: --hold: no label 'hat'"),
+    ):
+        assert re.match(words, refused(*how, *arguments))
+    Path("data/edits/pca/directions.safetensors").unlink()
+    assert "directions: no file" in refused(*how, "--set", "age=1")
 
 
 @pytest.mark.parametrize("format", ["diffusers", "peft", "kohya"])

@@ -52,6 +52,7 @@ TINY = {
     "sample": {"people": 3, "seeds": 1},
     "interpolate": {"pairs": 2, "steps": 3},
     "photo_encoder": {"photos": 2},
+    "edit": {"strengths": [1.0, 2.0], "people": 3},
     "invert": {"steps": 2, "timesteps_per_step": 1, "people_at_once": 4},
     "generate": {"inference_steps": 4},
     "evaluate": {"seeds": 2, "class_samples": 8, "prompted_people": 2, "prompted_samples": 2, "bootstrap": 100},
@@ -292,7 +293,7 @@ def test_same_seed_gives_same_bytes(clone):
 
 def test_latent_dim_experiment_reruns_only_what_depends_on_it(clone):
     ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "vae.latent_dim=3"))
-    by_space = ("sample", "interpolate", "photo_encoder", "invert", "evaluate")
+    by_space = ("sample", "interpolate", "photo_encoder", "invert", "edit", "evaluate")
     assert ran == {
         "settings",
         *METHODS,

@@ -14,6 +14,10 @@ Two people of one space blend, and a person can be saved in the format of anothe
     blend = w2wpp.blend(person, w2wpp.sample(space, seed=8), 0.3)
     blend.save("blend.safetensors", format="kohya", dtype="fp16")
 
+Attributes change along directions that labels of zoo people gave:
+
+    older = person.edit({"age": 3.0})  # w2wpp.edit(space, person, {"age": 3.0})
+
 Inversion finds the point that explains one photo best, or several photos of one person. Photos may have any size:
 
     me = w2wpp.invert("photo.jpg", space="vae")
@@ -29,6 +33,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from w2wpp.api.editing import edit, learn_directions
     from w2wpp.api.from_photo import Inversion, InvertParams, PhotoOptions, invert
     from w2wpp.api.person import (
         GenerateParams,
@@ -57,8 +62,10 @@ __all__ = [
     "PhotoOptions",
     "blend",
     "decode",
+    "edit",
     "encode",
     "invert",
+    "learn_directions",
     "load_base",
     "load_lora",
     "load_space",
@@ -69,6 +76,7 @@ __all__ = [
 _ELSEWHERE = {
     "InputError": "w2wpp.files.errors",
     **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "invert"), "w2wpp.api.from_photo"),
+    **dict.fromkeys(("edit", "learn_directions"), "w2wpp.api.editing"),
 }
 
 

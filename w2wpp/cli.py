@@ -31,6 +31,7 @@ app = typer.Typer(
 Format = Literal["diffusers", "peft", "kohya"]
 Dtype = Literal["fp32", "fp16"]
 STEPS = 7  # pictures on the sheet of a blend
+EARLIEST = 1000  # timestep that is noisier than all
 FAR = 3  # in units of the mean distance of the prior's people from the mean; inversions of held-out people lie at 2
 
 SpaceOption = Annotated[str, typer.Option("--space", help="A space: its name (pca, linear, vae) or its file.")]
@@ -196,6 +197,63 @@ def blend(
 
 
 @app.command()
+def edit(
+    lora: LoraArgument,
+    changes: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="LABEL=NUMBER",
+            show_default=False,
+            help="A label and how far, in standard deviations of the zoo, such as glasses=4 or age=-3; repeatable.",
+        ),
+    ],
+    out: OutOption = None,
+    hold: Annotated[
+        str, typer.Option(help="Labels that stay as they are: all, none, or some, such as sex,age.")
+    ] = "all",
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV of labels of zoo people to learn directions from; if not given, those of the pipeline."),
+    ] = None,
+    below: Annotated[
+        int, typer.Option(min=1, help="On the sheet, edit below this timestep alone: 700 or so changes details.")
+    ] = 1000,
+    space: SpaceOption = SPACE,
+    base: BaseOption = BASE,
+    prompt: PromptOption = PROMPT,
+    sheet: SheetOption = None,
+    seeds: SeedsOption = 4,
+    format: FormatOption = "diffusers",
+    dtype: DtypeOption = "fp32",
+    params: ParamsOption = None,
+) -> None:
+    """Change attributes of a person: a LoRA, and a sheet of the person before and after."""
+    settings, wanted = _settings(params), dict(_change(each) for each in changes)
+    from w2wpp.api import editing, person
+
+    out = out or Path("edited" if format == "peft" else "edited.safetensors")
+    sheet, loaded = _sheet(sheet, out), person.load_space(space)
+    directions = editing.learn_directions(loaded, labels) if labels else "auto"
+    start, held = person.load_lora(lora, loaded), {"all": True, "none": False}.get(hold, hold.split(","))
+    after = start.edit(wanted, held, directions)
+    titles = [lora.stem, ", ".join(f"{name} {by:+g}" for name, by in wanted.items())]
+    people = list(zip(titles, (start, after), strict=True))
+    _draw(sheet, people, prompt, seeds, base, settings, (start, below) if below < EARLIEST else None)
+    after.save(out, format, dtype)
+    print(f"wrote {out} and {sheet}")
+
+
+def _change(text: str) -> tuple[str, float]:
+    """A label and a number, from text such as age=1.5."""
+    name, _, number = text.rpartition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise InputError("--set", None, f"{text!r} is no label and number", "Write it as age=1.5") from None
+
+
+@app.command()
 def draw(
     lora: LoraArgument,
     prompt: Annotated[str, typer.Argument(help="`sks person` in it is the person.")] = PROMPT,
@@ -251,14 +309,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="w2wpp")
     except ArgumentError as error:
-        is_option = error.owner is None and error.key in _OPTIONS
-        where, key = (f"--{error.key}", None) if is_option else (error.where, error.key)
+        option = _OPTIONS.get(error.key or "") if error.owner is None else None
+        where, key = (f"--{option}", None) if option else (error.where, error.key)
         sys.exit(f"error: {InputError(where, key, error.reason, error.remedy)}")
     except InputError as error:
         sys.exit(f"error: {error}")
 
 
-_OPTIONS = ("space", "base", "encoder", "faces", "framing", "format", "dtype", "seed", "seeds")
+_OPTIONS = {
+    name: name for name in ("space", "base", "hold", "encoder", "faces", "framing", "format", "dtype", "seed", "seeds")
+} | {"attribute": "set"}
 
 
 def _settings(params: Path | None) -> "Settings":
@@ -295,15 +355,21 @@ def _sheet(sheet: Path | None, out: Path, photos: Sequence[Path] = ()) -> Path:
 
 
 def _draw(
-    sheet: Path, people: "list[tuple[str, Person]]", prompt: str, seeds: int, base: str, settings: "Settings"
+    sheet: Path,
+    people: "list[tuple[str, Person]]",
+    prompt: str,
+    seeds: int,
+    base: str,
+    settings: "Settings",
+    before: "tuple[Person, int] | None" = None,
 ) -> None:
-    """Write a sheet of people, each under a title."""
+    """Write a sheet of people, each under a title; for `before` see `person.draw`."""
     from PIL import Image
 
     from w2wpp.api import person
 
     pipe = person.load_base(base, settings.drawing.dtype)
-    drawn = person.draw([each for _, each in people], prompt, seeds, pipe, settings.drawing, _label("pictures"))
+    drawn = person.draw([each for _, each in people], prompt, seeds, pipe, settings.drawing, _label("pictures"), before)
     _write_sheet(
         sheet,
         [

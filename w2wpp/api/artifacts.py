@@ -15,6 +15,8 @@ DATA = Path("data")
 BASE = DATA / "base"
 SPACES = DATA / "spaces"
 ENCODERS = DATA / "photo_encoders"
+WEIGHTS = DATA / "weights"
+EDITS = DATA / "edits"
 _INDEX = FILES[0]
 
 
@@ -67,6 +69,13 @@ def encoder_beside(space: Path) -> Path | None:
         return None
     encoder = space.parents[2] / ENCODERS.name / f"{space.parent.name}.safetensors"
     return encoder if encoder.is_file() else None
+
+
+def directions_beside(space: Path | None) -> Path | None:
+    """Where the pipeline leaves the directions of attributes for the space of this file; None if it is elsewhere."""
+    if space is None or space.name != SPACE or len(space.parents) < 3:
+        return None
+    return space.parents[2] / EDITS.name / space.parent.name / "directions.safetensors"
 
 
 def is_name(where: str | Path) -> bool:

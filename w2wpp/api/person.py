@@ -1,10 +1,10 @@
 """People as points of a space and as LoRAs of a base model: what `import w2wpp` offers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -21,11 +21,15 @@ from w2wpp.files.errors import ArgumentError
 from w2wpp.files.tensor_files import printable
 from w2wpp.ingest.exported import read_exported
 from w2wpp.ingest.foreign import read_lora
+from w2wpp.lora.adapters import Early
 from w2wpp.lora.export import LoraDtype, LoraFormat, export_lora
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.products import on_rows
 from w2wpp.spaces import registry
 from w2wpp.spaces.base import WeightSpace
+
+if TYPE_CHECKING:
+    from w2wpp.inversion.editing import Directions
 
 Base: TypeAlias = StableDiffusionPipeline | str | Path
 Space: TypeAlias = WeightSpace | str | Path
@@ -107,6 +111,17 @@ class Person(Lora):
         if z.ndim > 1:
             raise ArgumentError(None, "z", f"{len(z)} points", "Make a person of each")
         return Person(decode(z, space), space.layout, z, space)
+
+    def edit(
+        self,
+        changes: Mapping[str, float],
+        hold_others: bool | Sequence[str] = True,
+        directions: "Directions | str | Path" = "auto",
+    ) -> "Person":
+        """The person with attributes changed: see `w2wpp.edit`."""
+        from w2wpp.api.editing import edit  # which makes people, too
+
+        return edit(self.space, self, changes, hold_others, directions)
 
 
 def load_base(where: str | Path = artifacts.BASE, dtype: str = "float32") -> StableDiffusionPipeline:
@@ -259,8 +274,13 @@ def draw(
     base: Base = artifacts.BASE,
     settings: GenerateParams | None = None,
     label: str | None = None,
+    before: tuple[Lora, int] | None = None,
 ) -> Tensor:
     """Pictures of several people, as `Person.draw`, drawn together: uint8 [n, seeds, h, w, 3].
+
+    Args:
+        before: somebody who is drawn in their place at timesteps from a number on, such as 700: an unedited person,
+            so that edits change details alone.
 
     Raises:
         ArgumentError: see `Person.draw`; or people whose LoRAs adapt different layers.
@@ -272,14 +292,14 @@ def draw(
     for number in numbers:
         check_seed(number, "seeds")
     layout = people[0].layout
-    if any(person.layout.hash != layout.hash for person in people):
+    if any(person.layout.hash != layout.hash for person in [*people, *([before[0]] if before else [])]):
         raise ArgumentError(None, "people", "LoRAs of several layouts", "Draw those of each apart")
     check_fit(layout, pipe.unet)
     if asks_for_more(prompt):
         settings = settings.prompted
-    return generate(
-        pipe, layout, torch.stack([person.weights for person in people]), [prompt], numbers, settings, label
-    )[:, 0]
+    weights = torch.stack([person.weights for person in people])
+    early = None if before is None else Early(before[0].weights.expand_as(weights), before[1])
+    return generate(pipe, layout, weights, [prompt], numbers, settings, label, early)[:, 0]
 
 
 def check_fit(layout: WeightLayout, unet: nn.Module) -> None:

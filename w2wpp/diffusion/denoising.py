@@ -12,7 +12,7 @@ from w2wpp.compute.runtime import progress
 from w2wpp.compute.schedules import chunks
 from w2wpp.diffusion.pipeline import encode_prompts, to_images
 from w2wpp.files.settings import Count, Section
-from w2wpp.lora.adapters import adapted
+from w2wpp.lora.adapters import Early, adapted
 from w2wpp.lora.layout import WeightLayout
 
 
@@ -134,6 +134,7 @@ def generate(
     seeds: int | Sequence[int],
     params: GenerateParams,
     label: str | None,
+    early: Early | None = None,
 ) -> Tensor:
     """Pictures of many models, through the pipeline's own `__call__`.
 
@@ -143,6 +144,8 @@ def generate(
         seeds: of the pictures per prompt, the same for every model; a number n means 0 .. n - 1.
         params: of which `batch` is pictures per call at most; the result does not depend on it beyond rounding.
         label: label of the progress bar; None for no bar.
+        early: the models, [n, d] likewise, that draw at noisy timesteps, where a picture's layout is decided: with the
+            unedited ones there, an edit changes details alone (weights2weights, sec. 4.3).
 
     Returns:
         uint8 [n, prompts, seeds, h, w, 3].
@@ -166,7 +169,10 @@ def generate(
             for some in requests.split(params.batch):
                 rows = some.repeat_interleave(count, 0)
                 models = torch.arange(first, first + count).repeat(len(some))
-                with adapted(pipe.unet, layout, weights[first : first + count].float().to(device)):
+                late, noisy = weights[first : first + count].float().to(device), None
+                if early is not None:
+                    noisy = Early(early.weights[first : first + count].float().to(device), early.timestep)
+                with adapted(pipe.unet, layout, late, noisy):
                     latents = pipe(
                         prompt_embeds=text[places[models, rows[:, 0]]],
                         negative_prompt_embeds=negative.expand(len(rows), -1, -1),

@@ -18,6 +18,7 @@ from w2wpp.faces.portraits import PortraitsParams, Split
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.settings import Count, Prompt, Section, Share, Whole
 from w2wpp.ingest.sources import SourceParams
+from w2wpp.inversion.editing import EditParams
 from w2wpp.inversion.photo_encoder import PhotoEncoderParams
 from w2wpp.inversion.search import InvertParams
 from w2wpp.lora.layout import LoraParams
@@ -126,6 +127,7 @@ class Params(Section):
     interpolate: InterpolateParams = InterpolateParams()
     photo_encoder: PhotoEncoderParams = PhotoEncoderParams()
     invert: InvertParams = InvertParams()
+    edit: EditParams = EditParams()
     generate: GenerateParams = GenerateParams()
     evaluate: EvaluateParams = EvaluateParams()
     sweep: SweepParams = SweepParams()

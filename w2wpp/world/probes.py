@@ -69,6 +69,12 @@ class Probe(nn.Module):
         return torch.cat([self(to_pixels(chunk))[factor].argmax(1) for chunk in images.split(256)])
 
     @torch.no_grad()
+    def shares(self, images: Tensor) -> dict[str, Tensor]:
+        """Probability of every choice of each factor on uint8 images [n, h, w, 3]: float32 [n, choices]."""
+        outputs = [self(to_pixels(chunk)) for chunk in images.split(256)]
+        return {name: torch.cat([each[name].softmax(1) for each in outputs]) for name in FACTORS}
+
+    @torch.no_grad()
     def read_all(self, images: Tensor) -> dict[str, Tensor]:
         """What `read` gives of every factor int64 [n], and every quantity in degrees float32 [n]."""
         outputs = [self(to_pixels(chunk)) for chunk in images.split(256)]
