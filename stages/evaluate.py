@@ -9,6 +9,7 @@ from w2wpp.evaluation import scoring
 from w2wpp.evaluation.gallery import Gallery, embed_all
 from w2wpp.evaluation.prompt_alignment import PromptAlignment
 from w2wpp.evaluation.protocol import draw_models, measured, score_rung
+from w2wpp.evaluation.samples import RealPeople
 from w2wpp.faces.embeddings import Embeddings
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.faces.recognizers import load_recognizer
@@ -19,7 +20,9 @@ from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.base import WeightSpace
 from w2wpp.spaces.registry import load_space
+from w2wpp.world.attributes import attribute_shares
 from w2wpp.world.judge import load_judge
+from w2wpp.world.probes import load_probe
 
 
 def reconstruction_error(space: WeightSpace, data: Weights, split: str) -> float:
@@ -88,7 +91,12 @@ def main() -> None:
     summaries = {rung: summary for rung, (summary, _) in scored.items()}
 
     samples, drawn = read_pack(args.samples / name / "pictures.safetensors")
-    seen = embed_all(recognizer, samples["pictures"])
+    seen, sampled = embed_all(recognizer, samples["pictures"]), samples["scored"]
+    attributes = {}
+    if rendered:
+        probe = load_probe(args.probe / "probe.safetensors", args.params.portraits.size)
+        attributes = attribute_shares(probe, sampled)
+    real_people = RealPeople.load(args.references / "real_people.safetensors")
     strips = read_pack(args.interpolations / name / "pictures.safetensors")[0]["pictures"]
 
     metrics = {
@@ -97,7 +105,8 @@ def main() -> None:
         "sampling": {"face_found": float(seen.found.mean())}
         | scoring.diversity_and_novelty(
             seen.vectors[:, 0], seen.found[:, 0], gallery.zoo.vectors[gallery.zoo.found], gallery.mean
-        ),
+        )
+        | real_people.compare(embed_all(recognizer, sampled), attributes),
         "interpolation": interpolation_scores(embed_all(recognizer, strips), gallery),
         "inversion": summaries["inversion"] | read_json(args.timing / f"{name}.json"),
     }

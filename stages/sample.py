@@ -1,4 +1,7 @@
-"""Sample people who never existed: z ~ N(0, I), decoded to LoRAs, shown with several prompts and seeds each."""
+"""Sample people who never existed.
+
+Some are shown with several prompts and seeds each. Others draw one picture each, by which samples are scored.
+"""
 
 import torch
 
@@ -19,15 +22,21 @@ def main() -> None:
     pipe = load_pipeline(args.base, device(), drawing.dtype)
     space = load_space(args.spaces / args.space / "space.safetensors")
 
-    z = space.prior.sample(params.people, step_generator(args.params.seed, 0))
-    weights = space.decode(z)
+    z, weights = space.sample(params.people, step_generator(args.params.seed, 0), params.smoothing)
     pictures = generate(pipe, space.layout, weights, [plain], params.seeds, drawing, label)
     if further:
         prompted = generate(pipe, space.layout, weights, further, params.seeds, drawing.prompted, label)
         pictures = torch.cat([pictures, prompted], 1)
+    _, scored = space.sample(params.scored, step_generator(args.params.seed, 1), params.smoothing)
+    own_seeds = [[number] for number in range(params.scored)]
+    drawn = generate(pipe, space.layout, scored, [plain], own_seeds, drawing, f"scored {label}")[:, 0, 0]
 
     export_lora(out / "sample-0.safetensors", weights[0], space.layout)
-    write_pack(out / "pictures.safetensors", {"z": z, "pictures": pictures}, {"prompts": params.prompts})
+    write_pack(
+        out / "pictures.safetensors",
+        {"z": z, "pictures": pictures, "scored": drawn},
+        {"prompts": params.prompts},
+    )
 
 
 if __name__ == "__main__":

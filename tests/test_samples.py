@@ -6,7 +6,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from w2wpp.evaluation import scoring
 from w2wpp.evaluation.samples import attribute_error, distribution, precision_and_recall
-from w2wpp.faces.recognizers import Embeddings
+from w2wpp.faces.embeddings import Embeddings
 
 
 def covered(points: np.ndarray, members: np.ndarray, neighbours: int) -> float:

@@ -140,7 +140,7 @@ def generate(
         weights: weight vectors [n, d].
         prompts: every model answers them; or n lists of equal length, for each model its own.
         seeds: of the pictures per prompt, the same for every model; a number n means 0 .. n - 1. Or n lists of equal
-            length, for each model its own.
+            length, for each model its own: models that share noise share pose and background, too.
         params: of which `batch` is pictures per call at most; the result does not depend on it beyond rounding.
         what: label of the progress bar; None for no bar.
 

@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from w2wpp.evaluation import scoring
-from w2wpp.faces.recognizers import Embeddings
+from w2wpp.faces.embeddings import Embeddings
 from w2wpp.files.storage import read_pack, write_pack
 
 NEIGHBOURS = 3
