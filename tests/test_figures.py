@@ -258,6 +258,17 @@ def test_world_rows_show_what_was_measured():
     assert report.world_rows({}) == []
 
 
+def test_sampling_rows_stand_beside_what_is_possible():
+    metrics = {
+        "world": {"sampling": {"frechet": 0.02, "recall": 0.8}},
+        "pca": {"sampling": {"frechet": 0.0344, "recall": 0.0, "diversity": 1.0}},
+    }
+    frechet, recall = report.sampling_rows(metrics, ["pca"])
+    assert [frechet[who] for who in ("better", "world", "zoo", "pca")] == ["lower", "0.020", "\N{EN DASH}", "0.034"]
+    assert recall["pca"] == "0.000"
+    assert report.sampling_rows({"pca": {"sampling": {"diversity": 1.0}}}, ["pca"]) == []
+
+
 def test_world_rows_tell_how_fast_loras_train():
     throughput = json.loads((ROOT / "benchmarks/batched_training.json").read_text())
     rows = report.world_rows({"throughput": throughput})

@@ -5,7 +5,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from w2wpp.evaluation import scoring
-from w2wpp.evaluation.samples import attribute_error, distribution, precision_and_recall
+from w2wpp.evaluation.samples import attribute_error, distribution, kinship, precision_and_recall
 from w2wpp.faces.embeddings import Embeddings
 
 
@@ -55,3 +55,19 @@ def test_attribute_error_is_the_mean_share_that_is_missing_or_too_much():
     assert attribute_error({"glasses": 0.1, "beard": 0.1, "hat": 1.0}, population) == pytest.approx(0.25)
     assert attribute_error({"glasses": 0.0, "beard": 0.3}, population) == pytest.approx(1.5)
     assert attribute_error({"glasses": 0.02}, {"glasses": 0.0}) == pytest.approx(2)
+
+
+def test_kinship_is_how_often_samples_pass_for_their_donors():
+    rng = np.random.default_rng(0)
+    zoo, found = rng.normal(size=(60, 6)), np.ones(8, bool)
+    copies, zero = Embeddings(zoo[:8], found), np.zeros(6)
+    assert kinship(copies, copies, zoo, zero) == 1
+    assert kinship(copies, Embeddings(-zoo[:8], found), zoo, zero) == 0
+    # Pictures without a face never pass.
+    others = Embeddings(np.concatenate([zoo[:6], -zoo[6:8]]), np.arange(8) > 1)
+    assert kinship(copies, others, zoo, zero) == 4 / 8
+    # Strangers pass as often as pairs of strangers are let pass.
+    many, strangers = rng.normal(size=(400, 6)), rng.normal(size=(400, 6))
+    everyone = np.ones(400, bool)
+    share = kinship(Embeddings(many, everyone), Embeddings(strangers, everyone), strangers, zero, far=0.2)
+    assert share == pytest.approx(0.2, abs=0.06)

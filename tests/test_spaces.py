@@ -11,7 +11,7 @@ from w2wpp.files.storage import read_pack, write_pack
 from w2wpp.lora.layout import Adapted, WeightLayout
 from w2wpp.lora.statistics import standardise
 from w2wpp.spaces.affine import LinearSpace, PCASpace
-from w2wpp.spaces.base import WeightSpace, check_latent_dim
+from w2wpp.spaces.base import SMOOTHING, WeightSpace, check_latent_dim
 from w2wpp.spaces.pca import fit_pca
 from w2wpp.spaces.prior import Kernels
 from w2wpp.spaces.registry import load_space
@@ -271,7 +271,7 @@ def test_samples_are_drawn_around_donors_and_completed(space, normal):
     z, weights = draw(1e-9)
     assert torch.cdist(z, space.donor_latents).amin(1).max() < 1e-2
     assert torch.equal(weights, space.complete(z))
-    assert torch.equal(draw()[0], Kernels(space.donor_latents, 0.5).sample(3, torch.Generator().manual_seed(1)))
+    assert torch.equal(draw()[0], Kernels(space.donor_latents, SMOOTHING).sample(3, torch.Generator().manual_seed(1)))
 
 
 def test_kernels_are_a_mixture_of_gaussians_with_the_variance_of_their_centres(normal):

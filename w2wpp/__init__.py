@@ -5,7 +5,7 @@ A space makes people of points: each point decodes to a LoRA, and so to a person
     import w2wpp
 
     space = w2wpp.load_space("vae")  # data/spaces/vae, or the file of any space
-    person = w2wpp.sample(space, seed=7)  # z ~ N(0, I), decoded to a LoRA
+    person = w2wpp.sample(space, seed=7)  # a person who never existed, as a LoRA
     person.save("person.safetensors")  # for pipe.load_lora_weights of diffusers
     person.draw("a photo of sks person, smiling", seeds=4)[0].save("person.png")
 

@@ -214,9 +214,10 @@ def blend(first: Person, second: Person, share: float = 0.5) -> Person:
             raise ArgumentError(None, name, "a LoRA of no space", "Read it with a space")
     if not _same(first.space, second.space):
         raise ArgumentError(None, "second", "of another space than the first", "Read both LoRAs with one space")
-    z, share = torch.lerp(first.z, second.z, float(share)), float(share)
-    left_out = [person.weights - decode(person.z, person.space) for person in (first, second)]
-    return Person(decode(z, first.space) + torch.lerp(*left_out, share), first.space.layout, z, first.space)
+    z = torch.lerp(first.z, second.z, float(share))
+    one, other = (person.weights - decode(person.z, person.space) for person in (first, second))
+    weights = decode(z, first.space) + torch.lerp(one, other, float(share))
+    return Person(weights, first.space.layout, z, first.space)
 
 
 def encode(weights: Tensor, space: Space = "vae") -> Tensor:

@@ -148,8 +148,7 @@ def generate(
         uint8 [n, prompts, seeds, h, w, 3].
     """
     device, dtype = pipe.unet.device, pipe.unet.dtype
-    shared = list(range(seeds)) if isinstance(seeds, int) else [seed for seed in seeds if isinstance(seed, int)]
-    numbers = [shared] * len(weights) if shared else [list(some) for some in seeds]
+    numbers = _seeds_of_each(seeds, len(weights))
     own = [[each] if isinstance(each, str) else each for each in prompts]
     different = sorted({prompt for some in own for prompt in some})
     places = torch.tensor([[different.index(prompt) for prompt in some] for some in own])
@@ -185,3 +184,11 @@ def generate(
                 bar.update(len(rows))
             out.append(torch.cat(drawn).unflatten(0, (places.shape[1], len(numbers[0]), count)).movedim(2, 0))
     return torch.cat(out)
+
+
+def _seeds_of_each(seeds: int | Sequence[int] | Sequence[Sequence[int]], models: int) -> list[list[int]]:
+    """The seeds of each model, of what `generate` takes."""
+    if isinstance(seeds, int):
+        return [list(range(seeds))] * models
+    shared = [seed for seed in seeds if isinstance(seed, int)]
+    return [shared] * models if shared else [list(own) for own in seeds if not isinstance(own, int)]

@@ -99,6 +99,28 @@ def distribution(seen: Embeddings, real: np.ndarray) -> dict[str, float]:
     return {"frechet": scoring.frechet_distance(faces, real), "precision": precision, "recall": recall}
 
 
+def kinship(
+    sampled: Embeddings, donors: Embeddings, zoo: np.ndarray, reference_mean: np.ndarray, far: float = 0.01
+) -> float:
+    """How often sampled people pass for the zoo people whom they are drawn from, so that copies cannot win.
+
+    Args:
+        sampled: of pictures [n] of n people.
+        donors: of pictures [n] of the zoo person nearest to each.
+        zoo: embeddings [z >= 2, e] of different people, faces only, of whom a share `far` of the pairs pass as one.
+        reference_mean: [e].
+
+    Returns:
+        The share of the n people, in [0, 1].
+    """
+    units = scoring.center(zoo, reference_mean)
+    first, second = np.triu_indices(len(units), 1)
+    threshold = np.quantile((units @ units.T)[first, second], 1 - far)
+    both = sampled.found & donors.found
+    pairs = [scoring.center(each.vectors[both], reference_mean) for each in (sampled, donors)]
+    return float((np.einsum("ne,ne->n", *pairs) > threshold).sum() / len(both))
+
+
 def attribute_error(shares: Mapping[str, float], population: Mapping[str, float]) -> float:
     """Mean over attributes of |share - the population's share| / the population's share."""
     return float(np.mean([abs(shares[name] - share) / max(share, LEAST_SHARE) for name, share in population.items()]))

@@ -19,7 +19,7 @@ from w2wpp.spaces.prior import Kernels, StandardNormal
 Settings = TypeVar("Settings", bound=Section)
 Space = TypeVar("Space", bound="WeightSpace")
 
-SMOOTHING = 0.5  # of `WeightSpace.sample`
+SMOOTHING = 0.75  # of `WeightSpace.sample`
 SPACE, BASIS = "space.safetensors", "basis.safetensors"  # files of a fitted space
 
 
@@ -72,14 +72,17 @@ class WeightSpace(nn.Module):
         """Latents [n, k] to weight vectors [n, d] float32, with what the space leaves out of a LoRA.
 
         `decode` gives the LoRA that people of these latents have on average, who have less hair, fewer glasses and less
-        of all else that varies than any of them. Here each takes the rest from the donor who is nearest in the space's
-        metric ("hot deck", Andridge and Little 2010). Without donors the two are the same.
+        of all else that varies than any of them. Here each takes the rest from the nearest donor ("hot deck", Andridge
+        and Little 2010). Without donors the two are the same.
         """
         weights = self.decode(z)
         if not len(self.donor_latents):
             return weights
-        nearest = torch.cdist(z * self.scales, self.donor_latents * self.scales).argmin(1)
-        return weights + self.donor_residuals[nearest].float()
+        return weights + self.donor_residuals[self.nearest_donors(z)].float()
+
+    def nearest_donors(self, z: Tensor) -> Tensor:
+        """Which donor is nearest to each of the latents [n, k] in the space's metric: int64 [n]."""
+        return torch.cdist(z * self.scales, self.donor_latents * self.scales).argmin(1)
 
     def sample(self, n: int, generator: torch.Generator, smoothing: float = SMOOTHING) -> tuple[Tensor, Tensor]:
         """n people who never existed, drawn from `Kernels` around the donors; without donors from the prior.
