@@ -13,6 +13,7 @@ from w2wpp.faces.embeddings import Embeddings
 from w2wpp.files.storage import read_pack, write_pack
 
 NEIGHBOURS = 3
+STRANGERS = 2000  # at most, among whom a threshold is set: pairs are many
 LEAST_SHARE = 0.01  # of the population, which deviations are divided by
 
 
@@ -21,7 +22,8 @@ class RealPeople:
     """What sampled people are compared with.
 
     Attributes:
-        vectors: embeddings [m, e] of one photo of each of m people, faces only.
+        vectors: embeddings [m, e] of one photo of each of m people, faces only; of pictures that their LoRAs draw,
+            where there are no photos.
         attributes: share of the population that has each attribute; none where nothing can read them off pictures.
     """
 
@@ -113,7 +115,7 @@ def kinship(
     Returns:
         The share of the n people, in [0, 1].
     """
-    units = scoring.center(zoo, reference_mean)
+    units = scoring.center(zoo[:STRANGERS], reference_mean)
     first, second = np.triu_indices(len(units), 1)
     threshold = np.quantile((units @ units.T)[first, second], 1 - far)
     both = sampled.found & donors.found
