@@ -14,6 +14,7 @@ from w2wpp.evaluation.editing import COLUMNS, editing_summary, measure_edits
 from w2wpp.evaluation.gallery import Gallery, embed_all
 from w2wpp.evaluation.prompt_alignment import PromptAlignment
 from w2wpp.evaluation.protocol import draw_models, measured, score_rung
+from w2wpp.evaluation.samples import RealPeople, kinship
 from w2wpp.faces.embeddings import Embeddings
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.faces.recognizers import Recognizer, load_recognizer
@@ -25,6 +26,7 @@ from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.base import WeightSpace
 from w2wpp.spaces.registry import load_space
+from w2wpp.world.attributes import attribute_shares
 from w2wpp.world.edits import EDITS
 from w2wpp.world.judge import load_judge
 from w2wpp.world.probes import load_probe
@@ -119,16 +121,22 @@ def main() -> None:
     summaries = {rung: summary for rung, (summary, _) in scored.items()}
 
     samples, drawn = read_pack(args.samples / name / "pictures.safetensors")
-    seen = embed_all(recognizer, samples["pictures"])
+    seen, sampled = embed_all(recognizer, samples["pictures"]), embed_all(recognizer, samples["scored"])
+    faces, attributes, kin = gallery.zoo.vectors[gallery.zoo.found], {}, 0.0
+    if rendered:
+        probe = load_probe(args.probe / "probe.safetensors", args.params.portraits.size)
+        attributes = attribute_shares(probe, samples["scored"])
+    if "donors" in samples:
+        kin = kinship(sampled, embed_all(recognizer, samples["donors"]), faces, gallery.mean)
+    real_people = RealPeople.load(args.references / "real_people.safetensors")
     strips = read_pack(args.interpolations / name / "pictures.safetensors")[0]["pictures"]
 
     metrics = {
         "latent_dim": space.latent_dim,
         "reconstruction": {"rel_mse": reconstruction_error(space, data, split)},
-        "sampling": {"face_found": float(seen.found.mean())}
-        | scoring.diversity_and_novelty(
-            seen.vectors[:, 0], seen.found[:, 0], gallery.zoo.vectors[gallery.zoo.found], gallery.mean
-        ),
+        "sampling": {"face_found": float(seen.found.mean()), "kinship": kin}
+        | scoring.diversity_and_novelty(seen.vectors[:, 0], seen.found[:, 0], faces, gallery.mean)
+        | real_people.compare(sampled, attributes),
         "interpolation": interpolation_scores(embed_all(recognizer, strips), gallery),
         "inversion": summaries["inversion"] | read_json(args.timing / f"{name}.json"),
     }

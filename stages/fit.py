@@ -3,6 +3,8 @@
 `accelerate launch --multi_gpu stages/fit.py --space vae` trains the VAE on several GPUs.
 """
 
+import torch
+
 from w2wpp.files.storage import write_json
 from w2wpp.lora.weights import read_weights
 from w2wpp.run.stage import run_stage, stage_arguments
@@ -28,6 +30,10 @@ def main() -> None:
     fitted = method.fit(data, settings, latent_dim, context)
     if fitted is None:  # the main process of the training writes the space
         return
+    donors = min(args.params.sample.donors, len(data.zoo))
+    if donors:
+        rows = torch.linspace(0, len(data.zoo) - 1, donors).round().int().tolist()
+        fitted.space.keep_donors(data.zoo.rows(rows).float())
     fitted.space.save(out / SPACE)
     if fitted.basis:
         fitted.basis.save(out / BASIS)

@@ -102,6 +102,7 @@ def main() -> None:
         sentence=sentence,
         measures=report.measure_rows({s: metrics[s] for s in SPACES}),
         facts=report.world_rows(metrics),
+        samples=report.sampling_rows(metrics, SPACES),
         metrics=metrics,
         params=args.params,
         training=training,

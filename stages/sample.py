@@ -1,4 +1,8 @@
-"""Sample people who never existed: z ~ N(0, I), decoded to LoRAs, shown with several prompts and seeds each."""
+"""Sample people who never existed.
+
+Some are shown with several prompts and seeds each. Others draw one picture each, by which samples are scored, and so do
+the donors nearest to them, from other noise, to see whether the samples are the same people.
+"""
 
 import torch
 
@@ -19,15 +23,23 @@ def main() -> None:
     pipe = load_pipeline(args.base, device(), drawing.dtype)
     space = load_space(args.spaces / args.space / "space.safetensors")
 
-    z = space.prior.sample(params.people, step_generator(args.params.seed, 0))
-    weights = space.decode(z)
+    def one_each(weights: torch.Tensor, first_seed: int) -> torch.Tensor:
+        seeds = [[first_seed + number] for number in range(len(weights))]
+        return generate(pipe, space.layout, weights, [plain], seeds, drawing, f"scored {label}")[:, 0, 0]
+
+    z, weights = space.sample(params.people, step_generator(args.params.seed, 0), params.smoothing)
     pictures = generate(pipe, space.layout, weights, [plain], params.seeds, drawing, label)
     if further:
         prompted = generate(pipe, space.layout, weights, further, params.seeds, drawing.prompted, label)
         pictures = torch.cat([pictures, prompted], 1)
+    latents, scored = space.sample(params.scored, step_generator(args.params.seed, 1), params.smoothing)
+    kept = {"z": z, "pictures": pictures, "scored": one_each(scored, 0)}
+    if len(space.donor_latents):
+        donors = space.complete(space.donor_latents[space.nearest_donors(latents)])
+        kept["donors"] = one_each(donors, params.scored)
 
     export_lora(out / "sample-0.safetensors", weights[0], space.layout)
-    write_pack(out / "pictures.safetensors", {"z": z, "pictures": pictures}, {"prompts": params.prompts})
+    write_pack(out / "pictures.safetensors", kept, {"prompts": params.prompts})
 
 
 if __name__ == "__main__":

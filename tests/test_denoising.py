@@ -192,3 +192,14 @@ def test_every_model_may_have_prompts_of_its_own(pipe, layout, draw_weights, par
         alone = generate(pipe, layout, weights[number : number + 1], prompts, 2, drawing, None)[0]
         assert (drawn[number].int() - alone.int()).abs().max() <= 1
         assert (drawn[number, 0].int() - drawn[number, 1].int()).abs().max() > 1
+
+
+def test_every_model_may_have_seeds_of_its_own(pipe, layout, draw_weights, params):
+    drawing = params.generate.model_copy(update={"inference_steps": 2, "batch": 4})
+    weights, own = draw_weights(layout, 3), [[0, 5], [7, 0], [5, 5]]
+    drawn = generate(pipe, layout, weights, ["smiling", "old"], own, drawing, None)
+    for number, seeds in enumerate(own):
+        alone = generate(pipe, layout, weights[number : number + 1], ["smiling", "old"], seeds, drawing, None)[0]
+        assert (drawn[number].int() - alone.int()).abs().max() <= 1
+    assert torch.equal(drawn[2, :, 0], drawn[2, :, 1])
+    assert (drawn[0, :, 0].int() - drawn[0, :, 1].int()).abs().max() > 1

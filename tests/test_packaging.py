@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 import w2wpp
 
@@ -105,7 +106,7 @@ def test_the_readmes_example_is_that_of_the_package():
 
 def test_the_packages_example_runs_without_any_extra(repro):
     """The README's example and further calls, except the last part, which finds a face."""
-    lines = w2wpp.__doc__.partition("And one photo")[0].splitlines()
+    lines = w2wpp.__doc__.partition("Inversion finds")[0].splitlines()
     code = "\n".join(line.removeprefix("    ") for line in lines if line.startswith("    "))
     assert "blend" in code and "invert" not in code
     shutil.copytree("data/spaces/pca", "data/spaces/vae")
@@ -122,6 +123,7 @@ def test_the_packages_example_runs_without_any_extra(repro):
 )
 def test_commands_without_any_extra(repro, command):
     extras = {"anny", "dlib", "dvc", "insightface", "matplotlib", "onnxruntime", "pandas", "scipy", "sklearn", "warp"}
+    Image.new("RGB", (80, 80)).save("photo.jpg")
     code = f"{WITHOUT.format(blocked=extras)}\nfrom w2wpp.cli import main; main({command.split()})"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
     if command.startswith("invert"):

@@ -11,6 +11,7 @@ from PIL import Image
 import w2wpp
 from w2wpp import GenerateParams, InvertParams
 from w2wpp.api import person as people
+from w2wpp.compute.schedules import step_generator
 from w2wpp.diffusion.denoising import generate
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.inversion.photo_encoder import PhotoEncoder
@@ -105,6 +106,26 @@ def test_samples_are_points_of_the_prior(space):
     for seed in (-1, 0.5):
         with pytest.raises(ArgumentError, match="seed"):
             w2wpp.sample(space, seed)
+
+
+@pytest.fixture(scope="module")
+def completing(space, layout, draw_weights, make_space) -> PCASpace:
+    """The same directions, with donors from beyond them."""
+    again = make_space(layout, space.components.clone(), space.mean.clone())
+    again.keep_donors(draw_weights(layout, 5, seed=11, size=1.0))
+    return again
+
+
+def test_samples_have_what_the_space_leaves_out_and_keep_it_in_blends(completing):
+    first, second = w2wpp.sample(completing, 1), w2wpp.sample(completing, 2)
+    z, weights = completing.sample(1, step_generator(1, 0))
+    assert torch.equal(first.z, z[0]) and torch.equal(first.weights, weights[0])
+    assert (first.weights - completing.decode(first.z[None])[0]).abs().max() > 1e-2
+    torch.testing.assert_close(w2wpp.encode(first.weights, completing), first.z, atol=1e-2, rtol=1e-2)
+    for share in (0.0, 0.25, 1.0):
+        blend = w2wpp.blend(first, second, share)
+        torch.testing.assert_close(blend.weights, torch.lerp(first.weights, second.weights, share))
+        torch.testing.assert_close(blend.z, torch.lerp(first.z, second.z, share))
 
 
 def test_blends_lie_on_the_line(space):

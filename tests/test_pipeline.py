@@ -49,7 +49,7 @@ TINY = {
     "probe": {"people": 16, "photos": 1, "steps": 5},
     "linear": {"inputs": 2},
     "vae": {"latent_dim": 4, "width": 16, "epochs": 5},
-    "sample": {"people": 3, "seeds": 1},
+    "sample": {"people": 3, "seeds": 1, "scored": 6, "donors": 5},
     "interpolate": {"pairs": 2, "steps": 3},
     "photo_encoder": {"photos": 2},
     "edit": {"strengths": [1.0, 2.0], "people": 3},
@@ -113,6 +113,18 @@ def test_metrics_trees_are_identical_and_finite(clone):
     ].keys()
     assert all(isinstance(value, (int, float)) for tree in trees for value in tree.values())
     assert clone.metrics("inversion") == clone.metrics("vae")["inversion"]
+    of_people = [clone.metrics(name)["sampling"].keys() for name in ("world", "zoo")]
+    assert (
+        of_people[0]
+        == of_people[1]
+        == clone.metrics("vae")["sampling"].keys()
+        - {
+            "diversity",
+            "face_found",
+            "kinship",
+            "novelty",
+        }
+    )
     assert clone.metrics("comparison")["people"] <= TINY["portraits"]["test"]
 
 
@@ -200,7 +212,7 @@ def test_exported_lora_draws_what_the_batched_path_drew(clone, origin, tmp_path)
     elif origin == "sampled":
         file = data / "samples/vae/sample-0.safetensors"
         sampled, meta = read_pack(data / "samples/vae/pictures.safetensors")
-        weights = space.decode(sampled["z"][:1])
+        weights = space.complete(sampled["z"][:1])
     else:
         file = data / "inversions/vae/loras/test-00000.safetensors"
         tensors, meta = read_pack(data / "inversions/vae/latents.safetensors")

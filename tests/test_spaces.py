@@ -11,8 +11,9 @@ from w2wpp.files.storage import read_pack, write_pack
 from w2wpp.lora.layout import Adapted, WeightLayout
 from w2wpp.lora.statistics import standardise
 from w2wpp.spaces.affine import LinearSpace, PCASpace
-from w2wpp.spaces.base import WeightSpace, check_latent_dim
+from w2wpp.spaces.base import SMOOTHING, WeightSpace, check_latent_dim
 from w2wpp.spaces.pca import fit_pca
+from w2wpp.spaces.prior import Kernels
 from w2wpp.spaces.registry import load_space
 from w2wpp.spaces.vae_space import VAESpace
 from w2wpp.spaces.vae_training import VAEParams
@@ -243,3 +244,61 @@ def test_sample_is_repeatable_and_standard_normal(space):
     assert not torch.equal(z, space.prior.sample(4000, torch.Generator().manual_seed(1)))
     assert z.mean(0).abs().max() < 0.07
     torch.testing.assert_close(torch.cov(z.T), torch.eye(5), atol=0.1, rtol=0)
+
+
+def test_completed_people_have_what_the_space_leaves_out_of_the_nearest_donor(space, normal):
+    z, donors = normal(6, 5), people(20, seed=7)
+    assert torch.equal(space.complete(z), space.decode(z))
+    space.keep_donors(donors)
+    latents = space.encode(donors)
+    distance = ((z[:, None] - latents) * space.scales).square().sum(2).sqrt()
+    left_out = donors - space.decode(latents)
+    half = 1e-3 * left_out.abs().max().item()  # what is left out is kept in half precision
+    torch.testing.assert_close(space.complete(z), space.decode(z) + left_out[distance.argmin(1)], atol=half, rtol=0)
+    # At a donor's own point, it is the donor.
+    torch.testing.assert_close(space.complete(latents), donors, atol=half, rtol=0)
+    assert left_out.abs().max() > 0.1
+
+
+def test_samples_are_drawn_around_donors_and_completed(space, normal):
+    def draw(*how):
+        return space.sample(3, torch.Generator().manual_seed(1), *how)
+
+    z, weights = draw()
+    assert torch.equal(z, space.prior.sample(3, torch.Generator().manual_seed(1)))
+    assert torch.equal(weights, space.decode(z))
+    space.keep_donors(people(20, seed=7))
+    z, weights = draw(1e-9)
+    assert torch.cdist(z, space.donor_latents).amin(1).max() < 1e-2
+    assert torch.equal(weights, space.complete(z))
+    assert torch.equal(draw()[0], Kernels(space.donor_latents, SMOOTHING).sample(3, torch.Generator().manual_seed(1)))
+
+
+def test_kernels_are_a_mixture_of_gaussians_with_the_variance_of_their_centres(normal):
+    centres = normal(40, 3)
+    centres = (centres - centres.mean(0)) / centres.std(0, correction=0)
+    kernels = Kernels(centres, 0.3)
+    components = torch.distributions.Independent(torch.distributions.Normal(0.7**0.5 * centres, 0.3**0.5), 1)
+    mixture = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(40)), components)
+    z = kernels.sample(20000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(kernels.log_prob(z[:50]), mixture.log_prob(z[:50]), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=0.03, rtol=0)
+    torch.testing.assert_close(z.var(0), torch.ones(3), atol=0.03, rtol=0)
+    normally = torch.distributions.Normal(0, 1).log_prob(z).sum(1)
+    torch.testing.assert_close(Kernels(centres, 1.0).log_prob(z), normally, atol=1e-3, rtol=1e-4)
+
+
+def test_donors_are_kept_in_the_file(space, tmp_path, normal):
+    space.save(tmp_path / "without")
+    assert len(load_space(tmp_path / "without").donor_latents) == 0
+    space.keep_donors(people(7, seed=7))
+    space.save(tmp_path / "with")
+    again, z = load_space(tmp_path / "with"), normal(3, 5)
+    assert torch.equal(again.complete(z), space.complete(z)) and torch.equal(again.decode(z), space.decode(z))
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "with").read_bytes()
+    tensors, meta = read_pack(tmp_path / "with")
+    del tensors["donor_residuals"]
+    write_pack(tmp_path / "half", tensors, meta)
+    with pytest.raises(InputError, match="config"):
+        load_space(tmp_path / "half")

@@ -634,9 +634,10 @@ def test_killed_at_any_moment(tmp_path, normal, fork):
     began = time.monotonic()
     pack(files, tmp_path / "whole", rows_per_shard=8)
     seconds, rng, ends = time.monotonic() - began, random.Random(0), []
-    for _ in range(60):
+    for number in range(60):
         child = fork(lambda: pack(files, tmp_path, rows_per_shard=8))
-        time.sleep(rng.uniform(0, 0.3 * seconds))
+        # Longer and longer, so that the first kills come early however fast the machine is now.
+        time.sleep(rng.uniform(0.5, 1.5) * 0.002 * 1.12**number * seconds)
         os.kill(child, signal.SIGKILL)
         ends.append(os.waitpid(child, 0)[1])
         if (tmp_path / "out").exists():

@@ -249,6 +249,7 @@ def test_settings_are_text_on_the_page(params: Params):
         metrics=metrics,
         params=settings,
         facts=[{"name": words, "value": words}],
+        samples=[{"name": words, "better": words, "world": words, "zoo": words, **dict.fromkeys(METHODS, words)}],
         training=training,
         methods=METHODS,
         baseline=BASELINE,

@@ -5,8 +5,8 @@ Each point of a space decodes to a LoRA, and so to a person that a diffusion mod
     import w2wpp
 
     space = w2wpp.load_space("vae")  # data/spaces/vae, or the file of any space
-    person = w2wpp.sample(space, seed=7)  # z ~ N(0, I), decoded to a LoRA
-    person.save("person.safetensors")  # for pipe.load_lora_weights of diffusers
+    person = w2wpp.sample(space, seed=7)  # a person who never existed, as a LoRA
+    person.save("person.safetensors")  # diffusers (pipe.load_lora_weights), peft and kohya's tools load it
     person.draw("a photo of sks person, smiling", seeds=4)[0].save("person.png")
 
 Two people of one space blend, and a person can be saved in the format of another tool:

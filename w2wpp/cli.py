@@ -338,8 +338,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="w2wpp")
     except ArgumentError as error:
-        is_option = error.owner is None and error.key in _OPTIONS
-        where, key = (f"--{_OPTIONS[error.key]}", None) if is_option else (error.where, error.key)
+        option = _OPTIONS.get(error.key or "") if error.owner is None else None
+        where, key = (f"--{option}", None) if option else (error.where, error.key)
         sys.exit(f"error: {InputError(where, key, error.reason, error.remedy)}")
     except InputError as error:
         sys.exit(f"error: {error}")

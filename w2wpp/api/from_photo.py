@@ -126,6 +126,7 @@ def check_photos(photos: "Photo | Sequence[Photo]") -> "list[Photo]":
         InputError: a photo cannot be read, there is none, or a package that finds faces is missing.
     """
     try:
+        import w2wpp.faces.finders  # noqa: F401  its packages are what may be missing
         from w2wpp.inversion.own_photo import open_photo
     except ImportError as error:
         raise InputError(

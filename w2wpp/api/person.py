@@ -86,9 +86,10 @@ class Lora:
 
 @dataclass(frozen=True, eq=False)
 class Person(Lora):
-    """A person: a point of a space, and the LoRA that it is.
+    """A person: a point of a space, and a LoRA there.
 
     Attributes:
+        weights: what the space decodes z to; of a sampled person, and of one from a file, with what that leaves out.
         z: float32 [k], the latent.
         space: whose latent it is.
     """
@@ -196,7 +197,7 @@ def load_lora(path: str | Path, space: Space | None = None) -> Lora:
 
 
 def sample(space: Space = "vae", seed: int = 0) -> Person:
-    """A person who never existed, drawn from the prior of a space.
+    """A person who never existed, drawn from a space around its donors (see `WeightSpace.sample`), or from its prior.
 
     Args:
         space: a space, or see `load_space`.
@@ -207,11 +208,15 @@ def sample(space: Space = "vae", seed: int = 0) -> Person:
     """
     space = the_space(space)
     check_seed(seed)
-    return Person.at(space.prior.sample(1, step_generator(seed, 0))[0], space)
+    with torch.no_grad():
+        z, weights = space.sample(1, step_generator(seed, 0))
+    return Person(weights[0], space.layout, z[0], space)
 
 
 def blend(first: Person, second: Person, share: float = 0.5) -> Person:
     """The person on the straight line between two people of one space.
+
+    Both the latents and what the space leaves out of the LoRAs are blended: at 0 and 1 it is the people themselves.
 
     Args:
         share: of the second, 0 to 1; beyond, the line goes on.
@@ -224,7 +229,10 @@ def blend(first: Person, second: Person, share: float = 0.5) -> Person:
             raise ArgumentError(None, name, "a LoRA of no space", "Read it with a space")
     if not _same(first.space, second.space):
         raise ArgumentError(None, "second", "of another space than the first", "Read both LoRAs with one space")
-    return Person.at(torch.lerp(first.z, second.z, float(share)), first.space)
+    z = torch.lerp(first.z, second.z, float(share))
+    one, other = (person.weights - decode(person.z, person.space) for person in (first, second))
+    weights = decode(z, first.space) + torch.lerp(one, other, float(share))
+    return Person(weights, first.space.layout, z, first.space)
 
 
 def encode(weights: Tensor, space: Space = "vae") -> Tensor:
@@ -354,8 +362,8 @@ def _same(one: WeightSpace, other: WeightSpace) -> bool:
         return True
     if (one.kind, one.config(), one.layout.hash) != (other.kind, other.config(), other.layout.hash):
         return False
-    tensors = other.state_dict()
-    return all(torch.equal(tensor, tensors[key]) for key, tensor in one.state_dict().items())
+    own, others = one.state_dict(), other.state_dict()
+    return own.keys() == others.keys() and all(torch.equal(tensor, others[key]) for key, tensor in own.items())
 
 
 def _checked(numbers: Tensor, length: int, key: str) -> Tensor:

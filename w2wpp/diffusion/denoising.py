@@ -131,7 +131,7 @@ def generate(
     layout: WeightLayout,
     weights: Tensor,
     prompts: list[str] | list[list[str]],
-    seeds: int | Sequence[int],
+    seeds: int | Sequence[int] | Sequence[Sequence[int]],
     params: GenerateParams,
     label: str | None,
     early: Early | None = None,
@@ -141,7 +141,8 @@ def generate(
     Args:
         weights: weight vectors [n, d].
         prompts: every model answers them; or n lists of equal length, for each model its own.
-        seeds: of the pictures per prompt, the same for every model; a number n means 0 .. n - 1.
+        seeds: of the pictures per prompt, the same for every model; a number n means 0 .. n - 1. Or n lists of equal
+            length, for each model its own: models that share noise share pose and background, too.
         params: of which `batch` is pictures per call at most; the result does not depend on it beyond rounding.
         label: label of the progress bar; None for no bar.
         early: the models, [n, d] likewise, that draw at noisy timesteps, where a picture's layout is decided: with the
@@ -151,16 +152,18 @@ def generate(
         uint8 [n, prompts, seeds, h, w, 3].
     """
     device, dtype = pipe.unet.device, pipe.unet.dtype
-    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    numbers = _seeds_of_each(seeds, len(weights))
     own = [[each] if isinstance(each, str) else each for each in prompts]
     different = sorted({prompt for some in own for prompt in some})
     places = torch.tensor([[different.index(prompt) for prompt in some] for some in own])
     if isinstance(prompts[0], str):
         places = places.T.expand(len(weights), -1)
-    requests = torch.tensor([(prompt, place) for prompt in range(places.shape[1]) for place in range(len(numbers))])
+    requests = torch.tensor([(prompt, place) for prompt in range(places.shape[1]) for place in range(len(numbers[0]))])
     text, negative = encode_prompts(pipe, different), encode_prompts(pipe, [params.negative_prompt])
     shape = (pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
-    start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in numbers])
+    start = {
+        seed: torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for some in numbers for seed in some
+    }
     at_once = max(1, params.batch // len(requests))
     out = []
     with progress(None, label, total=len(weights) * len(requests), unit="picture") as bar:
@@ -169,6 +172,8 @@ def generate(
             for some in requests.split(params.batch):
                 rows = some.repeat_interleave(count, 0)
                 models = torch.arange(first, first + count).repeat(len(some))
+                places_of_seeds = zip(models.tolist(), rows[:, 1].tolist(), strict=True)
+                noise = torch.stack([start[numbers[model][place]] for model, place in places_of_seeds])
                 late, noisy = weights[first : first + count].float().to(device), None
                 if early is not None:
                     noisy = Early(early.weights[first : first + count].float().to(device), early.timestep)
@@ -176,7 +181,7 @@ def generate(
                     latents = pipe(
                         prompt_embeds=text[places[models, rows[:, 0]]],
                         negative_prompt_embeds=negative.expand(len(rows), -1, -1),
-                        latents=start[rows[:, 1]].to(device, dtype),
+                        latents=noise.to(device, dtype),
                         num_inference_steps=params.inference_steps,
                         guidance_scale=params.guidance,
                         output_type="latent",
@@ -184,5 +189,13 @@ def generate(
                 pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
                 drawn.append(to_images(pixels.float()).cpu())
                 bar.update(len(rows))
-            out.append(torch.cat(drawn).unflatten(0, (places.shape[1], len(numbers), count)).movedim(2, 0))
+            out.append(torch.cat(drawn).unflatten(0, (places.shape[1], len(numbers[0]), count)).movedim(2, 0))
     return torch.cat(out)
+
+
+def _seeds_of_each(seeds: int | Sequence[int] | Sequence[Sequence[int]], models: int) -> list[list[int]]:
+    """The seeds of each model, of what `generate` takes."""
+    if isinstance(seeds, int):
+        return [list(range(seeds))] * models
+    shared = [seed for seed in seeds if isinstance(seed, int)]
+    return [shared] * models if shared else [list(own) for own in seeds if not isinstance(own, int)]

@@ -85,7 +85,7 @@ class Directions:
         """
         row = self._row(name, "attribute")
         if isinstance(hold, str):
-            held = range(len(self.names)) if hold == "all" else range(0)
+            held = list(range(len(self.names))) if hold == "all" else []
         else:
             held = [self._row(each, "hold") for each in hold]
         others = self.readouts[[each for each in held if self.groups[each] != self.groups[row]]].double()

@@ -1,7 +1,7 @@
 """The content of the report: words, numbers and the choice of people."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -166,6 +166,33 @@ def world_rows(metrics: Mapping[str, Mapping]) -> list[dict[str, str]]:
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is not None:
             rows.append({"name": name, "value": f"{value:,.{digits}f}"})
+    return rows
+
+
+# What is told of samples: key below `sampling` in metrics/, name, which way is better.
+SAMPLING = (
+    ("frechet", "Fréchet distance to real people, in the recogniser's space", "lower"),
+    ("precision", "people who lie among real ones (precision)", "higher"),
+    ("recall", "real people who lie among them (recall)", "higher"),
+    ("attribute_error", "deviation of attributes' shares, relative to the population's", "lower"),
+    ("kinship", "people who pass for the nearest zoo person", "lower"),
+)
+
+
+def sampling_rows(metrics: Mapping[str, Mapping], spaces: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of the table of samples: name, better, and a text each for "world", "zoo" and the spaces.
+
+    A dash stands where nothing was measured; a measure that nobody has is left out.
+
+    Args:
+        metrics: as in metrics/, by file.
+    """
+    rows = []
+    for key, name, better in SAMPLING:
+        values = {who: metrics.get(who, {}).get("sampling", {}).get(key) for who in ("world", "zoo", *spaces)}
+        if any(value is not None for value in values.values()):
+            texts = {who: "\N{EN DASH}" if value is None else f"{value:.3f}" for who, value in values.items()}
+            rows.append({"name": name, "better": better, **texts})
     return rows
 
 

@@ -16,13 +16,14 @@ from w2wpp.evaluation.gallery import EvaluateParams
 from w2wpp.evaluation.sweep_rows import SweepParams
 from w2wpp.faces.portraits import PortraitsParams, Split
 from w2wpp.files.errors import ArgumentError, InputError
-from w2wpp.files.settings import Count, Prompt, Section, Share, Whole
+from w2wpp.files.settings import Count, Prompt, Rate, Section, Share, Whole
 from w2wpp.ingest.sources import SourceParams
 from w2wpp.inversion.editing import EditParams
 from w2wpp.inversion.photo_encoder import PhotoEncoderParams
 from w2wpp.inversion.search import InvertParams
 from w2wpp.lora.layout import LoraParams
 from w2wpp.run.yaml_files import parse_mapping, read_text
+from w2wpp.spaces.base import SMOOTHING
 from w2wpp.spaces.linear import LinearParams
 from w2wpp.spaces.pca import PCAParams
 from w2wpp.spaces.registry import METHODS
@@ -83,7 +84,13 @@ class SampleParams(Section):
     prompts: Annotated[list[Prompt], Field(min_length=1)] = Field(
         ["a photo of sks person", "a photo of sks person, smiling", "a photo of sks person, on a blue background"]
     )
-    """Prompts; the first asks for a person alone, and its pictures score the samples."""
+    """Prompts; the first asks for a person alone."""
+    scored: Annotated[int, Field(ge=4)] = 192
+    """People who are compared with as many real people, by one picture of the first prompt each."""
+    donors: Whole = 512
+    """Zoo people around whom samples are drawn, and who give them what the space leaves out of a LoRA; 0: N(0, I)."""
+    smoothing: Rate = SMOOTHING
+    """Share of the variance of samples that is not the donors'."""
 
 
 class InterpolateParams(Section):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from w2wpp.diffusion.denoising import GenerateParams
@@ -13,11 +14,12 @@ from w2wpp.files.settings import Section
 from w2wpp.files.storage import read_pack, write_pack
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.weights import Weights
-from w2wpp.spaces.prior import StandardNormal
+from w2wpp.spaces.prior import Kernels, StandardNormal
 
 Settings = TypeVar("Settings", bound=Section)
 Space = TypeVar("Space", bound="WeightSpace")
 
+SMOOTHING = 0.75  # of `WeightSpace.sample`
 SPACE, BASIS = "space.safetensors", "basis.safetensors"  # files of a fitted space
 
 
@@ -32,10 +34,14 @@ class WeightSpace(nn.Module):
         scales: float32 [k], length of a step of 1 along each direction in the space's metric; of a VAE, on its linear
             path.
         file: that it was read from; None of one that was made.
+        donor_latents, donor_residuals: of q people, float32 [q, k] and float16 [q, d], see `keep_donors`; q is 0 unless
+            that was called.
     """
 
     kind: str
     file: Path | None = None
+    donor_latents: Tensor
+    donor_residuals: Tensor
     if TYPE_CHECKING:  # nn.Module refuses a buffer with the name of a property
 
         @property
@@ -46,6 +52,7 @@ class WeightSpace(nn.Module):
         self.latent_dim = latent_dim
         self.layout = layout
         self.prior = StandardNormal(latent_dim)
+        self._hold_donors(0)
 
     def encode(self, weights: Tensor) -> Tensor:
         """Weight vectors [n, d] float32 to latents [n, k]."""
@@ -54,6 +61,49 @@ class WeightSpace(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Latents [n, k] to weight vectors [n, d] float32; differentiable."""
         raise NotImplementedError
+
+    def keep_donors(self, weights: Tensor) -> None:
+        """Keep latents of these people, weight vectors [q, d], and what the space leaves out of them, for `sample`."""
+        self._hold_donors(len(weights))
+        self.donor_latents = self.encode(weights)
+        self.donor_residuals = (weights - self.decode(self.donor_latents)).half()
+
+    def complete(self, z: Tensor) -> Tensor:
+        """Latents [n, k] to weight vectors [n, d] float32, with what the space leaves out of a LoRA.
+
+        `decode` gives the LoRA that people of these latents have on average, who have less hair, fewer glasses and less
+        of all else that varies than any of them. Here each takes the rest from the nearest donor ("hot deck", Andridge
+        and Little 2010). Without donors the two are the same.
+        """
+        weights = self.decode(z)
+        if not len(self.donor_latents):
+            return weights
+        return weights + self.donor_residuals[self.nearest_donors(z)].float()
+
+    def nearest_donors(self, z: Tensor) -> Tensor:
+        """Which donor is nearest to each of the latents [n, k] in the space's metric: int64 [n]."""
+        return torch.cdist(z * self.scales, self.donor_latents * self.scales).argmin(1)
+
+    def sample(self, n: int, generator: torch.Generator, smoothing: float = SMOOTHING) -> tuple[Tensor, Tensor]:
+        """n people who never existed, drawn from `Kernels` around the donors; without donors from the prior.
+
+        Args:
+            smoothing: as of `Kernels`.
+
+        Returns:
+            The latents, and the weight vectors [n, d] that `complete` makes of them.
+        """
+        donors = self.donor_latents.cpu()
+        density = Kernels(donors, smoothing) if len(donors) else self.prior
+        z = density.sample(n, generator)
+        return z, self.complete(z.to(self.scales.device)).cpu()
+
+    def _hold_donors(self, count: int) -> None:
+        # Files of spaces without donors have no such tensors.
+        kept = count > 0
+        latents, residuals = torch.zeros(count, self.latent_dim), torch.zeros(count, self.layout.dimension)
+        self.register_buffer("donor_latents", latents, persistent=kept)
+        self.register_buffer("donor_residuals", residuals.half(), persistent=kept)
 
     def config(self) -> dict:
         """The JSON-able arguments, beside the layout, from which `load_space` constructs the space."""
@@ -139,6 +189,7 @@ def read_space(path: str | Path, kinds: Mapping[str, type[Space]]) -> Space:
     layout = WeightLayout.from_meta(meta.get("layout", {}), str(path))
     try:
         space = kinds[meta["kind"]](layout=layout, **meta["config"])
+        space._hold_donors(len(tensors.get("donor_latents", ())))
         space.load_state_dict(tensors)
     except (RuntimeError, TypeError, KeyError) as error:
         raise InputError(

@@ -121,9 +121,10 @@ def draw_edits(
     fitting = {name: [n for n, row in enumerate(people) if each.fits(row)] for name, each in edits.items()}
     steps = {name: each.sign * directions.step(each.label, params.disentangle) for name, each in edits.items()}
     wanted = [(name, strength) for strength in params.strengths for name in edits]
-    rows, pictures = [], []
+    rows: list[tuple] = []
+    pictures: list[torch.Tensor] = []
     for model, weights in models.items():
-        first = sum(map(len, pictures))
+        first = sum(len(each) for each in pictures)
         edited = [edit(space, weights[fitting[name]], strength * steps[name]) for name, strength in wanted]
         whom = list(range(len(weights))) + [n for name, _ in wanted for n in fitting[name]]
         rows += [(model, n, name, 0.0, False, first + n) for name in edits for n in fitting[name]]
