@@ -29,7 +29,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from w2wpp.api.from_photo import Inversion, InvertParams, PhotoOptions, invert
+    from w2wpp.api.from_photo import Inversion, InvertParams, PhotoOptions, RefineParams, invert
     from w2wpp.api.person import (
         GenerateParams,
         Lora,
@@ -55,6 +55,7 @@ __all__ = [
     "Lora",
     "Person",
     "PhotoOptions",
+    "RefineParams",
     "blend",
     "decode",
     "encode",
@@ -68,7 +69,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "InputError": "w2wpp.files.errors",
-    **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "invert"), "w2wpp.api.from_photo"),
+    **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "RefineParams", "invert"), "w2wpp.api.from_photo"),
 }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from w2wpp.diffusion.denoising import GenerateParams
@@ -18,6 +19,8 @@ from w2wpp.spaces.prior import StandardNormal
 Settings = TypeVar("Settings", bound=Section)
 Space = TypeVar("Space", bound="WeightSpace")
 
+DRAWN = 256  # people whose weights' spread is taken for that of all
+LEAST_SPREAD = 1e-5  # of the widest weight's, below which a difference is one of rounding
 SPACE, BASIS = "space.safetensors", "basis.safetensors"  # files of a fitted space
 
 
@@ -54,6 +57,16 @@ class WeightSpace(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Latents [n, k] to weight vectors [n, d] float32; differentiable."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def weight_spread(self) -> Tensor:
+        """Standard deviation float32 [d] of each weight over people of the prior, from `DRAWN` of them.
+
+        It is 0 where all people of the space have the same weight, such as in a frozen A.
+        """
+        z = self.prior.sample(DRAWN, torch.Generator().manual_seed(0)).to(self.scales)
+        spread = self.decode(z).std(0)
+        return torch.where(spread > LEAST_SPREAD * spread.max(), spread, 0.0)
 
     def config(self) -> dict:
         """The JSON-able arguments, beside the layout, that `load_space` builds the space anew from."""
