@@ -12,7 +12,15 @@ from w2wpp.faces.portraits import Portraits
 from w2wpp.inversion.held_out import encode_held_out, mask_held_out, photos_of
 from w2wpp.inversion.photo_encoder import LatentPrior, PhotoEncoder
 from w2wpp.inversion.refinement import found_weights, invert_batch, refine
-from w2wpp.inversion.search import EncodedPhotos, InvertParams, RefineParams, SearchOptions, invert, photo_losses
+from w2wpp.inversion.search import (
+    EncodedPhotos,
+    InvertParams,
+    RefineParams,
+    SearchOptions,
+    invert,
+    photo_loss,
+    photo_losses,
+)
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.spaces.affine import LinearSpace, PCASpace
 from w2wpp.spaces.vae_space import VAESpace
@@ -33,7 +41,7 @@ def photos(pipe, normal) -> EncodedPhotos:
 
 
 def options(steps: int, seed: int = 3, **refined) -> SearchOptions:
-    how = RefineParams(steps=steps, **({"lr": 0.5, "timesteps_per_step": 1} | refined))
+    how = RefineParams(steps=steps, **({"lr": 0.5, "adam_epsilon": 1e-8, "timesteps_per_step": 1} | refined))
     return SearchOptions(InvertParams(steps=2, lr=0.1, region=(0.0, 0.0, 1.0, 1.0), refine=how), seed)
 
 
@@ -110,6 +118,25 @@ def test_a_batch_is_inverted_then_refined(pipe, space, photos):
     assert torch.equal(beyond["z"], inside["z"]) and torch.equal(beyond["losses"][:, :2], inside["losses"])
     weights, losses = refine(pipe, space, space.decode(beyond["z"]), photos, options(4))
     assert torch.equal(found_weights(space, beyond), weights) and torch.equal(beyond["losses"][:, 2:], losses.T)
+
+
+def test_a_large_epsilon_keeps_weights_still_that_the_photos_hardly_move(pipe, space, photos):
+    """The first step is then one of gradient descent, by hand."""
+    start, unit = space.decode(torch.zeros(3, 2)), space.weight_spread()
+    weights, _ = refine(pipe, space, start, photos, options(1, lr=2.0, adam_epsilon=10.0))
+    searched = start.clone().requires_grad_()
+    loss = photo_loss(pipe, space.layout, photos, options(1).params, 1)(searched, step_generator(3, 2 + 1))
+    (gradient,) = torch.autograd.grad(loss.sum(), [searched])
+    expected = -2.0 * unit * (unit * gradient) / 10
+    assert (weights - start - expected).norm() < 2e-2 * expected.norm()
+
+
+def test_no_steps_stay_at_the_guess(pipe, space, photos, normal):
+    how, guess = options(2), LatentPrior(normal(3, 2), torch.ones(2))
+    still = SearchOptions(how.params.model_copy(update={"steps": 0}), 3)
+    found = invert_batch(pipe, space, still, guess, photos, "test")
+    assert torch.equal(found["z"], guess.mean) and found["losses"].shape == (3, 2)
+    assert (found["weights"] - space.decode(guess.mean)).abs().max() > 1e-4
 
 
 def test_spread_of_weights(layout, space, draw_weights):

@@ -39,18 +39,18 @@ def refine(
     unit = space.weight_spread()
     trained = int(unit.count_nonzero())
     residual = torch.zeros_like(start, requires_grad=True)
-    optimizer = torch.optim.Adam([residual], params.lr)
-    history = []
+    optimizer = torch.optim.Adam([residual], params.lr, eps=params.adam_epsilon)
+    history = torch.zeros(params.steps, len(start))
 
     def losses_of(step: int) -> Tensor:
         # The numbers after those of `invert` and of `photo_losses`, lest the search sees the same noise again.
         losses = loss(start + unit * residual, step_generator(options.seed, options.params.steps + 1 + step))
-        history.append(losses.detach())
+        history[step] = losses.detach()
         return losses + params.prior_weight * residual.square().sum(1) / trained
 
     rate = partial(cosine_rate, steps=params.steps, lr=params.lr, warmup=5)
     train(options.label, losses_of, optimizer, rate, params.steps)
-    return (start + unit * residual).detach(), torch.stack(history)
+    return (start + unit * residual).detach(), history
 
 
 def invert_batch(

@@ -24,8 +24,10 @@ class RefineParams(Section):
 
     steps: Whole = 0
     """Steps of Adam on the weights; 0 stays in the space."""
-    lr: Positive = 0.3
+    lr: Positive = 2.0
     """Learning rate, in standard deviations of each weight over people of the space."""
+    adam_epsilon: Positive = 1.0e-3
+    """Adam's epsilon; a large one keeps weights still that the photo hardly speaks of."""
     timesteps_per_step: Count = 2
     """Timesteps drawn in every step."""
     prior_weight: Weight = 0.0
@@ -37,8 +39,8 @@ class InvertParams(Section):
 
     photos: Annotated[int, Field(ge=1, le=8)] = 1
     """Photos of each held-out person; the loss is that of all."""
-    steps: Count = 50
-    """Steps of Adam on z."""
+    steps: Whole = 50
+    """Steps of Adam on z; 0 stays at what the photo encoder makes of the photo."""
     lr: Positive = 3.0
     """Learning rate."""
     adam_epsilon: Positive = 1.0e-2
@@ -117,17 +119,17 @@ def invert(
     unit = prior.spread if params.whitened else 1 / space.scales
     searched = torch.zeros_like(prior.mean, requires_grad=True)
     optimizer = torch.optim.Adam([searched], params.lr, eps=params.adam_epsilon)
-    history = []
+    history = torch.zeros(params.steps, len(prior.mean))
 
     def losses_of(step: int) -> Tensor:
         z = prior.mean + unit * searched
         losses = loss(space.decode(z), step_generator(options.seed, step))
-        history.append(losses.detach())
+        history[step] = losses.detach()
         return losses - params.prior_weight * space.prior.log_prob((z - prior.mean) / prior.spread)
 
     rate = partial(cosine_rate, steps=params.steps, lr=params.lr, warmup=5)
     train(options.label, losses_of, optimizer, rate, params.steps)
-    return (prior.mean + unit * searched).detach(), torch.stack(history)
+    return (prior.mean + unit * searched).detach(), history
 
 
 @torch.no_grad()
