@@ -23,13 +23,12 @@ from trials import ROOT, run_trials, trials_parser
 
 from w2wpp.compute.runtime import device
 from w2wpp.compute.schedules import step_generator
-from w2wpp.diffusion.denoising import generate
 from w2wpp.diffusion.dreambooth import photo_prompts, train_loras
 from w2wpp.diffusion.pipeline import encode_images, load_pipeline
-from w2wpp.evaluation import protocol
-from w2wpp.evaluation.gallery import Gallery, embed_all
+from w2wpp.evaluation.gallery import Gallery, build_gallery
+from w2wpp.evaluation.protocol import Judge, draw_models, score_rung
 from w2wpp.faces.portraits import Portraits, read_portraits
-from w2wpp.faces.recognizers import load_recognizer
+from w2wpp.faces.recognizers import Recognizer, load_recognizer
 from w2wpp.files.storage import folder_hash
 from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.inversion.refinement import refine
@@ -39,8 +38,7 @@ from w2wpp.lora.weights import read_weights
 from w2wpp.run.params import load_params
 from w2wpp.run.stage import run_stage
 from w2wpp.spaces.registry import load_space
-from w2wpp.world.obedience import contradictions, obeyed
-from w2wpp.world.probes import load_probe
+from w2wpp.world.judge import load_judge
 
 Start = Literal["mean", "guess", "inverted", "peft", "shared", "true", "one-photo"]
 OTHERS = (1, 3, 5, 7)  # photos whose loss is looked at; inversion sees 0, the last four score pictures
@@ -147,14 +145,10 @@ class Bench:
         self.params = load_params(ROOT / "params.yaml")
         self.pipe = load_pipeline(ROOT / "data/base", device())
         self.data = read_weights(ROOT / "data/weights")
-        held_out = read_portraits(ROOT / "data/portraits")
-        names = [name for name, split in zip(held_out.names, held_out.splits, strict=True) if split == "validation"]
-        names = names[:people]
-        rows = [held_out.names.index(name) for name in names]
+        held_out = read_portraits(ROOT / "data/portraits").of_split("validation")
+        names = held_out.names[:people]
         manifest = held_out.manifest[held_out.manifest["person"].isin(names)]
-        self.people = Portraits(held_out.images[rows], names, ["test"] * len(names), manifest)
-        first = manifest[manifest["photo"] == 0].to_dict("records")
-        self.requests = [contradictions(row, number) for number, row in enumerate(first)]
+        self.people = Portraits(held_out.images[:people], names, held_out.splits[:people], manifest)
 
     def encoded(self, photos: Sequence[int], captions: bool, mirrored: bool = False) -> EncodedPhotos:
         """Some photos of everybody."""
@@ -211,37 +205,31 @@ class Bench:
         return {name: losses.tolist() for name, losses in found.items()}
 
     @cached_property
-    def judges(self) -> dict:
-        """By recogniser: itself, the gallery, and the real photos as it sees them."""
-        names = {"dlib": "dlib", "arcface": f"insightface:{ROOT}/data/arcface/arcface.onnx"}
-        zoo, keep = read_portraits(ROOT / "data/zoo/people"), self.params.portraits.score_photos
-        judges = {}
-        for name, spec in names.items():
-            recognizer = load_recognizer(spec)
-            real = embed_all(recognizer, self.people.images[:, -keep:])
-            gallery = Gallery.build(
-                self.people.names, self.people.splits, real, embed_all(recognizer, zoo.images[:, 0])
-            )
-            seen = protocol.Photos.observe(self.pipe, self.people.images, self.probe.read_all, recognizer)
-            judges[name] = recognizer, gallery, seen
-        return judges
+    def judge(self) -> Judge:
+        """What reads requested factors off pictures."""
+        return load_judge(ROOT / "data/probe", self.people, self.params.portraits.size)
 
     @cached_property
-    def probe(self):
-        return load_probe(ROOT / "data/probe/probe.safetensors", self.params.portraits.size)
+    def galleries(self) -> dict[str, tuple[Recognizer, Gallery]]:
+        """Both recognisers, and real photos as they see them."""
+        zoo, keep = read_portraits(ROOT / "data/zoo/people"), self.params.portraits.score_photos
+        found = {}
+        for name, spec in (("dlib", "dlib"), ("arcface", f"insightface:{ROOT}/data/arcface/arcface.onnx")):
+            recognizer = load_recognizer(spec)
+            found[name] = recognizer, build_gallery(self.people, keep, zoo, recognizer)
+        return found
 
     def measures(self, weights: Tensor, seeds: int) -> dict[str, dict[str, list[float]]]:
-        """By recogniser, the protocol's measures of each person: `seeds` pictures per prompt, four of the plain one."""
-        layout, drawing = self.data.layout, self.params.generate
-        plain = generate(self.pipe, layout, weights, [self.params.evaluate.prompt], 4, drawing, None)[:, 0]
-        prompts = [[request.prompt for request in some] for some in self.requests]
-        requested = generate(self.pipe, layout, weights, prompts, seeds, drawing.prompted, None)
-        pictures = protocol.ModelPictures(plain, requested, obeyed(self.probe, self.requests, requested))
+        """The protocol's measures of each person, by recogniser; `seeds` pictures per prompt."""
+        how = self.params.evaluate.model_copy(update={"seeds": seeds})
+        people, layout, drawing = self.people, self.data.layout, self.params.generate
+        pictures = draw_models(self.pipe, layout, weights, len(people.names), self.judge, how, drawing, "trial")
         return {
-            name: protocol.measure(self.pipe, pictures, gallery, seen, self.probe.read_all, recognizer)
+            name: score_rung(self.pipe, pictures, gallery, people.images, self.judge, recognizer, how.bootstrap)[1]
+            .drop(columns="person")
             .round(4)
             .to_dict("list")
-            for name, (recognizer, gallery, seen) in self.judges.items()
+            for name, (recognizer, gallery) in self.galleries.items()
         }
 
     def run(self, trial: Trial, seeds: int) -> dict:

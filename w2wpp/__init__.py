@@ -29,7 +29,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from w2wpp.api.from_photo import Inversion, InvertParams, PhotoOptions, RefineParams, invert
+    from w2wpp.api.from_photo import Inversion, InvertParams, PhotoOptions, invert
     from w2wpp.api.person import (
         GenerateParams,
         Lora,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         sample,
     )
     from w2wpp.files.errors import InputError
+    from w2wpp.inversion.search import RefineParams
 
 # Read when transformers is first imported, which otherwise reports absent optional packages that nothing here needs.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -69,7 +70,8 @@ __all__ = [
 
 _ELSEWHERE = {
     "InputError": "w2wpp.files.errors",
-    **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "RefineParams", "invert"), "w2wpp.api.from_photo"),
+    "RefineParams": "w2wpp.inversion.search",
+    **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "invert"), "w2wpp.api.from_photo"),
 }
 
 

@@ -13,7 +13,7 @@ from w2wpp.api.person import Base, Person, Space, check_fit, check_seed, the_bas
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.settings import with_changes
 from w2wpp.inversion.photo_encoder import PhotoEncoder
-from w2wpp.inversion.search import InvertParams, RefineParams, SearchOptions
+from w2wpp.inversion.search import InvertParams, SearchOptions
 from w2wpp.spaces.base import WeightSpace
 
 if TYPE_CHECKING:
