@@ -43,7 +43,8 @@ from w2wpp.world.judge import load_judge
 Start = Literal["mean", "guess", "inverted", "peft", "shared", "true", "one-photo"]
 OTHERS = (1, 3, 5, 7)  # photos whose loss is looked at; inversion sees 0, the last four score pictures
 TIMESTEPS = 8  # of each of them
-CURVES = {  # steps along which a rung is one curve
+AT = 4  # degrees of copying at which curves are compared
+CURVES = {  # trials that differ in steps alone
     "VAE": ["VAE, guess", "VAE, guess + 10", "VAE, guess + 20", "VAE, guess + 40"],
     "PCA": ["PCA, guess", "PCA, guess + 20", "PCA, guess + 40"],
     "mean": ["mean", "mean + 10", "mean + 20", "mean + 40"],
@@ -244,10 +245,14 @@ def gain_at_equal_copying(
     """How much higher one curve of `id_obeyed` over `copying` lies than another, with its 95 % interval over people.
 
     Both measures are averaged over people; between the points of a curve, and nowhere beyond, it is a straight line.
+    Resamples of people whose curves do not reach there are left out.
 
     Args:
         ours, theirs: `copying` and `id_obeyed` of the same people at the points of each curve, [2, points, people].
         copying: where the curves are compared.
+
+    Raises:
+        ValueError: a curve does not reach there.
     """
 
     def height(curve: np.ndarray, people: np.ndarray) -> float:
@@ -258,6 +263,8 @@ def gain_at_equal_copying(
     count = ours.shape[2]
     drawn = np.random.default_rng(0).integers(count, size=(resamples, count))
     gains = np.array([height(ours, people) - height(theirs, people) for people in (np.arange(count), *drawn)])
+    if np.isnan(gains[0]):
+        raise ValueError(f"a curve does not reach copying {copying}")
     low, high = np.nanquantile(gains[1:], [0.025, 0.975])
     return float(gains[0]), float(low), float(high)
 
@@ -295,7 +302,26 @@ def table(results: dict, people: int) -> str:
         else:
             cells += [""] * 4
         lines.append(f"| {' | '.join(cells)} |")
+    if all("dlib" in result for result in results.values()):
+        lines += ["", "## At equal copying", "", "Gain in `id_obeyed` along the steps, with its 95 % interval.", ""]
+        lines += ["| curves | `copying` | dlib | ArcFace |", "|---|---:|---:|---:|"]
+        lines += [row for other in ("mean", "PCA") for row in gains(results, "VAE", other)]
     return "\n".join(lines) + "\n"
+
+
+def gains(results: dict, ours: str, theirs: str) -> list[str]:
+    """Rows of two of `CURVES` where both reach."""
+    seen = {name: [curve(results, CURVES[each], name) for each in (ours, theirs)] for name in ("dlib", "arcface")}
+    across = [each[0].mean(1) for each in seen["dlib"]]
+    low, high = max(each.min() for each in across), min(each.max() for each in across)
+    rows = []
+    for copying in np.linspace(low, high, AT + 2)[1:-1] if low < high else ():
+        cells = [f"{ours} over {theirs}", f"{copying:.2f}"]
+        for pair in seen.values():
+            gain, least, most = gain_at_equal_copying(*pair, copying)
+            cells.append(f"{gain:+.3f} ({least:+.3f} to {most:+.3f})")
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
 
 
 def main() -> None:
