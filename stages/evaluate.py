@@ -103,11 +103,15 @@ def main() -> None:
     gallery = Gallery.load(args.references / "gallery.safetensors")
     judge = load_judge(args.probe, held_out, args.params.portraits.size) if rendered else None
 
-    z = read_pack(args.inversions / name / "latents.safetensors")[0]["z"]
+    found = read_pack(args.inversions / name / "latents.safetensors")[0]
+    models = {"inversion": space.decode(found["z"])}
+    if "weights" in found:
+        models["refined"] = found["weights"]
     pictures = {
-        "inversion": draw_models(
-            pipe, space.layout, space.decode(z), len(z), judge, params, drawing, f"inverted into {name}"
+        rung: draw_models(
+            pipe, space.layout, weights, len(weights), judge, params, drawing, f"people of {name}, {rung}"
         )
+        for rung, weights in models.items()
     }
     if rendered:  # or true LoRAs are of other people than the photos
         through = space.decode(space.encode(data.of("true", split)))
@@ -145,6 +149,8 @@ def main() -> None:
         metrics["editing"] = editing
     if edited is not None:
         write_csv(args.out / name / "edits.csv", edited)
+    if "refined" in summaries:
+        metrics["refined"] = summaries["refined"]
     if "reconstruction" in summaries:
         metrics["reconstruction"]["id_score"] = summaries["reconstruction"]["id_score"]
     if align:

@@ -1,20 +1,21 @@
-"""Invert ONE photo of each held-out person: optimise the latent alone, from the guess of the photo encoder."""
+"""Invert a photo of each held-out person: optimise the latent alone, from what a photo encoder makes of it.
+
+invert.photos takes several of them; invert.refine goes on in all weights, beyond the space.
+"""
 
 from functools import partial
-
-import torch
 
 from w2wpp.compute.batches import Shard, batches_of, finish, in_resumable_batches, joined
 from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
-from w2wpp.diffusion.dreambooth import photo_prompts
-from w2wpp.diffusion.pipeline import check_photo_size, encode_images, load_pipeline
+from w2wpp.diffusion.pipeline import check_photo_size, load_pipeline
 from w2wpp.faces.finders import load_face_finder
-from w2wpp.faces.frames import face_masks
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import file_hash, folder_hash, write_json, write_pack
+from w2wpp.inversion.held_out import encode_held_out, mask_held_out, photos_of
 from w2wpp.inversion.photo_encoder import PhotoEncoder
-from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
+from w2wpp.inversion.refinement import found_weights, invert_batch
+from w2wpp.inversion.search import SearchOptions
 from w2wpp.lora.export import export_lora
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
@@ -43,7 +44,6 @@ def main() -> None:
     space, photo_encoder = load_space(space_file).to(device()), PhotoEncoder.load(encoder_file)
     people = read_portraits(args.portraits).of_split(args.params.split)
     check_photo_size(pipe, people.images)
-    photos, rows = people.images[:, 0], people.manifest[people.manifest["photo"] == 0]
 
     source = {
         "base": folder_hash(args.base),
@@ -51,20 +51,18 @@ def main() -> None:
         "split": args.params.split,
         "dtype": dtype,
     }
-    prompts = {"prompt": params.prompt, "captions": params.captions}
-
-    def encode(first: int, count: int) -> dict[str, torch.Tensor]:
-        some = slice(first, first + count)
-        return {"latents": encode_images(pipe, photos[some]), "text": photo_prompts(pipe, rows[some], **prompts)}
-
+    prompts = params.model_dump(include={"photos", "prompt", "captions"})
     # Computed once for all spaces, and for further inversions with other settings.
     encoded = in_resumable_batches(
-        len(photos), params.people_at_once, scratch_folder(args.scratch, "latents", **source, **prompts), encode
+        len(people.names),
+        params.people_at_once,
+        scratch_folder(args.scratch, "latents", **source, **prompts),
+        lambda first, count: encode_held_out(pipe, people, params, slice(first, first + count)),
     )
     latents, text = (encoded[key].to(device()) for key in ("latents", "text"))
     mask = None
     if params.mask == "face":
-        mask = face_masks(photos, load_face_finder(args.params.faces), latents.shape[-1])
+        mask = mask_held_out(people, params, load_face_finder(args.params.faces), latents.shape[-1])
 
     scratch = scratch_folder(
         args.scratch,
@@ -79,8 +77,8 @@ def main() -> None:
 
     def inputs(first: int, count: int) -> tuple:
         some = slice(first, first + count)
-        seen = EncodedPhotos(latents[some, None], text[some, None], None if mask is None else mask[some, None])
-        return photo_encoder(latents[some]), seen, f"inversion into {args.space} {some.stop}/{len(latents)}"
+        seen = photos_of(latents, text, mask, some)
+        return photo_encoder.of_photos(seen.latents), seen, f"inversion into {args.space} {some.stop}/{len(latents)}"
 
     batches = batches_of(len(latents), params.people_at_once, scratch, inputs)
     finish(
@@ -94,7 +92,7 @@ def main() -> None:
         return
 
     found = joined(batches)
-    for name, weights in zip(people.names, space.cpu().decode(found["z"]), strict=True):
+    for name, weights in zip(people.names, found_weights(space.cpu(), found), strict=True):
         export_lora(out / "loras" / f"{name}.safetensors", weights, space.layout)
     seconds = found.pop("seconds").mean().item()
     write_pack(out / "latents.safetensors", found, {"people": people.names})

@@ -42,7 +42,8 @@ def main() -> None:
     pictures = {rung: ModelPictures.of(references, rung) for rung in REFERENCES if rung in references}
     for space in METHODS:
         found = read_pack(args.evaluations / space / "pictures.safetensors")[0]
-        pictures[f"{space} inversion"] = ModelPictures.of(found, "inversion")
+        found_rungs = [rung for rung in ("inversion", "refined") if rung in found]
+        pictures |= {f"{space} {rung}": ModelPictures.of(found, rung) for rung in found_rungs}
     tables, summaries = {}, {}
     for rung, drawn in pictures.items():
         table, plain = identity_measures(drawn, gallery, recognizer)

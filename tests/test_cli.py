@@ -94,6 +94,15 @@ def test_invert_writes_a_lora_and_a_sheet_and_says_what_it_did(world, run):
     assert any((sheet[top : top + 160, 20:180] == shown).all() for top in range(height - 159))
 
 
+def test_invert_refines(world, run):
+    said = run("invert", "photo.jpg", "-o", "me.safetensors", "--space", "pca", "--refine", "2")
+    assert "3 steps, then 2 in all weights, in" in said[3]
+    me = w2wpp.load_lora("me.safetensors", "pca")
+    found = w2wpp.invert("photo.jpg", "pca", settings=w2wpp.InvertParams(steps=3), refine=2)
+    torch.testing.assert_close(me.weights, found.weights)
+    assert (me.weights - found.space.decode(found.z[None])[0]).abs().max() > 1e-3
+
+
 def test_invert_by_a_base_model_a_space_and_settings_of_ones_own(world, run, sd15_base, draw_weights, make_space):
     """As with Stable Diffusion 1.5: no people, no photo encoder, no artifacts of the shipped world."""
     shutil.rmtree("data")

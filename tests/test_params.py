@@ -197,6 +197,16 @@ def test_too_few_portraits(write):
     assert "collect.photos + portraits.score_photos" in error.reason
 
 
+def test_no_photo_that_a_person_is_found_by_is_scored_against(write):
+    assert load_params(write("invert.photos", 8)).invert.photos == 8
+    content = yaml.safe_load(write("invert.photos", 8).read_text())
+    content["collect"]["photos"], content["portraits"]["photos"] = 2, 11
+    file = write("seed", 0)
+    file.write_text(yaml.safe_dump(content))
+    error = refusal(file)
+    assert error.key == "invert.photos" and "portraits.photos - portraits.score_photos" in error.reason
+
+
 def test_what_loras_of_one_person_differ_by_takes_people_who_have_two(write):
     error = refusal(write("collect.repeated", 1))
     assert "pca.within_person_ridge" in str(error) and "null" in str(error)

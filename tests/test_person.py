@@ -241,6 +241,22 @@ def test_invert_starts_at_what_the_encoder_of_a_named_space_says(repro, face):
     assert torch.equal(given.z, found.z)
 
 
+def test_invert_refines_beyond_the_space(repro, face):
+    how = InvertParams(steps=2, refine=w2wpp.RefineParams(steps=3))
+    inside = w2wpp.invert(face, "pca", settings=how, options=AS_IT_IS, refine=0)
+    beyond = w2wpp.invert(face, "pca", settings=how, options=AS_IT_IS)
+    assert torch.equal(inside.z, beyond.z)
+    torch.testing.assert_close(inside.weights, inside.space.decode(inside.z[None])[0])
+    assert (beyond.weights - inside.weights).abs().max() > 1e-3
+    assert len(inside.record.losses) == 2 and torch.equal(beyond.record.losses[:2], inside.record.losses)
+    again = w2wpp.invert(face, "pca", settings=InvertParams(steps=2), options=AS_IT_IS, refine=3)
+    assert torch.equal(again.weights, beyond.weights)
+    beyond.save(repro / "me.safetensors")
+    torch.testing.assert_close(w2wpp.load_lora(repro / "me.safetensors", "pca").weights, beyond.weights)
+    with pytest.raises(ArgumentError, match="refine: -1, expected whole numbers"):
+        w2wpp.invert(face, "pca", options=AS_IT_IS, refine=-1)
+
+
 def test_invert_finds_the_face(repro, face):
     from skimage import data as pictures
 

@@ -16,7 +16,8 @@ from w2wpp.compute.batches import Batch, Work, batches_of, finish, joined
 from w2wpp.compute.engine import EngineParams
 from w2wpp.files.errors import InputError
 from w2wpp.inversion.photo_encoder import LatentPrior
-from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
+from w2wpp.inversion.refinement import invert_batch
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions
 from w2wpp.spaces.affine import PCASpace
 
 # Nobody else may use the cluster, and no token of the user is searched for. Ray reads this on import.

@@ -26,7 +26,8 @@ from w2wpp.ingest.w2w_data import pack_w2w
 from w2wpp.ingest.w2w_people import ATTRIBUTES
 from w2wpp.ingest.w2w_source import W2WFiles
 from w2wpp.inversion.photo_encoder import LatentPrior, mirrored_latents
-from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
+from w2wpp.inversion.refinement import invert_batch
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.packs import write_loras
 from w2wpp.lora.shards import write_shards

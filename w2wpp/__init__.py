@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         sample,
     )
     from w2wpp.files.errors import InputError
+    from w2wpp.inversion.search import RefineParams
 
 # transformers reads this when first imported; otherwise it reports absent optional packages that nothing here needs.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -60,6 +61,7 @@ __all__ = [
     "Lora",
     "Person",
     "PhotoOptions",
+    "RefineParams",
     "blend",
     "decode",
     "edit",
@@ -75,6 +77,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "InputError": "w2wpp.files.errors",
+    "RefineParams": "w2wpp.inversion.search",
     **dict.fromkeys(("Inversion", "InvertParams", "PhotoOptions", "invert"), "w2wpp.api.from_photo"),
     **dict.fromkeys(("edit", "learn_directions"), "w2wpp.api.editing"),
 }

@@ -83,6 +83,9 @@ def invert(
     ] = "auto",
     faces: Annotated[str | None, typer.Option(help="Face finder: dlib or insightface:<pack name>.")] = None,
     largest: Annotated[bool, typer.Option("--largest", help="Of several faces of one size, take the largest.")] = False,
+    refine: Annotated[
+        int | None, typer.Option(min=0, help="Steps beyond the space: closer to the photo, in all that it shows.")
+    ] = None,
     sheet: SheetOption = None,
     seeds: SeedsOption = 4,
     seed: SeedOption = 0,
@@ -103,7 +106,7 @@ def invert(
     pipe = person.load_base(base, settings.drawing.dtype)
     options = from_photo.PhotoOptions(None if framing == "auto" else framing, faces or settings.faces, largest)
     found = from_photo.invert(
-        photos, space, pipe, None if encoder == "none" else encoder, search, options, seed, _label("search")
+        photos, space, pipe, None if encoder == "none" else encoder, search, options, seed, _label("search"), refine
     )
     guess, result = person.draw([found.guess, found], search.prompt, seeds, pipe, settings.drawing)
     found.save(out, format, dtype)
@@ -115,27 +118,32 @@ def invert(
             ("result", [Image.fromarray(each) for each in result.numpy()]),
         ],
     )
-    for line in _story(found, photos, search.steps, space, base):
+    steps = search.refine.steps if refine is None else refine
+    for line in _story(found, photos, (search.steps, steps), space, base):
         print(line)
     print(f"wrote   {out} ({format}, {dtype}) and {sheet}")
 
 
-def _story(found: "Inversion", photos: list[Path], steps: int, space: str, base: str) -> list[str]:
-    """What was found, in four lines."""
+def _story(found: "Inversion", photos: list[Path], steps: tuple[int, int], space: str, base: str) -> list[str]:
+    """What was found, in four lines; `steps` in the space and beyond it."""
     record, first = found.record, found.record.photos[0]
     several = f" and {len(photos) - 1} more" if len(photos) > 1 else ""
     seen = {None: "as it is", 1: "one face"}.get(first.faces, f"the largest of {first.faces} faces")
     placed = "" if first.faces is None else ", framed like training photos already" if first.whole else ", aligned"
     guessed = "the mean of the space" if not record.guess.any() else "the photo encoder's guess"
-    is_far = record.z.norm() > FAR * len(record.z) ** 0.5
-    far = " (far from everybody: a photo unlike those of training)" if is_far else ""
+    far = (
+        " (far from everybody: a photo unlike those of training)"
+        if record.z.norm() > FAR * len(record.z) ** 0.5
+        else ""
+    )
+    refined = f", then {steps[1]} in all weights," if steps[1] else ""
     return [
         f"photo   {photos[0]}{several}, {first.size[0]} x {first.size[1]} pixels: {seen}{placed}",
         f"space   {space}, {found.space.latent_dim} dimensions, of {base}",
         f"start   {guessed}; the search moved it by {(record.z - record.guess).norm():.1f}, to {record.z.norm():.1f} "
         f"from the mean{far}",
-        f"search  {steps} steps in {record.seconds:.1f} s; denoising loss {record.losses[0]:.3f} at the start, "
-        f"{record.losses[1]:.3f} in the end",
+        f"search  {steps[0]} steps{refined} in {record.seconds:.1f} s; denoising loss {record.losses[0]:.3f} at the "
+        f"start, {record.losses[-1]:.3f} in the end",
     ]
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal, cast
 from diffusers import StableDiffusionPipeline
 
 from w2wpp.api import artifacts
-from w2wpp.api.person import Base, Person, Space, check_fit, check_seed, decode, the_base, the_space
+from w2wpp.api.person import Base, Person, Space, check_fit, check_seed, the_base, the_space
 from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.files.settings import with_changes
 from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.inversion.search import InvertParams, SearchOptions
 from w2wpp.spaces.base import WeightSpace
@@ -61,11 +62,13 @@ def invert(
     options: PhotoOptions | None = None,
     seed: int = 0,
     label: str | None = None,
+    refine: int | None = None,
 ) -> Inversion:
     """The person of one photo, or of several: the point of the space whose LoRA explains them best.
 
     The face is found and framed as the base model's training photos are; the photo encoder guesses where it lies in the
-    space; a search, which moves z alone, minimises the diffusion loss of all photos from there on.
+    space; a search, which moves z alone, minimises the diffusion loss of all photos from there on. Refined, the search
+    goes on in all weights: `weights` are then those of no point of the space, and `z` is where they were left.
 
     Args:
         photos: of one person: the path of a JPEG, PNG or WebP, a PIL image, or uint8 [h, w, 3]; or several of these.
@@ -77,8 +80,10 @@ def invert(
         options: how photos are read; by default as the base model needs, with dlib.
         seed: of noise and timesteps.
         label: of a progress bar; None for no bar.
+        refine: steps of the search in all weights; None: as many as `settings.refine` says, 0 if not given.
 
     Raises:
+        ArgumentError: naming `refine`: no whole number from 0 on.
         InputError: a photo cannot be read, or has no face or several; a package that finds faces is missing; or space,
             base and encoder do not fit one another.
     """
@@ -89,6 +94,9 @@ def invert(
 
     check_seed(seed)
     options, settings = options or PhotoOptions(), settings or InvertParams()
+    if refine is not None:
+        check_seed(refine, "refine")
+        settings = with_changes(settings, {"refine.steps": refine})
     named = isinstance(space, str) and artifacts.is_name(space)
     if encoder == "auto" and named:
         encoder = str(space)
@@ -116,7 +124,7 @@ def invert(
         align_photo(each, size * pipe.vae_scale_factor, FRAMINGS[framing], find, options.largest) for each in photos
     ]
     record = invert_photos(pipe, _on(space, pipe), encoder, aligned, SearchOptions(settings, seed, label), find)
-    return Inversion(decode(record.z, space), space.layout, record.z, space, record)
+    return Inversion(record.weights, space.layout, record.z, space, record)
 
 
 def check_photos(photos: "Photo | Sequence[Photo]") -> "list[Photo]":

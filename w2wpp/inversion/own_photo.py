@@ -19,6 +19,7 @@ from w2wpp.faces.pictures import read_picture
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.tensor_files import printable
 from w2wpp.inversion.photo_encoder import PhotoEncoder, uninformed
+from w2wpp.inversion.refinement import refine
 from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert, photo_losses
 from w2wpp.spaces.base import WeightSpace
 
@@ -52,13 +53,16 @@ class SearchRecord:
     """The result of a search for one person.
 
     Attributes:
-        z: float32 [k]; all tensors are on the CPU.
-        guess: float32 [k], the start of the search.
-        losses: float32 [2], the denoising loss of guess and z, over timesteps and noise that the search did not use.
-        photos: the input of the search.
-        seconds: time of encoding and search.
+        weights: float32 [d], the LoRA; on the CPU like all that follows. Refined, it lies beyond the space.
+        z: float32 [k], the point of the space that was found.
+        guess: float32 [k], where the search started.
+        losses: float32 [2 or 3], the denoising loss of guess and z, and of the refined LoRA, over timesteps and noise
+            of which the search saw none.
+        photos: as the search saw them.
+        seconds: that encoding and search took.
     """
 
+    weights: Tensor
     z: Tensor
     guess: Tensor
     losses: Tensor
@@ -157,7 +161,7 @@ def invert_photos(
     options: SearchOptions,
     find: Callable[[np.ndarray], list[Frame]] | None = None,
 ) -> SearchRecord:
-    """The person of one or several photos, found as `stages/invert.py` finds the held-out people.
+    """The person of one or several photos, as `stages/invert.py` finds the held-out people: `invert`, then `refine`.
 
     Several photos share one search: the loss is that of all photos, and the search starts at the mean of the encoder's
     guesses.
@@ -171,14 +175,16 @@ def invert_photos(
     params, images = options.params, torch.from_numpy(np.stack([photo.pixels for photo in photos]))
     started = time.perf_counter()
     latents = encode_images(pipe, images)
-    prior = (encoder or uninformed(latents[0].numel(), space.latent_dim))(latents)
-    prior = prior._replace(mean=prior.mean.mean(0, keepdim=True))
+    prior = (encoder or uninformed(latents[0].numel(), space.latent_dim)).of_photos(latents[None])
     text = encode_prompts(pipe, [params.prompt]).expand(len(photos), -1, -1)
     mask = None
     if params.mask == "face" and find is not None:
         mask = face_masks(images, find, latents.shape[-1])[None]
     seen = EncodedPhotos(latents[None], text[None], mask)
     z, _ = invert(pipe, space, prior, seen, options)
+    ways = [space.decode(prior.mean), space.decode(z)]
+    if params.refine.steps:
+        ways.append(refine(pipe, space, ways[-1], seen, options)[0])
     seconds = time.perf_counter() - started
-    losses = torch.cat([photo_losses(pipe, space, each, seen, options) for each in (prior.mean, z)])
-    return SearchRecord(z[0].cpu(), prior.mean[0].cpu(), losses.cpu(), list(photos), seconds)
+    losses = torch.cat([photo_losses(pipe, space.layout, each, seen, options) for each in ways])
+    return SearchRecord(ways[-1][0].cpu(), z[0].cpu(), prior.mean[0].cpu(), losses.cpu(), list(photos), seconds)

@@ -53,6 +53,11 @@ class PhotoEncoder:
             latents.flatten(1) @ self.matrix.to(latents) + self.offset.to(latents), self.spread.to(latents)
         )
 
+    def of_photos(self, latents: Tensor) -> LatentPrior:
+        """What scaled latents [n, photos, c, h, w] of several photos tell of each person: the mean of the guesses."""
+        guesses = self(latents.flatten(0, 1))
+        return guesses._replace(mean=guesses.mean.unflatten(0, latents.shape[:2]).mean(1))
+
     def save(self, path: Path) -> None:
         """Write to one safetensors file."""
         write_pack(path, {"matrix": self.matrix, "offset": self.offset, "spread": self.spread})

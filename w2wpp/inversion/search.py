@@ -1,28 +1,46 @@
 """Inversion of people's photos into a space: only z is optimised, through the frozen decoder and UNet."""
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from diffusers import StableDiffusionPipeline
+from pydantic import Field
 from torch import Tensor
 
 from w2wpp.compute.schedules import cosine_rate, step_generator
 from w2wpp.compute.training import train
 from w2wpp.diffusion.denoising import denoising_loss, region_weights, training_schedule
-from w2wpp.files.settings import Count, Positive, Prompt, Region, Section, Shift, Weight
+from w2wpp.files.settings import Count, Positive, Prompt, Region, Section, Shift, Weight, Whole
 from w2wpp.inversion.photo_encoder import LatentPrior
+from w2wpp.lora.layout import WeightLayout
 from w2wpp.spaces.base import WeightSpace
 
 
-class InvertParams(Section):
-    """Inversion of one photo of a person."""
+class RefineParams(Section):
+    """How the search goes on in all weights, beyond the space, once z is found."""
 
-    steps: Count = 50
-    """Steps of Adam on z."""
+    steps: Whole = 0
+    """Steps of Adam on the weights; 0 stays in the space."""
+    lr: Positive = 2.0
+    """Learning rate, in standard deviations of each weight over people of the space."""
+    adam_epsilon: Positive = 1.0e-3
+    """Adam's epsilon; a large one keeps weights still that the photo hardly speaks of."""
+    timesteps_per_step: Count = 2
+    """Timesteps drawn in every step."""
+    prior_weight: Weight = 0.0
+    """Weight of the mean squared distance from the point of the space, in the same units."""
+
+
+class InvertParams(Section):
+    """How photos of a person are inverted."""
+
+    photos: Annotated[int, Field(ge=1, le=8)] = 1
+    """Photos of each held-out person; the loss is that of all."""
+    steps: Whole = 50
+    """Steps of Adam on z; 0 stays at what the photo encoder makes of the photo."""
     lr: Positive = 3.0
     """Learning rate."""
     adam_epsilon: Positive = 1.0e-2
@@ -45,6 +63,7 @@ class InvertParams(Section):
     """Weight of the log prior of z."""
     people_at_once: Count = 32
     """People inverted in one batch."""
+    refine: RefineParams = RefineParams()
 
 
 CHECKED = 16  # timesteps that judge a finished search
@@ -96,65 +115,54 @@ def invert(
         z [n, k], and the denoising loss of every step, averaged over photos and timesteps, [steps, n].
     """
     params = options.params
-    loss = _photo_loss(pipe, space, photos, params, params.timesteps_per_step)
+    loss = photo_loss(pipe, space.layout, photos, params, params.timesteps_per_step)
     unit = prior.spread if params.whitened else 1 / space.scales
     searched = torch.zeros_like(prior.mean, requires_grad=True)
     optimizer = torch.optim.Adam([searched], params.lr, eps=params.adam_epsilon)
-    history = []
+    history = torch.zeros(params.steps, len(prior.mean))
 
     def losses_of(step: int) -> Tensor:
         z = prior.mean + unit * searched
-        losses = loss(z, step_generator(options.seed, step))
-        history.append(losses.detach())
+        losses = loss(space.decode(z), step_generator(options.seed, step))
+        history[step] = losses.detach()
         return losses - params.prior_weight * space.prior.log_prob((z - prior.mean) / prior.spread)
 
     rate = partial(cosine_rate, steps=params.steps, lr=params.lr, warmup=5)
     train(options.label, losses_of, optimizer, rate, params.steps)
-    return (prior.mean + unit * searched).detach(), torch.stack(history)
+    return (prior.mean + unit * searched).detach(), history
 
 
 @torch.no_grad()
 def photo_losses(
-    pipe: StableDiffusionPipeline, space: WeightSpace, z: Tensor, photos: EncodedPhotos, options: SearchOptions
+    pipe: StableDiffusionPipeline,
+    layout: WeightLayout,
+    weights: Tensor,
+    photos: EncodedPhotos,
+    options: SearchOptions,
 ) -> Tensor:
-    """The denoising loss [n] of people's photos at latents [n, k], on `CHECKED` timesteps that no search sees.
+    """The denoising loss [n] of people's photos by weights [n, d], on `CHECKED` timesteps that no search sees.
 
-    All people share timesteps and noise, so losses of one photo at several latents are comparable.
+    As all people share timesteps and noise, the losses of one photo by several weights compare.
     """
-    loss = _photo_loss(pipe, space, photos, options.params, CHECKED)
-    return loss(z, step_generator(options.seed, options.params.steps))
+    loss = photo_loss(pipe, layout, photos, options.params, CHECKED)
+    return loss(weights, step_generator(options.seed, options.params.steps))
 
 
-def _photo_loss(
-    pipe: StableDiffusionPipeline, space: WeightSpace, photos: EncodedPhotos, params: InvertParams, timesteps: int
+def photo_loss(
+    pipe: StableDiffusionPipeline, layout: WeightLayout, photos: EncodedPhotos, params: InvertParams, timesteps: int
 ) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """The denoising loss [n] of photos at z [n, k], over all photos of a person and the timesteps of each."""
+    """The denoising loss [n] by weights [n, d], over all photos of a person and as many timesteps of each."""
     schedule, pixel_weights = training_schedule(pipe), region_weights(pipe, params.region)
     rows, text = (_rows(each, timesteps) for each in (photos.latents, photos.text))
     if photos.mask is not None:
         shown = pixel_weights * photos.mask.to(pixel_weights)
         shown = shown / shown.mean((2, 3), keepdim=True).clamp_min(1e-6)
         pixel_weights = _rows(shown, timesteps)[:, :, None]
-    return lambda z, generator: denoising_loss(
-        pipe, schedule, space.layout, space.decode(z), rows, text, params.timestep_shift, generator, pixel_weights
+    return lambda weights, generator: denoising_loss(
+        pipe, schedule, layout, weights, rows, text, params.timestep_shift, generator, pixel_weights
     ).mean(0)
 
 
 def _rows(photos: Tensor, timesteps: int) -> Tensor:
     """Data of photos [n, photos, ...], repeated for every timestep of a step: [timesteps * photos, n, ...]."""
     return photos.transpose(0, 1).repeat(timesteps, *[1] * (photos.ndim - 1))
-
-
-def invert_batch(
-    pipe: StableDiffusionPipeline,
-    space: WeightSpace,
-    options: SearchOptions,
-    prior: LatentPrior,
-    photos: EncodedPhotos,
-    label: str,
-) -> dict[str, Tensor]:
-    """The results of `invert`, a row per person: "z" [n, k], "losses" [n, steps] and the share of "seconds" [n]."""
-    started = time.perf_counter()
-    z, losses = invert(pipe, space, prior, photos, replace(options, label=label))
-    seconds = (time.perf_counter() - started) / len(z)
-    return {"z": z, "losses": losses.T, "seconds": torch.full((len(z),), seconds, dtype=torch.float64)}

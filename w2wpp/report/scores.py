@@ -20,6 +20,7 @@ RUNGS = {
     "true": "true LoRA (several photos)",
     "photo": "the photo itself, whatever the prompt",
     **{f"{name} inversion": f"{method.title}, inverted from one photo" for name, method in METHODS.items()},
+    **{f"{name} refined": f"{method.title}, inverted and refined" for name, method in METHODS.items()},
     **{f"{name} reconstruction": f"true LoRA through {method.title}" for name, method in METHODS.items()},
 }
 

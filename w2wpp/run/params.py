@@ -147,6 +147,11 @@ class Params(Section):
                 "portraits.photos must be at least collect.photos + portraits.score_photos, as no photo "
                 "that a LoRA was trained on may be scored against"
             )
+        if self.invert.photos + self.portraits.score_photos > self.portraits.photos:
+            raise ValueError(
+                "invert.photos must be at most portraits.photos - portraits.score_photos, as no photo that a person "
+                "is found by may be scored against"
+            )
         return self
 
     @model_validator(mode="after")

@@ -18,18 +18,18 @@ from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
 from w2wpp.compute.schedules import chunks
 from w2wpp.diffusion.denoising import generate
-from w2wpp.diffusion.dreambooth import photo_prompts
-from w2wpp.diffusion.pipeline import encode_images, load_pipeline
+from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.evaluation.gallery import Gallery, build_gallery, embed_all
 from w2wpp.evaluation.sweep_record import identity, row_settings
 from w2wpp.evaluation.sweep_rows import Row
 from w2wpp.faces.finders import load_face_finder
-from w2wpp.faces.frames import face_masks
 from w2wpp.faces.portraits import Portraits, read_portraits
 from w2wpp.faces.recognizers import Recognizer, load_recognizer
 from w2wpp.files.storage import folder_hash, read_csv, read_pack, write_csv, write_pack
+from w2wpp.inversion.held_out import encode_held_out, mask_held_out, photos_of
 from w2wpp.inversion.photo_encoder import PhotoEncoder, fit_photo_encoder, mirrored_latents, uninformed
-from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
+from w2wpp.inversion.refinement import found_weights, invert_batch
+from w2wpp.inversion.search import SearchOptions
 from w2wpp.lora.flattening import flatten_zoo
 from w2wpp.lora.weights import Weights, read_weights
 from w2wpp.run.params import Params
@@ -116,11 +116,11 @@ class Sweep:
         """Pictures uint8 [n, seeds, h, w, 3] of the held-out people, inverted into the row's space."""
         data = self._weights(row.people, settings)
         space = self._fit(row, settings, data)
-        z = self._invert(space, self._photo_encoder(row, settings, space, data), settings, folder, row.name)
+        weights = self._invert(space, self._photo_encoder(row, settings, space, data), settings, folder, row.name)
         return generate(
             self.pipe,
             space.layout,
-            space.cpu().decode(z),
+            weights,
             [settings.evaluate.prompt],
             settings.evaluate.seeds,
             settings.generate,
@@ -168,7 +168,7 @@ class Sweep:
         return fitted
 
     def _photo_encoder(self, row: Row, settings: Params, space: WeightSpace, data: Weights) -> PhotoEncoder:
-        photos, numbers = settings.photo_encoder.photos, self._observed[0][0].numel()
+        photos, numbers = settings.photo_encoder.photos, self._observed[0][0, 0].numel()
         if not photos:
             return uninformed(numbers, space.latent_dim)
         people = data.names("zoo")
@@ -204,29 +204,31 @@ class Sweep:
 
     @cached_property
     def _observed(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Scaled latents [n, c, h, w] of the held-out people's first photos, text embeddings, and masks if any.
+        """Scaled latents [n, photos, c, h, w] of the held-out people's photos, text embeddings, and masks if any.
 
         Rows change none of the settings that these depend on.
         """
-        invert, photos = self.params.invert, self.held_out.images[:, 0]
-        rows = self.held_out.manifest[self.held_out.manifest["photo"] == 0]
-        latents = torch.cat([encode_images(self.pipe, some) for some in photos.split(invert.people_at_once)])
-        text = photo_prompts(self.pipe, rows, prompt=invert.prompt, captions=invert.captions)
+        people, invert = self.held_out, self.params.invert
+        batches = [
+            encode_held_out(self.pipe, people, invert, slice(first, first + count))
+            for first, count in chunks(len(people.names), invert.people_at_once)
+        ]
+        latents, text = (torch.cat([batch[key] for batch in batches]) for key in ("latents", "text"))
         mask = None
         if invert.mask == "face":
-            mask = face_masks(photos, load_face_finder(self.params.faces), latents.shape[-1])
+            mask = mask_held_out(people, invert, load_face_finder(self.params.faces), latents.shape[-1])
         return latents, text, mask
 
     def _invert(self, space: WeightSpace, encoder: PhotoEncoder, settings: Params, scratch: Path, label: str) -> Tensor:
-        """z [n, k] of the held-out people, from one photo each."""
+        """Weights [n, d] of the held-out people, from the photos that inversion sees."""
         latents, text, mask = self._observed
 
         def inputs(first: int, count: int) -> tuple:
             some = slice(first, first + count)
-            seen = EncodedPhotos(latents[some, None], text[some, None], None if mask is None else mask[some, None])
-            return encoder(latents[some]), seen, f"{label} {some.stop}/{len(latents)}"
+            seen = photos_of(latents, text, mask, some)
+            return encoder.of_photos(seen.latents), seen, f"{label} {some.stop}/{len(latents)}"
 
         batches = batches_of(len(latents), settings.invert.people_at_once, scratch, inputs)
         options = SearchOptions(settings.invert, settings.seed)
         finish(batches, partial(invert_batch, self.pipe, space.to(device()), options), label, settings.engine)
-        return joined(batches)["z"]
+        return found_weights(space.cpu(), joined(batches))

@@ -20,6 +20,8 @@ Settings = TypeVar("Settings", bound=Section)
 Space = TypeVar("Space", bound="WeightSpace")
 
 SMOOTHING = 0.75  # of `WeightSpace.sample`
+DRAWN = 256  # people whose weights' spread is taken for that of all
+LEAST_SPREAD = 1e-5  # of the widest weight's, below which a difference is one of rounding
 SPACE, BASIS = "space.safetensors", "basis.safetensors"  # files of a fitted space
 
 
@@ -104,6 +106,16 @@ class WeightSpace(nn.Module):
         latents, residuals = torch.zeros(count, self.latent_dim), torch.zeros(count, self.layout.dimension)
         self.register_buffer("donor_latents", latents, persistent=kept)
         self.register_buffer("donor_residuals", residuals.half(), persistent=kept)
+
+    @torch.no_grad()
+    def weight_spread(self) -> Tensor:
+        """Standard deviation float32 [d] of each weight over people of the prior, from `DRAWN` of them.
+
+        It is 0 where all people of the space have the same weight, such as in a frozen A.
+        """
+        z = self.prior.sample(DRAWN, torch.Generator().manual_seed(0)).to(self.scales)
+        spread = self.decode(z).std(0)
+        return torch.where(spread > LEAST_SPREAD * spread.max(), spread, 0.0)
 
     def config(self) -> dict:
         """The JSON-able arguments, beside the layout, from which `load_space` constructs the space."""
