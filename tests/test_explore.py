@@ -24,7 +24,7 @@ from w2wpp.evaluation.gallery import Gallery
 from w2wpp.explore import take_home, visit
 from w2wpp.explore.photos import open_photos
 from w2wpp.explore.recipes import Blended, Edited, Inverted, Sampled, told
-from w2wpp.explore.studio import Request, Studio, known_spaces, open_studio
+from w2wpp.explore.studio import REFINED, Request, Studio, known_spaces, open_studio
 from w2wpp.explore.visit import Visit
 from w2wpp.faces.embeddings import Embeddings
 from w2wpp.files.errors import InputError
@@ -153,6 +153,11 @@ def test_photos_become_a_person(studio, visitor, repro):
     assert torch.equal(visitor.shown.person.z, found.z) and list(visitor.shelf) == ["photo 1"]
     other = visit.compare(studio, visitor, label=None)[1]
     assert same(other.pictures, shown(w2wpp.invert(photo, "linear", settings=FEW.search)))
+    visit.invert(studio, visitor, refined=True, label=None)
+    refined = w2wpp.invert(photo, "pca", settings=FEW.search, refine=REFINED)
+    assert torch.equal(visitor.shown.person.weights, refined.weights)
+    assert list(visitor.shelf) == ["photo 1", "photo 2, refined"]
+    assert not json.loads(take_home.latent(visitor.shown, studio).content)["in_space"]
     with pytest.raises(InputError, match="photo: none given"):
         visit.invert(studio, Visit("pca"), refined=False)
     with pytest.raises(InputError, match="9 photos"):
@@ -160,7 +165,7 @@ def test_photos_become_a_person(studio, visitor, repro):
     visit.bring(visitor, [Image.new("RGB", (200, 150), "green")])
     with pytest.raises(InputError, match="no face found"):
         visit.invert(studio, visitor, refined=False)
-    assert list(visitor.shelf) == ["photo 1"]
+    assert len(visitor.shelf) == 2
 
 
 def test_spaces_are_compared_at_one_z(studio, two):

@@ -35,13 +35,13 @@ def test_the_tour_runs_and_takes_home_what_it_says(repro, save_directions, face,
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    assert len(drawn) == 7
+    assert len(drawn) == 8
     assert {path.name for path in Path("examples/out").iterdir()} == {"found.safetensors", "found-kohya.safetensors"}
 
 
 def test_the_tour_is_shipped_with_its_pictures():
     cells = [cell for cell in nbformat.read(TOUR, 4).cells if cell.cell_type == "code"]
     outputs = [output for cell in cells for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 7
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 8
     assert not any(output.output_type == "error" for output in outputs)
     assert TOUR.stat().st_size < 2**20

@@ -111,7 +111,7 @@ class Page:
                 )
         with gr.Row(elem_classes="controls"):
             self.search = gr.Button("Find this person", variant="primary", scale=0, min_width=160)
-            self.refine = gr.Checkbox(False, label="Refine beyond the space", visible=self.studio.refines, scale=0)
+            self.refine = gr.Checkbox(False, label="Refine beyond the space", scale=0, min_width=200)
         self.found = gr.HTML(elem_id="found")
 
     def _compare(self) -> None:

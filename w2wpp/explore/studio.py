@@ -21,7 +21,6 @@ from w2wpp.diffusion.denoising import GenerateParams
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT, asks_for_more
 from w2wpp.explore.recipes import Blended, Edited, Inverted, Recipe, Sampled
 from w2wpp.files.errors import ArgumentError, InputError
-from w2wpp.files.settings import with_changes
 from w2wpp.spaces.base import WeightSpace
 
 if TYPE_CHECKING:
@@ -96,11 +95,6 @@ class Studio:
         """Attributes that some space can edit, in order."""
         return list(dict.fromkeys(name for each in self.directions.values() for name in each.names))
 
-    @property
-    def refines(self) -> bool:
-        """Whether a search can go on beyond the space."""
-        return "refine" in type(self.settings.search).model_fields
-
     def drawing(self, prompt: str, draft: bool = False) -> GenerateParams:
         """With which settings pictures of a prompt are drawn."""
         settings = self.settings.drawing.prompted if asks_for_more(prompt) else self.settings.drawing
@@ -167,12 +161,12 @@ class Studio:
         self, photos: tuple[Image.Image, ...], space: WeightSpace, refined: bool, label: str | None
     ) -> from_photo.Inversion:
         search = self.settings.search
-        if self.refines:
-            steps = max(1, search.model_dump()["refine"]["steps"] or REFINED) if refined else 0
-            search = with_changes(search, {"refine.steps": steps})
+        steps = search.refine.steps or REFINED
         options = from_photo.PhotoOptions(faces=self.settings.faces)
         with self.alone():
-            return from_photo.invert(list(photos), space, self.pipe, "auto", search, options, label=label)
+            return from_photo.invert(
+                list(photos), space, self.pipe, "auto", search, options, label=label, refine=steps if refined else 0
+            )
 
     @cached_property
     def _recognizer(self) -> Recognizer | None:
