@@ -149,11 +149,11 @@ def show(studio: Studio, visit: Visit, recipe: Recipe, draft: bool = False) -> S
     Raises:
         InputError: see `Studio.make`.
     """
-    if draft:
-        visit.moved = monotonic()
     person = studio.make(recipe, visit.space, visit.known)
     request = visit.request.draft if draft else visit.request
     pictures = studio.draw([person], request, draft)[0]
+    if draft:
+        visit.moved = monotonic()
     visit.shown = Shown(recipe, person, visit.space, request, pictures, draft)
     return visit.shown
 
