@@ -14,14 +14,14 @@ Two people of one space blend, and every person can be written for another tool:
     blend = w2wpp.blend(person, w2wpp.sample(space, seed=8), 0.3)
     blend.save("blend.safetensors", format="kohya", dtype="fp16")
 
-Attributes change along directions that labels of zoo people gave:
-
-    older = person.edit({"age": 3.0})  # w2wpp.edit(space, person, {"age": 3.0})
-
 And one photo of any size, or several of one person, are the point that explains them best:
 
     me = w2wpp.invert("photo.jpg", space="vae")
     me.save("me.safetensors")
+
+Attributes of a person change along directions that labels of zoo people gave:
+
+    older = me.edit({"age": 3.0})  # or w2wpp.edit(space, me, {"age": 3.0})
 
 Everything here but `invert`, which finds faces, runs without the rendered world. Names are those of the current
 directory's data/, where `make repro` leaves what it makes; base models and spaces of one's own are given by their
