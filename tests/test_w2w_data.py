@@ -641,7 +641,9 @@ def test_killed_at_any_moment(tmp_path, normal, fork):
         os.kill(child, signal.SIGKILL)
         ends.append(os.waitpid(child, 0)[1])
         if (tmp_path / "out").exists():
-            break
+            if ends.count(signal.SIGKILL) > 1:
+                break
+            shutil.rmtree(tmp_path / "out")  # the machine was quicker than the first kills
     else:
         pack(files, tmp_path, rows_per_shard=8)
     assert ends.count(signal.SIGKILL) > 1
