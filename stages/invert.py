@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from w2wpp.compute.batches import Shard, batches_of, finish, in_resumable_batches, joined
+from w2wpp.compute.batches import Shard, finish, in_resumable_batches, joined
 from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.dreambooth import photo_prompts
@@ -14,7 +14,7 @@ from w2wpp.faces.frames import face_masks
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import file_hash, folder_hash, write_json, write_pack
 from w2wpp.inversion.photo_encoder import PhotoEncoder
-from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch, search_batches
 from w2wpp.lora.export import export_lora
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
@@ -77,12 +77,8 @@ def main() -> None:
         faces=args.params.faces,
     )
 
-    def inputs(first: int, count: int) -> tuple:
-        some = slice(first, first + count)
-        seen = EncodedPhotos(latents[some, None], text[some, None], None if mask is None else mask[some, None])
-        return photo_encoder(latents[some]), seen, f"inversion into {args.space} {some.stop}/{len(latents)}"
-
-    batches = batches_of(len(latents), params.people_at_once, scratch, inputs)
+    seen = EncodedPhotos(latents[:, None], text[:, None], None if mask is None else mask[:, None])
+    batches = search_batches(photo_encoder, seen, params.people_at_once, scratch, f"inversion into {args.space}")
     finish(
         shard.share(batches),
         partial(invert_batch, pipe, space, SearchOptions(params, args.params.seed)),

@@ -4,17 +4,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
+from w2wpp.compute.batches import Batch, batches_of
 from w2wpp.compute.schedules import cosine_rate, step_generator
 from w2wpp.compute.training import train
 from w2wpp.diffusion.denoising import denoising_loss, region_weights, training_schedule
 from w2wpp.files.settings import Count, Positive, Prompt, Region, Section, Shift, Weight
-from w2wpp.inversion.photo_encoder import LatentPrior
+from w2wpp.inversion.photo_encoder import LatentPrior, PhotoEncoder
 from w2wpp.spaces.base import WeightSpace
 
 
@@ -56,7 +58,8 @@ class EncodedPhotos(NamedTuple):
     Attributes:
         latents: scaled latents [n, photos, c, h, w].
         text: text embeddings [n, photos, length, hidden] of the prompts of these photos.
-        mask: how much of each latent pixel of the region counts, [n, photos, h, w] in [0, 1]; None for all of it.
+        mask: which latent pixels of the region count, [n, photos, h, w] in [0, 1], the fewer the more each of them; or
+            how much each latent number counts, [n, photos, c, h, w]; None for all of them alike.
     """
 
     latents: Tensor
@@ -133,8 +136,9 @@ def _photo_loss(
     rows, text = (_rows(each, timesteps) for each in (photos.latents, photos.text))
     if photos.mask is not None:
         shown = pixel_weights * photos.mask.to(pixel_weights)
-        shown = shown / shown.mean((2, 3), keepdim=True).clamp_min(1e-6)
-        pixel_weights = _rows(shown, timesteps)[:, :, None]
+        if shown.ndim == 4:
+            shown = (shown / shown.mean((2, 3), keepdim=True).clamp_min(1e-6))[:, :, None]
+        pixel_weights = _rows(shown, timesteps)
     return lambda z, generator: denoising_loss(
         pipe, schedule, space.layout, space.decode(z), rows, text, params.timestep_shift, generator, pixel_weights
     ).mean(0)
@@ -158,3 +162,22 @@ def invert_batch(
     z, losses = invert(pipe, space, prior, photos, replace(options, label=label))
     seconds = (time.perf_counter() - started) / len(z)
     return {"z": z, "losses": losses.T, "seconds": torch.full((len(z),), seconds, dtype=torch.float64)}
+
+
+def search_batches(
+    encoder: PhotoEncoder, photos: EncodedPhotos, people_at_once: int, scratch: Path, label: str
+) -> list[Batch]:
+    """Batches of people whose single photos `invert_batch` looks for, with files in `scratch`.
+
+    Args:
+        encoder: says where the search for each person starts.
+        photos: of all people, one of each: the second axis has length 1.
+        label: of the progress bars.
+    """
+
+    def inputs(first: int, count: int) -> tuple:
+        some = slice(first, first + count)
+        seen = EncodedPhotos(*(None if each is None else each[some] for each in photos))
+        return encoder(seen.latents[:, 0]), seen, f"{label} {some.stop}/{len(photos.latents)}"
+
+    return batches_of(len(photos.latents), people_at_once, scratch, inputs)
