@@ -22,6 +22,7 @@ GROUPS = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 # Packages of other names than what is imported of them.
 IMPORTED = {
     "PIL": "pillow",
+    "cv2": "opencv-python",
     "dlib": "dlib-bin",
     "ruamel": "ruamel.yaml",
     "sklearn": "scikit-learn",

@@ -19,6 +19,7 @@ from w2wpp.faces.pictures import read_picture
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.tensor_files import printable
 from w2wpp.inversion.photo_encoder import PhotoEncoder, uninformed
+from w2wpp.inversion.restoration import Restorer
 from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert, photo_losses
 from w2wpp.spaces.base import WeightSpace
 
@@ -156,6 +157,7 @@ def invert_photos(
     photos: Sequence[AlignedPhoto],
     options: SearchOptions,
     find: Callable[[np.ndarray], list[Frame]] | None = None,
+    restorer: Restorer | None = None,
 ) -> SearchRecord:
     """The person of one or several photos, as `stages/invert.py` finds the held-out people.
 
@@ -167,15 +169,19 @@ def invert_photos(
         encoder: None starts the search at the mean of the space.
         photos: of one person, as large as the base model draws.
         find: needed where `options.params.mask` is "face".
+        restorer: says what photos would show of pictures that are none, and takes the place of that mask; None for
+            photos.
     """
     params, images = options.params, torch.from_numpy(np.stack([photo.pixels for photo in photos]))
     started = time.perf_counter()
     latents = encode_images(pipe, images)
+    restored = restorer.restore(images, latents) if restorer else None
+    latents = latents if restored is None else restored.latents
     prior = (encoder or uninformed(latents[0].numel(), space.latent_dim))(latents)
     prior = prior._replace(mean=prior.mean.mean(0, keepdim=True))
     text = encode_prompts(pipe, [params.prompt]).expand(len(photos), -1, -1)
-    mask = None
-    if params.mask == "face" and find is not None:
+    mask = None if restored is None else restored.mask.movedim(1, 0)
+    if mask is None and params.mask == "face" and find is not None:
         mask = face_masks(images, find, latents.shape[-1])[None]
     seen = EncodedPhotos(latents[None], text[None], mask)
     z, _ = invert(pipe, space, prior, seen, options)
