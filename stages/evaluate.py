@@ -55,6 +55,7 @@ def main() -> None:
         interpolations="data/interpolations",
         inversions="data/inversions",
         timing="data/timing",
+        styles="data/outside",
         references="data/references",
         out="data/evaluations",
         metrics="metrics",
@@ -101,6 +102,8 @@ def main() -> None:
         "interpolation": interpolation_scores(embed_all(recognizer, strips), gallery),
         "inversion": summaries["inversion"] | read_json(args.timing / f"{name}.json"),
     }
+    if outside := read_json(args.styles / name / "metrics.json"):
+        metrics["outside"] = outside
     if "reconstruction" in summaries:
         metrics["reconstruction"]["id_score"] = summaries["reconstruction"]["id_score"]
     if align:

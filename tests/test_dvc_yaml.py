@@ -12,7 +12,7 @@ DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 # Stages of hours, whose outputs are in git, declare single modules. They leave out what no result depends on: where
 # bytes are kept and batches are computed, and what reads models and LoRAs from elsewhere. Otherwise a change there
 # would ask for the base model or the zoo to be trained anew.
-HOURS = ("base", "collect", "probe", "arcface")
+HOURS = ("base", "collect", "probe", "restorer", "arcface")
 WITHOUT_RESULTS = (
     "w2wpp/files",
     "w2wpp/ingest",

@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 from PIL import Image
 
+from w2wpp.faces.portraits import Portraits
+from w2wpp.faces.styles import STYLES
 from w2wpp.files.errors import InputError
-from w2wpp.report import curves, latent_planes, picture_sheets, scores, style
+from w2wpp.files.storage import write_pack
+from w2wpp.report import curves, latent_planes, picture_sheets, scores, sheets, style
 from w2wpp.report import page as report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -264,3 +268,36 @@ def test_world_rows_tell_how_fast_loras_train():
     speeds = throughput["people_per_minute"]
     shown = [f"{speeds[how]:,.0f}" for how in ("one at a time", "8 together", "32 together", "64 together")]
     assert [row["value"] for row in rows] == [str(throughput["steps"]), str(throughput["threads"]), *shown]
+
+
+def test_pictures_from_outside_stand_beside_what_every_rung_makes_of_them(tmp_path):
+    names, drawn = ["a", "b", "c"], torch.from_numpy(pictures(3, 2))
+    write_pack(
+        tmp_path / "references/pictures.safetensors",
+        {style: drawn[:, 0].clone() for style in STYLES} | {f"{style} dreambooth": drawn.clone() for style in STYLES},
+    )
+    for space in sheets.SPACES:
+        rungs = ("encoder", "inversion")
+        pack = {f"{style} {rung}": drawn.clone() for style in STYLES for rung in rungs}
+        write_pack(tmp_path / space / "pictures.safetensors", pack)
+    held_out = Portraits(torch.from_numpy(pictures(3, 6)), names, ["test"] * 3, pd.DataFrame())
+    scores = pd.DataFrame({"vae inversion": [0.1, 0.3, 0.2]}, index=names)
+    made = sheets.outside_figures(tmp_path, sheets.Sheets(held_out, 4, {}, scores, 0.0))
+    assert made.keys() == {f"outside_{style}" for style in STYLES}
+    axes = made["outside_print"].axes[0]
+    assert len(axes.images) == 3 * (1 + 2 * 6)  # what is inverted; four inversions or guesses, DreamBooth, real photos
+    assert {"a", "b", "c"} <= {text.get_text() for text in axes.texts}
+
+
+def test_rows_of_pictures_from_outside_have_every_rung_of_every_style():
+    measures = {"face_found": 1.0, "photo_share": 0.5, "copying": 0.25, "photo_frechet": 12.3}
+    scored = [measures | {"id_score": x, "id_score_low": x - 0.1, "id_score_high": x + 0.1} for x in (0.1, 0.2, 0.3)]
+    metrics = {name: {"outside": {"print": scored[0] | {"encoder": scored[1]}}} for name in sheets.SPACES}
+    rows = report.outside_rows(metrics | {"outside": {"dreambooth": {"print": scored[2]}}})
+    assert [row["values"][0] for row in rows] == [
+        "0.200 (0.100 to 0.300)",
+        *["0.100 (0.000 to 0.200)"] * len(sheets.SPACES),
+        "0.300 (0.200 to 0.400)",
+    ]
+    assert rows[0]["values"][1:] == ["1.00", "0.50", "0.25", "12"]
+    assert [row["first"] for row in rows] == [True] + [False] * (len(sheets.SPACES) + 1)
