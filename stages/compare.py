@@ -7,7 +7,7 @@ for latent dimensions, zoo people and training seeds. If not, they are left out,
 
 import sys
 
-from w2wpp.evaluation.comparison import gains, inequality, ladder, read_measures
+from w2wpp.evaluation.comparison import gains, inequality, ladder, outside_gains, read_measures
 from w2wpp.evaluation.editing import editing_gains, read_edits
 from w2wpp.evaluation.sweep_record import AGAIN, read_sweep
 from w2wpp.files.storage import read_json, rounded, write_csv, write_json
@@ -22,6 +22,7 @@ def main() -> None:
         references="data/references",
         evaluations="data/evaluations",
         second_opinion="data/second_opinion",
+        styles="data/outside",
         sweep="data/sweep",
         base="data/base",
         zoo="data/zoo",
@@ -55,6 +56,8 @@ def main() -> None:
         comparison |= sweep.gain_at(args.params.recognizer)
         opinion |= sweep.gain_at(args.params.second_recognizer)
         swept = {"tables": list(sweep.names), "left_out": sweep.left_out}
+        outside = read_measures([args.styles / name / "scores.csv" for name in ("references", *METHODS)])
+        comparison["outside"] = outside_gains(outside, BASELINE, bootstrap, bool(unequal))
     write_json(args.out / "compared.json", {"unequal": unequal, "sweep": swept})
     write_json(args.metrics / "comparison.json", rounded(comparison | {"second_opinion": opinion}))
     write_json(args.metrics / "inversion.json", read_json(args.metrics / f"{args.params.space}.json")["inversion"])

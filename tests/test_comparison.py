@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w2wpp.evaluation.comparison import gains, inequality, ladder, of_measure, read_measures
+from w2wpp.evaluation.comparison import gains, inequality, ladder, of_measure, outside_gains, read_measures
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import write_csv
 
@@ -75,3 +75,15 @@ def test_spaces_of_other_dimensions_are_not_compared():
     assert inequality({"pca": 64, "linear": 32, "vae": 64}, spaces) == "32 dimensions of linear against 64 of pca"
     with pytest.raises(InputError, match=r"metrics/linear\.json: latent_dim"):
         inequality({"pca": 64, "vae": 64}, spaces)
+
+
+def test_gains_of_pictures_from_outside_are_by_style(table):
+    others = pd.DataFrame({"person": [f"p{n}" for n in range(20)], "rung": "dreambooth", "id_score": -9.0})
+    styles = pd.concat([pd.concat([table, others]).assign(style=style) for style in ("print", "drawing")])
+    first = (styles["style"] == "print") & (styles["rung"] == "vae inversion")
+    styles.loc[first, "id_score"] += 0.5
+    found = outside_gains(styles, "pca", 500, unequal=False)
+    assert found["print"]["gain"]["mean"] == pytest.approx(0.3, abs=0.01)
+    assert found["drawing"]["gain"]["mean"] == pytest.approx(-0.2, abs=0.01)
+    assert found["drawing"]["gain_over_dreambooth"]["low"] > 7
+    assert outside_gains(styles, "pca", 500, unequal=True)["print"].keys() == {"gain_over_dreambooth"}

@@ -14,6 +14,7 @@ from w2wpp.faces.frames import FFHQ, RENDERED, align
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.inversion.own_photo import align_photo, framing_of, invert_photos, open_photo
 from w2wpp.inversion.photo_encoder import LatentPrior, PhotoEncoder, uninformed
+from w2wpp.inversion.restoration import Restorer
 from w2wpp.inversion.search import EncodedPhotos, InvertParams, SearchOptions, invert
 from w2wpp.spaces.affine import PCASpace
 from w2wpp.world.drawing import draw
@@ -186,3 +187,20 @@ def test_only_the_face_counts_if_the_settings_say_so(pipe, space, photos, find):
     masked = invert_photos(pipe, space, None, photos[:1], options, find)
     whole = invert_photos(pipe, space, uninformed(64, 4), photos[:1], options, lambda _: [])
     assert (masked.z - whole.z).abs().max() > 1e-3
+
+
+def test_a_picture_from_outside_is_inverted_as_it_is_restored(pipe, space, photos, normal):
+    """As stages/outside.py does."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        restorer = Restorer(4, 4).requires_grad_(False).eval()
+    encoder, options = PhotoEncoder(0.1 * normal(64, 4), normal(4), torch.ones(4)), SearchOptions(InvertParams(steps=3))
+    found = invert_photos(pipe, space, encoder, photos[:1], options, restorer=restorer)
+    picture = torch.tensor(photos[0].pixels)[None]
+    restored = restorer.restore(picture, encode_images(pipe, picture))
+    text = encode_prompts(pipe, ["a photo of sks person"])[:, None]
+    seen = EncodedPhotos(restored.latents[:, None], text, restored.confidence.square()[:, None])
+    z, _ = invert(pipe, space, encoder(restored.latents), seen, options)
+    torch.testing.assert_close(found.z, z[0])
+    assert torch.equal(found.guess, encoder(restored.latents).mean[0])
+    assert (found.z - invert_photos(pipe, space, encoder, photos[:1], options).z).abs().max() > 1e-3

@@ -47,6 +47,8 @@ TINY = {
         "people_at_once": 3,
     },
     "probe": {"people": 16, "photos": 1, "steps": 5},
+    "restorer": {"people": 16, "photos": 1, "steps": 5},
+    "outside": {"seeds": 2, "dreambooth_steps": 2, "probe_people": 8},
     "linear": {"inputs": 2},
     "vae": {"latent_dim": 4, "width": 16, "epochs": 5},
     "sample": {"people": 3, "seeds": 1, "scored": 6, "donors": 5},
@@ -305,7 +307,7 @@ def test_same_seed_gives_same_bytes(clone):
 
 def test_latent_dim_experiment_reruns_only_what_depends_on_it(clone):
     ran = clone.ran(clone.run("dvc", "exp", "run", "-S", "vae.latent_dim=3"))
-    by_space = ("sample", "interpolate", "photo_encoder", "invert", "edit", "evaluate")
+    by_space = ("sample", "interpolate", "photo_encoder", "invert", "outside", "edit", "evaluate")
     assert ran == {
         "settings",
         *METHODS,

@@ -68,7 +68,7 @@ TINY = (
 )
 
 
-BY_SPACE = ("fit", "sample", "interpolate", "photo_encoder", "invert", "evaluate")
+BY_SPACE = ("fit", "sample", "interpolate", "photo_encoder", "invert", "outside", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,8 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
             "photo_encoder",
             "invert",
             "references",
+            "outside_references",
+            "outside",
             "evaluate",
             "second_opinion",
             "sweep",

@@ -222,6 +222,7 @@ def test_settings_are_text_on_the_page(params: Params):
         for name in ("world", "base", "zoo", "second_opinion", "probe", BASELINE)
     }
     metrics |= dict.fromkeys(METHODS, metrics[BASELINE]) | {"comparison": {"people": 12}}
+    metrics["outside"] = {"photo_frechet_floor": 1.0}
     training = {
         "settings": {"kl": {"schedule": words, "weight": 0.1}, "metric": "weights", "latent_dim": 4},
         "kept": {"epoch": 1, "collapsed_units": 0, "validation_kl": 1.0},
@@ -236,6 +237,7 @@ def test_settings_are_text_on_the_page(params: Params):
             "explained_variance",
             "inversion_loss",
             "ladder",
+            "outside_low_resolution",
             *(f"{kind}_{space}" for kind in ("sampling", "inversion") for space in METHODS),
         ],
         b"",
@@ -253,6 +255,7 @@ def test_settings_are_text_on_the_page(params: Params):
         training=training,
         methods=METHODS,
         baseline=BASELINE,
+        outside=[{"style": "low_resolution", "name": words, "values": [words], "first": True}],
         sweep={"left_out": words, "tables": {}},
         same_dimensions=True,
         kept_variance=0.5,

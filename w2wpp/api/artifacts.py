@@ -17,6 +17,7 @@ SPACES = DATA / "spaces"
 ENCODERS = DATA / "photo_encoders"
 WEIGHTS = DATA / "weights"
 EDITS = DATA / "edits"
+RESTORER = DATA / "restorer" / "restorer.safetensors"
 _INDEX = FILES[0]
 
 
@@ -61,6 +62,20 @@ def encoder_file(where: str | Path) -> Path:
         ArgumentError: naming `encoder`: there is no such file.
     """
     return _named(where, ENCODERS, None, "encoder")
+
+
+def restorer_file(where: str | Path = RESTORER) -> Path:
+    """The file of a restorer, by default the one that the pipeline leaves.
+
+    Raises:
+        ArgumentError: naming `restorer`: there is no such file.
+    """
+    path = Path(where).expanduser()
+    if not path.is_file():
+        raise ArgumentError(
+            None, "restorer", f"no such file: {printable(where)}", "Run `dvc repro restorer`, or give one"
+        )
+    return path
 
 
 def encoder_beside(space: Path) -> Path | None:

@@ -76,6 +76,23 @@ def gains(table: pd.DataFrame, baseline: str, bootstrap: int) -> dict:
     return found
 
 
+def outside_gains(table: pd.DataFrame, baseline: str, bootstrap: int, unequal: bool) -> dict:
+    """Gains in ID score of the VAE's inversions of pictures from outside, by "style", the column of the table.
+
+    Returns:
+        Of every style "gain" over the baseline, unless spaces are `unequal`, and "gain_over_dreambooth".
+    """
+    others = {} if unequal else {"gain": f"{baseline} inversion"}
+    found: dict = {}
+    for style, rows in table.groupby("style"):
+        people = of_measure(rows, "id_score")
+        found[style] = {
+            key: paired_gain(people, "vae inversion", other, bootstrap)
+            for key, other in (others | {"gain_over_dreambooth": "dreambooth"}).items()
+        }
+    return found
+
+
 def inequality(latent_dims: Mapping[str, int], spaces: Sequence[str]) -> str:
     """Why spaces cannot be compared, such as "512 dimensions of vae against 64 of pca"; empty where they can.
 

@@ -196,6 +196,32 @@ def sampling_rows(metrics: Mapping[str, Mapping], spaces: Sequence[str]) -> list
     return rows
 
 
+def outside_rows(metrics: Mapping[str, Mapping]) -> list[dict]:
+    """Of every style, the rungs with ID score, its interval, faces, pictures taken for photos, and copying.
+
+    Args:
+        metrics: as in metrics/, by file.
+
+    Returns:
+        Rows with "style", "name", "values", and whether it is the "first" of its style.
+    """
+    rows = []
+    for style in metrics["outside"]["dreambooth"]:
+        rungs = {f"{METHODS[name].label} inversion": metrics[name]["outside"][style] for name in METHODS}
+        rungs = {
+            "guess of the photo encoder": metrics["vae"]["outside"][style]["encoder"],
+            **rungs,
+            "DreamBooth, stopped in time": metrics["outside"]["dreambooth"][style],
+        }
+        for number, (name, found) in enumerate(rungs.items()):
+            low, high = found["id_score_low"], found["id_score_high"]
+            values = [f"{found['id_score']:.3f} ({low:.3f} to {high:.3f})"]
+            values += [f"{found[key]:.2f}" for key in ("face_found", "photo_share", "copying")]
+            values += [f"{found['photo_frechet']:.0f}"]
+            rows.append({"style": style, "name": name, "values": values, "first": number == 0})
+    return rows
+
+
 def markdown(comparison: Mapping, spaces: Mapping[str, Mapping], split: str) -> str:
     """The verdict and the headline table as Markdown, as the README shows them; arguments as above."""
     verdict, sentence = headline(comparison, split)
