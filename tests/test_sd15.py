@@ -68,7 +68,7 @@ TINY = (
 )
 
 
-BY_SPACE = ("fit", "sample", "interpolate", "photo_encoder", "invert", "outside", "evaluate")
+BY_SPACE = ("fit", "sample", "interpolate", "photo_encoder", "invert", "edit", "outside", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,7 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
             "interpolate",
             "photo_encoder",
             "invert",
+            "edit",
             "references",
             "outside_references",
             "outside",

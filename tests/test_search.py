@@ -11,8 +11,10 @@ from w2wpp.diffusion.denoising import denoising_loss, region_weights, training_s
 from w2wpp.diffusion.dreambooth import train_loras
 from w2wpp.diffusion.pipeline import encode_prompts
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT
+from w2wpp.inversion.held_out import search_batches
 from w2wpp.inversion.photo_encoder import LatentPrior, PhotoEncoder
-from w2wpp.inversion.search import EncodedPhotos, InvertParams, SearchOptions, invert, invert_batch, search_batches
+from w2wpp.inversion.refinement import invert_batch
+from w2wpp.inversion.search import EncodedPhotos, InvertParams, SearchOptions, invert
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.spaces.affine import PCASpace
 

@@ -80,7 +80,12 @@ def scatter() -> Figure:
 
 
 def ladder() -> Figure:
-    return scores.ladder(pd.DataFrame({"rung": WORDS, "id_score": 0.2, "low": 0.1, "high": 0.3}), -0.05, 0.65)
+    return scores.ladder(pd.DataFrame({"rung": WORDS, "mean": 0.2, "low": 0.1, "high": 0.3}), -0.05, 0.65)
+
+
+def trade() -> Figure:
+    rungs = pd.DataFrame({"rung": WORDS, "mean": 0.2, "low": 0.1, "high": 0.3})
+    return scores.trade(pd.concat([rungs.assign(measure=name) for name in ("id_obeyed", "copying")]))
 
 
 def gains(by: str, variants: list[str], recognizer: str = "dlib") -> Figure:
@@ -123,6 +128,7 @@ EXAMPLES = {
     "picture_sheet": [lambda: sheet(WORDS, ["x"]), lambda: sheet(["x"], WORDS)],
     "latent_space": [scatter],
     "ladder": [ladder],
+    "trade": [trade],
     "kl_curves": [training_curves],
     "gains": [lambda: gains("variant", WORDS)],
     "contact_sheet": [lambda: picture_sheets.contact_sheet(pictures(3), 2)],
@@ -144,7 +150,7 @@ def test_every_figure_has_an_example():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_words_are_text_in_every_figure(name, caplog):
     texts = [text for draw in EXAMPLES[name] for text in drawn(draw(), caplog)]
-    if name in ("latent_space", "ladder", "gains"):
+    if name in ("latent_space", "ladder", "trade", "gains"):
         assert {drawn_words(words, 60) for words in WORDS} - {""} <= set(texts)
 
 
@@ -259,7 +265,7 @@ def test_settings_are_text_on_the_page(params: Params):
         sweep={"left_out": words, "tables": {}},
         same_dimensions=True,
         kept_variance=0.5,
-        shown={"inversion": 1, "test": 1},
+        shown={"inversion": 1, "people": 1},
     )
     page = Page(html)
     assert page.text.count(words) >= 10
