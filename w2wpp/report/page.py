@@ -72,9 +72,9 @@ def headline(comparison: Mapping, split: str, unequal: str = "") -> tuple[str, s
     measure = "ID score where prompts that contradict the photo are obeyed" if obeyed else "ID score"
     mean, opinion = (f"{each['mean']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f})" for each in gains)
     return verdict, (
-        f"The VAE recovers {comparison['people']} unseen {split} people from one photo with a gain of {mean} over PCA "
-        f"({measure}; paired, 95 % interval). {100 * first['people_better_with_vae']:.0f} % of them come out better "
-        f"with the VAE. A second recogniser, which chose no setting, finds a gain of {opinion}."
+        f"On {comparison['people']} unseen {split} people, inversion from one photo gains {mean} with the VAE over PCA "
+        f"({measure}; paired, 95 % interval). {100 * first['people_better_with_vae']:.0f} % of them score higher with "
+        f"the VAE. A second recogniser, which chose no setting, measures a gain of {opinion}."
     )
 
 
