@@ -57,7 +57,7 @@ TINY = {
     "edit": {"strengths": [1.0, 2.0], "people": 3},
     "invert": {"steps": 2, "timesteps_per_step": 1, "people_at_once": 4},
     "generate": {"inference_steps": 4},
-    "evaluate": {"seeds": 2, "class_samples": 8, "prompted_people": 2, "prompted_samples": 2, "bootstrap": 100},
+    "evaluate": {"seeds": 2, "class_samples": 8, "prompted_samples": 2, "bootstrap": 100},
     "sweep": {"dimensions": [4, 9], "people": [], "parts": False},
 }
 

@@ -122,6 +122,7 @@ def world(tmp_path_factory, sd15_base, sd15_clip, draw_people, write_loras, writ
 
 def test_every_stage_runs_and_measures(world):
     metrics = {path.stem: leaves(json.loads(path.read_text())) for path in (world / "metrics").glob("*.json")}
+    assert metrics.pop("outside") == {}  # no restorer knows these people's pictures
     assert set(metrics) == {"world", "base", "zoo", *METHODS, "second_opinion", "comparison", "inversion"}
     assert all(isinstance(value, (int, float)) for tree in metrics.values() for value in tree.values())
     assert (
@@ -190,7 +191,7 @@ def test_held_out_people_are_those_in_the_folder(world):
 
 def test_inversions_are_of_each_person_and_load_elsewhere(world, sd15_base):
     pack, meta = read_pack(world / "data/inversions/pca/latents.safetensors")
-    assert pack["z"].shape == (5, 3) and len(pack["z"].unique(dim=0)) == 5
+    assert pack["z"].shape == (3, 3) and len(pack["z"].unique(dim=0)) == 3
     assert sorted(path.stem for path in (world / "data/inversions/pca/loras").iterdir()) == sorted(meta["people"])
     pipe = load_pipeline(sd15_base)
     pipe.load_lora_weights(str(world / f"data/inversions/vae/loras/{meta['people'][0]}.safetensors"))
