@@ -8,7 +8,7 @@ from w2wpp.compute.batches import Shard, batches_of, finish, in_resumable_batche
 from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.dreambooth import photo_prompts
-from w2wpp.diffusion.pipeline import check_photo_size, encode_images, load_pipeline
+from w2wpp.diffusion.pipeline import encode_images, load_pipeline
 from w2wpp.faces.finders import load_face_finder
 from w2wpp.faces.frames import face_masks
 from w2wpp.faces.portraits import read_portraits
@@ -16,6 +16,7 @@ from w2wpp.files.storage import file_hash, folder_hash, write_json, write_pack
 from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert_batch
 from w2wpp.lora.export import export_lora
+from w2wpp.run.held_out import check_photo_size
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.registry import load_space

@@ -15,11 +15,10 @@ import torch
 
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.denoising import generate
-from w2wpp.diffusion.pipeline import check_photo_size, load_pipeline
+from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.diffusion.prompts import CLASS_PROMPT
 from w2wpp.evaluation.gallery import build_gallery, draw_zoo, embed_all, score_rungs
 from w2wpp.evaluation.references import (
-    check_people,
     class_metrics,
     codec_metrics,
     reference_rungs,
@@ -30,6 +29,7 @@ from w2wpp.faces.portraits import read_portraits, write_portraits
 from w2wpp.faces.recognizers import load_recognizer
 from w2wpp.files.storage import rounded, write_csv, write_json, write_pack
 from w2wpp.lora.weights import read_weights
+from w2wpp.run.held_out import check_people, check_photo_size
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.world.obedience import base_obedience, lora_obedience, relative_obedience

@@ -118,10 +118,14 @@ def test_too_few_people(tmp_path, wanted, draw_people):
     with pytest.raises(
         InputError,
         match=r"0 people with 3 photos each, expected 2 validation and 2 test people; the "
-        r"first of 4 rejected, Person \d: 2 photos can be read.*lower portraits",
+        r"first of 4 rejected, Person \d: 2 photos can be read.*"
+        r"lower portraits\.validation, portraits\.test or portraits\.score_photos$",
     ):
-        read_people(wanted, 0, no_face)
-    assert "0 people with 3 photos each, expected 2 validation and 2 test people" in str(refusal(check_people, wanted))
+        read_people(wanted, 0, no_face, "portraits")
+    error = refusal(check_people, wanted)
+    assert "0 people with 3 photos each, expected 2 validation and 2 test people" in str(error)
+    assert error.remedy == refusal(read_people, wanted, 0, no_face).remedy
+    assert error.remedy.startswith("Add people, or lower PortraitsParams.validation")
 
 
 def test_photos_that_lie_loose_are_refused_before_any_is_read(tmp_path, wanted):

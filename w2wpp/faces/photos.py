@@ -56,7 +56,12 @@ class _Person(NamedTuple):
     others: list[str]
 
 
-def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray], list[Frame]]) -> FolderPhotos:
+def read_people(
+    params: PortraitsParams,
+    seed: int,
+    find: Callable[[np.ndarray], list[Frame]],
+    section: str = PortraitsParams.__name__,
+) -> FolderPhotos:
     """Photos of the validation and test people, aligned by their largest faces (see `align`).
 
     Of each person the first photos by name are taken: one that inversion sees and `params.score_photos` to score
@@ -67,6 +72,7 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
     Args:
         params: `path` is the folder.
         find: see `w2wpp.faces.finders.load_face_finder`.
+        section: the name of `params` in errors.
 
     Raises:
         InputError: as of `people_in`, a photo is a symbolic link, or there are too few people with enough photos.
@@ -97,7 +103,7 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
         images[name], rows[name] = np.stack(person.images), person.rows
         known |= {f"{file} of {name}": each for file, each in person.prints.items()}
     if len(images) < wanted:
-        raise _too_few(params, len(images), people, beside, rejected)
+        raise _too_few(params, section, len(images), people, beside, rejected)
     splits = dict(zip(images, ["validation"] * params.validation + ["test"] * params.test, strict=True))
     order = sorted(images, key=lambda name: (splits[name] == "test", name))
     return FolderPhotos(
@@ -112,8 +118,11 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
     )
 
 
-def check_people(params: PortraitsParams) -> None:
+def check_people(params: PortraitsParams, section: str = PortraitsParams.__name__) -> None:
     """Refuse at once what `read_people` would refuse, by what files begin with and without decoding any.
+
+    Args:
+        section: as of `read_people`.
 
     Raises:
         InputError: as of `read_people`, but that whatever begins like a photo counts as one.
@@ -135,7 +144,7 @@ def check_people(params: PortraitsParams) -> None:
                 break
         if found == wanted:
             return
-    raise _too_few(params, found, people, beside, refused)
+    raise _too_few(params, section, found, people, beside, refused)
 
 
 def people_in(folder: Path) -> tuple[dict[str, Path], list[Path]]:
@@ -178,7 +187,7 @@ def people_in(folder: Path) -> tuple[dict[str, Path], list[Path]]:
 
 def _folder(params: PortraitsParams) -> Path:
     if params.path is None:  # which no settings are that ask for photos from a folder
-        raise ValueError("portraits.path is not set")
+        raise ValueError("path is not set")
     return Path(params.path)
 
 
@@ -196,14 +205,19 @@ def _is_plain(name: str) -> bool:
 
 
 def _too_few(
-    params: PortraitsParams, found: int, people: dict[str, Path], beside: list[Path], rejected: list[dict]
+    params: PortraitsParams,
+    section: str,
+    found: int,
+    people: dict[str, Path],
+    beside: list[Path],
+    rejected: list[dict],
 ) -> InputError:
     folder = _folder(params)
     reason = (
         f"{found} people with {1 + params.score_photos} photos each, expected {params.validation} validation and "
         f"{params.test} test people"
     )
-    remedy = "Add people, or lower portraits.validation, portraits.test or portraits.score_photos"
+    remedy = f"Add people, or lower {section}.validation, {section}.test or {section}.score_photos"
     if rejected:
         reason += f"; {first_refused(rejected, 'person')}"
     loose = [_shown(path) for path in beside if not path.name.startswith(".") and claims_to_be_picture(path)]

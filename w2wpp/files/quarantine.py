@@ -42,13 +42,14 @@ def read_quarantine(folder: Path, columns: Sequence[str]) -> list[dict]:
     return read_csv(path, columns).to_dict("records") if path.exists() else []
 
 
-def check_share(refused: Sequence[dict], total: int, most: float, listed: Path) -> None:
+def check_share(refused: Sequence[dict], total: int, most: float, listed: Path, setting: str) -> None:
     """Refuse LoRAs of which too many were refused.
 
     Args:
         total: how many LoRAs there were.
         most: share of them that may be refused.
         listed: where they are listed.
+        setting: the name of `most` in the error.
 
     Raises:
         InputError: naming the first: more were.
@@ -60,5 +61,5 @@ def check_share(refused: Sequence[dict], total: int, most: float, listed: Path) 
         first["lora"],
         first["key"] or None,
         f"{len(refused)} of {total} LoRAs are unusable, the first ({first['person']}): {first['reason']}",
-        f"{listed} lists them. Mend them or collect them again, or raise flatten.max_quarantined, which is {most}",
+        f"{listed} lists them. Mend them or collect them again, or raise {setting}, which is {most}",
     )

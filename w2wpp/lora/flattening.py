@@ -16,7 +16,13 @@ from w2wpp.lora.shards import open_shards, write_shard
 from w2wpp.lora.statistics import standardise_shards
 
 
-def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined: float = 0.01) -> None:
+def flatten_zoo(
+    zoo: Path,
+    out: Path,
+    people: int | None = None,
+    max_quarantined: float = 0.01,
+    setting: str = "max_quarantined",
+) -> None:
     """Write the LoRAs of a zoo as weight vectors for `read_weights`. One pack of LoRAs is in memory at a time.
 
     Args:
@@ -24,6 +30,7 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
         out: folder of the vectors, of `people.csv`, `statistics.safetensors` (written last) and `quarantine.csv`.
         people: number of zoo people who are kept, counted from the first; None for all.
         max_quarantined: share of LoRAs that may be refused.
+        setting: the name of this share in the error.
 
     Raises:
         InputError: more LoRAs were refused, or a file contradicts the manifest.
@@ -57,7 +64,7 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
                     torch.stack([vectors[row] for row in some.index]),
                     layout,
                 )
-    check_share(refused, total, max_quarantined, write_quarantine(out, refused, LORAS))
+    check_share(refused, total, max_quarantined, write_quarantine(out, refused, LORAS), setting)
     if layout is None:
         raise InputError(str(zoo / "manifest.csv"), None, "no LoRAs", "Run `dvc repro -f collect`")
     people_kept = manifest.loc[kept].drop(columns="file")
