@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from brought_loras import flat, middle_layout
+from brought_loras import collector, flat, kohya, middle_layout
 from safetensors.torch import save, save_file
 
 from w2wpp.files.errors import InputError
@@ -59,6 +59,29 @@ def test_messages_say_what_a_file_is(tmp_path, layout, content, key, words):
         read_lora(path, layout)
     assert (caught.value.where, caught.value.key) == (str(path), key)
     assert caught.value.remedy
+
+
+def test_the_stages_say_it_and_list_the_remedy(tmp_path, layout, sd15_base, monkeypatch):
+    folder, collected = tmp_path / "loras", collector(tmp_path, sd15_base, monkeypatch)
+    for number in range(6):
+        kohya(folder / f"{number}.safetensors", layout, number)
+    (folder / "x.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (folder / "y.safetensors").write_text("<!DOCTYPE html><html>Sign in</html>")
+    save_file({FLUX: torch.ones(1, 2)}, folder / "z.safetensors")
+    with pytest.raises(
+        SystemExit,
+        match=r"^error: x\.safetensors: 3 of 9 LoRAs are unusable, the first \(x\): a Git LFS pointer, which only "
+        r"stands for the file\. Run `git lfs pull` in .*max_quarantined, which is 0\.3",
+    ):
+        collected(folder, max_quarantined=0.3)
+    tables, data = collected(folder, max_quarantined=0.34)
+    assert len(data.people) == 6
+    listed = tables["quarantine"].set_index("lora")
+    assert listed["key"].to_dict() == {"x.safetensors": "", "y.safetensors": "", "z.safetensors": FLUX}
+    for name, row in listed.iterrows():
+        with pytest.raises(InputError) as caught:
+            read_lora(folder / name, layout)
+        assert (row["reason"], row["remedy"]) == (caught.value.reason, caught.value.remedy)
 
 
 def test_a_lora_of_xl_that_has_some_of_the_modules(tmp_path, layout):

@@ -149,7 +149,8 @@ def test_files_that_begin_like_no_photo_are_refused_before_any_is_read(photos, w
     for path in photos.glob("*/0.png"):
         path.write_bytes(b"\0\0\0\x18ftypheic")
     error = refusal(check_people, wanted)
-    assert "Person 0: 0.png, a HEIC picture; JPEG, PNG and WebP are read" in error.reason
+    assert "Person 0, 0.png: a HEIC picture; JPEG, PNG and WebP are read" in error.reason
+    assert error.remedy.startswith("Convert it; or add people, or lower ")
     (photos / "Person 9").mkdir()
     for path in photos.glob("*/0.png"):
         path.write_bytes(b"\x89PNG\r\n\x1a\n and nothing else")
@@ -300,7 +301,8 @@ def test_too_few_photos_are_left_when_copies_are_not_counted(photos, wanted):
     shutil.copy(photos / "Person 1/0.png", photos / "Person 1/1.jpg")
     error = refusal(read_people, wanted, 0, no_face)
     assert "3 people with 3 photos each" in error.reason
-    assert "the first of 2 rejected, Person 1: a copy of 0.png" in error.reason
+    assert "the first of 2 rejected, Person 1, 1.jpg: a copy of 0.png" in error.reason
+    assert error.remedy.startswith("Give another photo; or add people")
 
 
 def test_other_photos_of_a_scene_are_no_copies(photos, wanted):
@@ -324,6 +326,7 @@ def test_a_photo_of_two_people_is_told(tmp_path, wanted, draw_people):
         "person": later,
         "file": "0.png",
         "reason": f"a copy of 0.png of {earlier}, so that whom it shows is not sure",
+        "remedy": "Give another photo",
     }
     assert [each["file"] for each in found.rows if each["person"] == later] == ["1.jpg", "2.png", "3.jpg"]
 

@@ -36,7 +36,7 @@ class FolderPhotos(NamedTuple):
     Attributes:
         photos: uint8 [people, 1 + score_photos, photo_size, photo_size, 3].
         rows: of each photo, its person, split, photo (number), file, face (1 if one was found) and faces (how many).
-        rejected: person, file, reason of each photo that is not taken, and of each person of whom there are too few.
+        rejected: person, file, reason, remedy of each photo that is not taken; of each person who has too few, too.
         others: person, file of what makes no claim to be a photo, such as captions, hidden files and folders.
     """
 
@@ -97,6 +97,7 @@ def read_people(
                     "person": name,
                     "file": "",
                     "reason": f"{len(person.rows)} photos can be read, expected at least {count}",
+                    "remedy": None,
                 }
             )
             continue
@@ -136,7 +137,7 @@ def check_people(params: PortraitsParams, section: str = PortraitsParams.__name_
             try:
                 check_kind(path)
             except InputError as error:
-                refused.append({"person": name, "reason": f"{_shown(path)}, {error.reason}"})
+                refused.append(refusal(error, PHOTOS, person=name, file=_shown(path)))
                 continue
             photos += 1
             if photos == count:
@@ -219,7 +220,9 @@ def _too_few(
     )
     remedy = f"Add people, or lower {section}.validation, {section}.test or {section}.score_photos"
     if rejected:
-        reason += f"; {first_refused(rejected, 'person')}"
+        reason += f"; {first_refused(rejected, 'person', 'file')}"
+        if rejected[0]["remedy"]:
+            remedy = f"{rejected[0]['remedy']}; or {remedy[0].lower()}{remedy[1:]}"
     loose = [_shown(path) for path in beside if not path.name.startswith(".") and claims_to_be_picture(path)]
     if loose:
         reason += f"; photos that lie loose, in no person's folder: {len(loose)}, such as {loose[0]}"

@@ -8,7 +8,7 @@ import torch
 
 from w2wpp.compute.runtime import progress
 from w2wpp.files.errors import InputError
-from w2wpp.files.quarantine import LORAS, check_share, read_quarantine, refusal, write_quarantine
+from w2wpp.files.quarantine import FILES, LORAS, check_share, read_quarantine, refusal, write_quarantine
 from w2wpp.files.storage import read_csv, write_csv, write_pack
 from w2wpp.lora.layout import WeightLayout, flatten
 from w2wpp.lora.packs import read_loras
@@ -55,7 +55,7 @@ def flatten_zoo(
                 try:
                     vectors[row] = flatten({key: part[number] for key, part in tensors.items()}, layout, where)
                 except InputError as error:
-                    refused.append(refusal(error, LORAS, person=person, lora=where))
+                    refused.append(refusal(error, FILES, person=person, lora=where))
             kept += vectors
             for (role, split), some in rows.loc[list(vectors)].groupby(["role", "split"]):
                 write_shard(
