@@ -1,5 +1,6 @@
 """The README's experiments lead back to the start, even in a clone whose dvc.lock another machine wrote."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -68,6 +69,13 @@ class Clone:
             if path.is_file() and not {".git", ".dvc"} & set(path.relative_to(self.folder).parts)
         }
 
+    def revision(self, experiment: str) -> str:
+        return next(
+            line.split()[1]
+            for line in self.run("git for-each-ref --format='%(refname) %(objectname)' refs/exps").splitlines()
+            if line.split()[0].endswith(f"/{experiment}")
+        )
+
     def stages_run(self) -> int:
         return len(self.runs.read_text().splitlines())
 
@@ -116,10 +124,33 @@ def test_the_readmes_experiments_lead_back(clone):
         else:
             assert clone.stages_run() == computed
     assert "didn't change" in clone.run("dvc repro") and clone.files() == before
-    comparison = next(text for command, text in printed.items() if "metrics diff" in command)
+    assert change_of(printed["dvc metrics diff HEAD pca-baseline"], clone, "HEAD")
+
+
+def change_of(comparison: str, clone: Clone, before: str) -> float:
+    """The change of the ID score that a comparison with the baseline prints, after checking both scores beside it."""
     row = next(line.split() for line in comparison.splitlines() if "id_score" in line)
-    old, new, change = map(float, row[2:])
-    assert old != new and change == pytest.approx(new - old)
+    assert row[:2] == ["metrics/inversion.json", "id_score"]
+    scores = [
+        json.loads(clone.run(f"git show {revision}:metrics/inversion.json"))["id_score"]
+        for revision in (before, clone.revision("pca-baseline"))
+    ]
+    assert [float(each) for each in row[2:]] == pytest.approx([*scores, scores[1] - scores[0]])
+    return scores[1] - scores[0]
+
+
+def test_the_readmes_comparisons_of_an_experiment(clone):
+    """With what was committed, with what this machine computes, and with the workspace that is the experiment."""
+    back = next(command for command in commands() if "apply" in command)
+    readme = (ROOT / "README.md").read_text()
+    for command in ("dvc metrics diff pca-baseline", "dvc metrics diff HEAD pca-baseline"):
+        assert command in readme
+    clone.run("dvc exp apply pca-baseline")
+    assert clone.run("dvc metrics diff pca-baseline").strip() == ""
+    clone.run(back)
+    committed = change_of(clone.run("dvc metrics diff HEAD pca-baseline"), clone, "HEAD")
+    here = change_of(clone.run("dvc metrics diff start pca-baseline"), clone, clone.revision("start"))
+    assert committed and here and committed != here  # as the other machine rounds differently
 
 
 def test_the_way_back_brings_back_what_a_lock_of_another_machine_deletes(clone):
