@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from w2wpp.run.profile import apply_profile
+
 ROOT = Path(__file__).parents[1]
 # Computed outputs round differently on another machine, and seconds differ between runs.
 STAGE = """
@@ -15,13 +17,19 @@ import json, os, pathlib, sys, time, yaml
 params, out, *given = yaml.safe_load(open("params.yaml")), *sys.argv[1:]
 with open(os.environ["RUNS"], "a") as runs:
     runs.write(out + chr(10))
-before = [pathlib.Path(file).read_text() for file in given]
+files = [file for each in given for file in [each, *sorted(pathlib.Path(each).rglob("*"))]]
+before = [pathlib.Path(file).read_text() for file in files if pathlib.Path(file).is_file()]
 text = "".join(before) + out + json.dumps([params["vae"], params["flatten"], params["photo_encoder"], params["space"]])
 if out.startswith("metrics"):
     text = json.dumps({"id_score": sum(map(ord, text)) % 997 / 1000})
-elif out != "data/zoo":
+elif out == "data/zoo":
+    text, out = params["collect"]["source"], out + "/" + params["collect"]["source"] + ".csv"
+    if text != "zoo":
+        pathlib.Path("data/zoo/loras").mkdir(parents=True)
+        pathlib.Path("data/zoo/loras/0.safetensors").write_text(text)
+else:
     text += os.environ["MACHINE"]
-pathlib.Path(out).parent.mkdir(exist_ok=True)
+pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
 pathlib.Path(out).write_text(text)
 if out == "data/inversions":
     pathlib.Path("data/seconds").write_text(str(time.time()))
@@ -94,6 +102,7 @@ def clone(tmp_path_factory) -> Clone:
     shutil.copy(ROOT / "params.yaml", first.folder)
     (first.folder / "stage.py").write_text(STAGE)
     (first.folder / "dvc.yaml").write_text(PIPELINE)
+    (first.folder / ".gitignore").write_text("data/zoo/loras\n")
     named = "git config user.name tester && git config user.email tester@example.org"
     first.run(f"git init -q && {named} && dvc init -q && dvc config core.analytics false && dvc repro")
     first.run("git add -A && git commit -qm first && git clone -q . ../clone")
@@ -151,6 +160,20 @@ def test_the_readmes_comparisons_of_an_experiment(clone):
     committed = change_of(clone.run("dvc metrics diff HEAD pca-baseline"), clone, "HEAD")
     here = change_of(clone.run("dvc metrics diff start pca-baseline"), clone, clone.revision("start"))
     assert committed and here and committed != here  # as the other machine rounds differently
+
+
+def test_the_way_back_from_stable_diffusion(clone):
+    """From a zoo that git does not track, in the place of the tracked one."""
+    blocks = (ROOT / "docs/how-to/sd15.md").read_text().split("```")[1::2]
+    back = next(block.strip() for block in blocks if "dvc exp apply" in block)
+    before = clone.files()
+    apply_profile(ROOT / "profiles/sd15.yaml", clone.folder / "params.yaml")
+    clone.run("dvc repro")
+    computed = clone.stages_run()
+    assert "data/zoo/loras/0.safetensors" in clone.files() and "data/zoo/zoo.csv" not in clone.files()
+    clone.run(back)
+    assert clone.files() == before
+    assert "didn't change" in clone.run("dvc repro") and clone.stages_run() == computed
 
 
 def test_the_way_back_brings_back_what_a_lock_of_another_machine_deletes(clone):
