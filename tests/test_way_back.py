@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from w2wpp.run.profile import apply_profile
 
 ROOT = Path(__file__).parents[1]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Computed outputs round differently on another machine, and seconds differ between runs.
 STAGE = """
 import json, os, pathlib, sys, time, yaml
@@ -36,7 +38,7 @@ if out == "data/inversions":
 """
 PIPELINE = """
 stages:
-  settings: {cmd: exit 0, deps: [params.yaml]}
+  settings: {cmd: echo settings >> $RUNS, deps: [params.yaml]}
   collect: {cmd: python stage.py data/zoo, deps: [stage.py], params: [collect], outs: [{data/zoo: {cache: false}}]}
   vae:
     cmd: python stage.py data/space data/zoo
@@ -105,6 +107,8 @@ def clone(tmp_path_factory) -> Clone:
     (first.folder / ".gitignore").write_text("data/zoo/loras\n")
     named = "git config user.name tester && git config user.email tester@example.org"
     first.run(f"git init -q && {named} && dvc init -q && dvc config core.analytics false && dvc repro")
+    # Where dependencies leave it open, dvc follows the order of dvc.yaml.
+    assert first.runs.read_text().splitlines()[0] == "settings" == next(iter(STAGES))
     first.run("git add -A && git commit -qm first && git clone -q . ../clone")
     clone = Clone(folder / "clone", "this", folder / "this.log")
     clone.run(f"{named} && dvc repro")
