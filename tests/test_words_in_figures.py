@@ -17,9 +17,9 @@ from PIL import Image
 from w2wpp.api.strip import strip, write_png
 from w2wpp.faces.portraits import Portraits
 from w2wpp.files.storage import read_json, write_pack
+from w2wpp.files.words import drawn_words
 from w2wpp.report import curves, latent_planes, picture_sheets, scores, sheets, style
 from w2wpp.report.page import render_html
-from w2wpp.report.words import drawn_words
 from w2wpp.run.params import Params
 from w2wpp.spaces.registry import BASELINE, METHODS
 

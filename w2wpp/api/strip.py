@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from w2wpp.files.folders import expanded
 from w2wpp.files.storage import write_atomically
-from w2wpp.report.words import drawn_words
+from w2wpp.files.words import drawn_words
 
 TILE = 160  # pixels of a picture on a sheet; larger ones keep theirs, up to LARGEST
 LARGEST = 512

@@ -106,9 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile", type=expanded, help="YAML with some of the keys of params.yaml")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="single settings, such as collect.path=loras")
-    parser.add_argument(
-        "--params", type=expanded, default=Path("params.yaml"), help="settings to write into"
-    )
+    parser.add_argument("--params", type=expanded, default=Path("params.yaml"), help="settings to write into")
     args = parser.parse_intermixed_args()
     apply_profile(args.profile, args.params, args.settings)
 
