@@ -8,7 +8,7 @@ from functools import partial
 from w2wpp.compute.batches import Shard, finish, in_resumable_batches, joined
 from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
-from w2wpp.diffusion.pipeline import check_photo_size, load_pipeline
+from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.faces.finders import load_face_finder
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import file_hash, folder_hash, write_json, write_pack
@@ -17,6 +17,7 @@ from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.inversion.refinement import found_weights, invert_batch
 from w2wpp.inversion.search import EncodedPhotos, SearchOptions
 from w2wpp.lora.export import export_lora
+from w2wpp.run.held_out import check_photo_size
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.registry import load_space

@@ -1,11 +1,13 @@
 """One photo of any size is framed like the training photos, and inverted as the stage inverts held-out people."""
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage
 import torch
+from photo_files import broken_exif, encoded, scene
 from PIL import Image
 
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
@@ -117,17 +119,37 @@ def test_of_several_faces_the_clearly_largest_is_taken(find):
     assert align_photo(photo.crop((0, 0, 470, 500)), 64, RENDERED, find).faces == 1
 
 
-def test_photos_are_files_images_or_arrays(tmp_path):
+def test_photos_are_files_images_or_arrays(tmp_path, monkeypatch):
     photo = astronaut()
     photo.save(tmp_path / "a.png")
     (tmp_path / "link").symlink_to(tmp_path / "a.png")
     for given in (str(tmp_path / "a.png"), tmp_path / "link", photo, photo.convert("RGBA"), np.asarray(photo)):
         np.testing.assert_array_equal(np.asarray(open_photo(given)), np.asarray(photo))
-    with pytest.raises(InputError, match="cannot be read"):
-        open_photo(tmp_path / "none.jpg")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.testing.assert_array_equal(np.asarray(open_photo("~/a.png")), np.asarray(photo))
+    for absent in (tmp_path / "none.jpg", "~nobody/a.png"):
+        with pytest.raises(InputError, match="cannot be read"):
+            open_photo(absent)
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ArgumentError, match=r"photo: expected uint8 \[h, w, 3\]"):
             open_photo(wrong)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "P", "1", "I;16"])
+@pytest.mark.parametrize("metadata", ["none", "turned", "broken"])
+def test_opened_pictures_are_what_their_files_are(tmp_path, mode, metadata):
+    """As greyscale of 16 bits, transparent pictures and broken metadata are."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kind, options = "JPEG" if mode == "CMYK" else "PNG", {"exif": exif} if metadata == "turned" else {}
+    content = encoded(scene(3, (90, 80)), kind, mode, **options)
+    content = broken_exif(content, random.Random(0)) if metadata == "broken" else content
+    (tmp_path / "photo").write_bytes(content)
+    opened = Image.open(tmp_path / "photo")
+    seen = np.asarray(open_photo(opened))
+    assert np.ptp(seen) > 100
+    np.testing.assert_array_equal(seen, np.asarray(open_photo(tmp_path / "photo")))
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(Image.open(tmp_path / "photo")))  # as it was
 
 
 def test_the_base_model_tells_how_its_photos_are_framed(pipe, sd15_base):

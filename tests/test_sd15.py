@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from trees import leaves
 
 from w2wpp.diffusion.hub import find_model
-from w2wpp.diffusion.pipeline import check_photo_size, load_pipeline
+from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.diffusion.pretrained import REFERENCE, refer_to_model
 from w2wpp.evaluation.gallery import draw_zoo
 from w2wpp.files.errors import ArgumentError, InputError
@@ -23,6 +23,7 @@ from w2wpp.files.storage import read_csv, read_json, read_pack
 from w2wpp.ingest.sources import read_layout
 from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.lora.layout import LoraParams
+from w2wpp.run.held_out import check_photo_size
 from w2wpp.run.params import Params, in_params, load_params
 from w2wpp.run.preflight import check_sources
 from w2wpp.run.profile import apply_profile

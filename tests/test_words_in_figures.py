@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from w2wpp.api.strip import strip, write_png
 from w2wpp.faces.portraits import Portraits
 from w2wpp.files.storage import read_json, write_pack
+from w2wpp.files.words import drawn_words
 from w2wpp.report import curves, latent_planes, picture_sheets, scores, sheets, style
 from w2wpp.report.page import render_html
-from w2wpp.report.words import drawn_words
 from w2wpp.run.params import Params
 from w2wpp.spaces.registry import BASELINE, METHODS
 
@@ -186,6 +187,19 @@ def test_words_are_text_on_the_sheets_of_the_report(tmp_path, caplog):
     drawn(sheets.interpolation_figure(tmp_path / "blends", held_out), caplog)
     texts = drawn(sheets.sampling_figure(tmp_path / "samples", "vae"), caplog)
     assert {drawn_words(words, 10, 12) for words in WORDS} - {""} <= set(texts)
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_words_are_text_on_the_sheets_of_commands(words, tmp_path):
+    picture = Image.fromarray(pictures()[:, :8])
+    sheet = strip([("photo", [picture]), (words, [picture] * 2)])
+    write_png(tmp_path / "sheet.png", sheet)
+    assert Image.open(tmp_path / "sheet.png").size == sheet.size and max(sheet.size) < 2000
+    title = np.asarray(sheet)[20:46, 200:]
+    assert (title < 128).any() == bool(words.strip(" \x00\ud800"))
+    np.testing.assert_array_equal(
+        title, np.asarray(strip([("photo", [picture]), (drawn_words(words, 120), [picture] * 2)]))[20:46, 200:]
+    )
 
 
 @pytest.mark.parametrize("words", ["plain", "José", "two\nlines and more", "x" * 70_000, "שלום"])

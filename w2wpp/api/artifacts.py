@@ -8,6 +8,7 @@ from pathlib import Path
 from w2wpp.diffusion.hub import find_model
 from w2wpp.diffusion.pretrained import FILES, REFERENCE
 from w2wpp.files.errors import ArgumentError
+from w2wpp.files.folders import expanded
 from w2wpp.files.tensor_files import printable
 from w2wpp.spaces.base import SPACE
 
@@ -31,7 +32,7 @@ def base_folder(where: str | Path = BASE) -> Path:
     Raises:
         ArgumentError: naming `base`: there is no such model.
     """
-    folder = Path(where).expanduser()
+    folder = expanded(where)
     if any((folder / name).is_file() for name in (_INDEX, REFERENCE)):
         return folder
     if folder == BASE:
@@ -101,7 +102,7 @@ def is_name(where: str | Path) -> bool:
 
 def _named(where: str | Path, folder: Path, file: str | None, key: str) -> Path:
     if not is_name(where):
-        path = Path(where).expanduser()
+        path = expanded(where)
         if not path.is_file():
             raise ArgumentError(None, key, f"no such file: {printable(where)}", f"Give a file{_known(folder, file)}")
         return path

@@ -13,7 +13,7 @@ from w2wpp.compute.schedules import chunks
 from w2wpp.diffusion.pretrained import empty_unet
 from w2wpp.files.errors import InputError
 from w2wpp.files.folders import normal_form
-from w2wpp.files.quarantine import LORAS, first_refused, write_quarantine
+from w2wpp.files.quarantine import FILES, LORAS, first_refused, write_quarantine
 from w2wpp.files.settings import Path as PathText
 from w2wpp.files.settings import Section
 from w2wpp.files.storage import write_csv
@@ -139,7 +139,7 @@ def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: P
             shards[split] = write_shards(out / "loras" / split, blocks, layout, LORAS_PER_FILE)
             parts.append(table.iloc[rows])
     _write_zoo(out, parts, shards)
-    write_quarantine(out, _refused(scan), LORAS)
+    write_quarantine(out, _refused(scan), FILES)
     write_csv(
         out / "duplicates.csv",
         pd.DataFrame([vars(each) for each in scan.duplicates], columns=["name", "original", "match", "distance"]),
@@ -187,7 +187,13 @@ def _write_zoo(out: Path, parts: list[pd.DataFrame], shards: dict[str, Shards]) 
 def _refused(scan: FolderScan) -> list[dict]:
     """What the flatten stage counts as unusable beside what it refuses itself."""
     return [
-        {"person": own_name(each.name), "lora": each.name, "key": each.key, "reason": each.reason}
+        {
+            "person": own_name(each.name),
+            "lora": each.name,
+            "key": each.key,
+            "reason": each.reason,
+            "remedy": each.remedy,
+        }
         for each in scan.rejected
     ]
 

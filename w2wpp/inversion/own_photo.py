@@ -15,8 +15,9 @@ from torch import Tensor
 from w2wpp.codec import PatchCodec
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts
 from w2wpp.faces.frames import FFHQ, RENDERED, Frame, Framing, align, face_masks, find_faces, is_framed
-from w2wpp.faces.pictures import read_picture
+from w2wpp.faces.pictures import as_rgb, read_picture
 from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.files.folders import expanded
 from w2wpp.files.tensor_files import printable
 from w2wpp.inversion.photo_encoder import PhotoEncoder, uninformed
 from w2wpp.inversion.refinement import refine
@@ -90,9 +91,9 @@ def open_photo(photo: Photo) -> Image.Image:
     """
     if isinstance(photo, (str, Path)):
         # The user named this photo, so it may be a link, unlike a photo among thousands in a folder.
-        return read_picture(Path(photo).expanduser().resolve())
+        return read_picture(expanded(photo).resolve())
     if isinstance(photo, Image.Image):
-        return ImageOps.exif_transpose(photo).convert("RGB")
+        return as_rgb(photo)
     array = np.asarray(photo)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ArgumentError(
