@@ -67,7 +67,7 @@ class Clone:
         self.folder = folder
 
     def run(self, *command: str, ok: bool = True) -> str:
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=800)
         output = done.stdout + done.stderr
         assert (done.returncode == 0) == ok, f"{' '.join(command)} gave {done.returncode}:\n{output[-4000:]}"
         return output

@@ -170,14 +170,15 @@ def interpolation_figure(folder: Path, zoo: Portraits | None) -> Figure:
 
 
 def latent_figure(folder: Path, data: Weights, zoo: Portraits, held_out: Portraits) -> Figure:
-    """Zoo people, and the true LoRAs of held-out people, in all spaces."""
+    """Zoo people, and the true LoRAs of the held-out people who are scored, in all spaces."""
     spaces = {space: load_space(folder / space / "space.safetensors") for space in SPACES}
     facts = pd.concat([zoo.manifest, held_out.manifest]).drop_duplicates("person").set_index("person")
-    names = data.names("zoo") + data.names("true")
+    split = held_out.splits[0]
+    names = data.names("zoo") + data.names("true", split)
+    loras = data.of("zoo"), data.of("true", split)
     planes = {
         name: latent_plane(
-            np.concatenate([space.encode(data.of(role)).numpy() for role in ("zoo", "true")]),
-            latent_effects(space, data.std),
+            np.concatenate([space.encode(each).numpy() for each in loras]), latent_effects(space, data.std)
         )
         for name, space in spaces.items()
     }
