@@ -111,7 +111,7 @@ class Params(Section):
 
     seed: Whole = 0
     """Seed of everything that is drawn."""
-    split: Split = "test"
+    split: Split = "validation"
     """Held-out people who are inverted and scored: validation people to choose settings, test people to report."""
     space: Annotated[str, AfterValidator(_space)] = "vae"
     """Space whose inversion metrics/inversion.json shows."""
