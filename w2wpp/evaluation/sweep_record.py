@@ -103,6 +103,7 @@ def _with_defaults(recorded: Mapping, present: Mapping, params: Section) -> dict
     """A record whose settings have today's defaults where they lack a key, as those of params.yaml do."""
     fields = type(params).model_fields
     known = {name: fields[name].default for name in present.keys() & fields.keys()}
+    known["split"] = "test"  # of sweeps that are older than the setting
     filled = {name: value for name, value in known.items() if not isinstance(value, Section)} | dict(recorded)
     for name, content in recorded.items():
         if isinstance(getattr(params, name, None), Section):

@@ -70,11 +70,15 @@ def headline(comparison: Mapping, split: str, unequal: str = "") -> tuple[str, s
         verdict = f"{'VAE' if above else 'PCA'} ahead"
         verdict += " according to one recogniser of two" if above + below == 1 else ""
     measure = "ID score where prompts that contradict the photo are obeyed" if obeyed else "ID score"
+    people = f"{comparison['people']} {'unseen ' if split == 'test' else ''}{split} people"
+    copied = comparison.get("copying", {}).get("gain", {"low": 0, "high": 0})
+    more = "more" if copied["low"] > 0 else "less" if copied["high"] < 0 else ""
+    copying = f" It copies the photo {more} ({copied['low']:+.3f} to {copied['high']:+.3f})." if more else ""
     mean, opinion = (f"{each['mean']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f})" for each in gains)
     return verdict, (
-        f"On {comparison['people']} unseen {split} people, inversion from one photo gains {mean} with the VAE over PCA "
+        f"On {people}, inversion from one photo gains {mean} with the VAE over PCA "
         f"({measure}; paired, 95 % interval). {100 * first['people_better_with_vae']:.0f} % of them score higher with "
-        f"the VAE. A second recogniser, which chose no setting, measures a gain of {opinion}."
+        f"the VAE. A second recogniser, which chose no setting, measures a gain of {opinion}.{copying}"
     )
 
 

@@ -88,7 +88,7 @@ def trade(rungs: pd.DataFrame, across: str = "id_obeyed", up: str = "copying") -
         height = axes.transData.transform(dot)[1] * 72 / figure.dpi
         lowest = max(height + 5, lowest + 11)
         label, shift = RUNGS.get(name, as_label(name)), (6, lowest - height)
-        axes.annotate(label, dot, shift, textcoords="offset points", size=8, color=colors[name])
+        axes.annotate(label, (dot[0], dot[1]), shift, textcoords="offset points", size=8, color=colors[name])
     return figure
 
 
