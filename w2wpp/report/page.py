@@ -73,7 +73,8 @@ def headline(comparison: Mapping, split: str, unequal: str = "") -> tuple[str, s
     people = f"{comparison['people']} {'unseen ' if split == 'test' else ''}{split} people"
     copied = comparison.get("copying", {}).get("gain", {"low": 0, "high": 0})
     more = "more" if copied["low"] > 0 else "less" if copied["high"] < 0 else ""
-    copying = f" The VAE copies the photo {more} than PCA ({copied['low']:+.3f} to {copied['high']:+.3f})." if more else ""
+    interval = f"{copied['low']:+.3f} to {copied['high']:+.3f}"
+    copying = f" The VAE copies the photo {more} than PCA ({interval})." if more else ""
     mean, opinion = (f"{each['mean']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f})" for each in gains)
     return verdict, (
         f"On {people}, inversion from one photo gains {mean} with the VAE over PCA "
