@@ -33,6 +33,7 @@ from w2wpp.world.base_model import BaseParams
 ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "profiles/sd15.yaml"
 TINY = (
+    "split=test",
     "base.revision=null",
     "collect.source=folder",
     "collect.path=loras",
@@ -149,6 +150,9 @@ def test_every_stage_runs_and_measures(world):
             "inversion.id_score_normalised",
             "inversion.tar_at_far1",
             "inversion.face_found",
+            "inversion.copying",
+            "inversion.copying_identity",
+            "inversion.variety",
             "inversion.seconds_per_person",
             "inversion.prompt_alignment",
         }
@@ -164,6 +168,7 @@ def test_every_stage_runs_and_measures(world):
         "mean",
         "nearest",
         "pca inversion",
+        "photo",
         "vae inversion",
     ]
 
