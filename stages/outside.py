@@ -51,17 +51,13 @@ def main() -> None:
         write_json(out / "metrics.json", {})
         return
     pipe = load_pipeline(args.base, device(), args.params.generate.dtype)
-    space_file, encoder_file = (
-        args.spaces / args.space / "space.safetensors",
-        args.encoders / f"{args.space}.safetensors",
-    )
+    space_file = args.spaces / args.space / "space.safetensors"
+    encoder_file = args.encoders / f"{args.space}.safetensors"
     space, encoder = load_space(space_file).to(device()), PhotoEncoder.load(encoder_file)
     restorer_file = args.restorer / "restorer.safetensors"
     restorer = load_restorer(restorer_file).to(device())
-    held_out, pictures = (
-        read_portraits(args.portraits).of_split(args.params.split),
-        read_pack(args.styles / "pictures.safetensors")[0],
-    )
+    held_out = read_portraits(args.portraits).of_split(args.params.split)
+    pictures, _ = read_pack(args.styles / "pictures.safetensors")
     rows = held_out.manifest[held_out.manifest["photo"] == 0]
     text = photo_prompts(pipe, rows, prompt=args.params.invert.prompt, captions=args.params.invert.captions)[:, None]
     real = RealPhotos.of(pipe, held_out.images[:, -args.params.portraits.score_photos :])
@@ -100,9 +96,8 @@ def main() -> None:
         finish(batches, work, what, args.params.engine)
         found = {
             "encoder": space.decode(encoder(restored.latents).mean),
-            "inversion": found_weights(space.cpu(), joined(batches)).to(device()),
+            "inversion": found_weights(space, {key: each.to(device()) for key, each in joined(batches).items()}),
         }
-        space = space.to(device())
         summaries = {}
         for rung, weights in found.items():
             drawn[f"{style} {rung}"], table, summaries[rung] = bench.score(

@@ -10,6 +10,7 @@ import torch
 from photo_files import broken_exif, encoded, scene
 from PIL import Image
 
+from w2wpp.api.artifacts import restorer_file
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
 from w2wpp.faces.finders import load_face_finder
 from w2wpp.faces.frames import FFHQ, RENDERED, align
@@ -49,6 +50,12 @@ def elsewhere(rendered) -> list[Image.Image]:
         large = np.pad(large, ((160, 240), (300, 80), (0, 0)), mode="edge")
         photos.append(Image.fromarray(large).rotate(10, Image.Resampling.BICUBIC, center=(460, 320)))
     return photos
+
+
+def test_a_restorer_that_is_not_there_is_named():
+    for absent in ("none.safetensors", "~nobody-here/restorer.safetensors"):
+        with pytest.raises(ArgumentError, match=rf"restorer: no such file: {absent}"):
+            restorer_file(absent)
 
 
 def test_a_photo_that_is_framed_already_is_taken_as_it_is(rendered, find):

@@ -71,7 +71,7 @@ def restorer_file(where: str | Path = RESTORER) -> Path:
     Raises:
         ArgumentError: naming `restorer`: there is no such file.
     """
-    path = Path(where).expanduser()
+    path = expanded(where)
     if not path.is_file():
         raise ArgumentError(
             None, "restorer", f"no such file: {printable(where)}", "Run `dvc repro restorer`, or give one"

@@ -11,6 +11,7 @@ from w2wpp.diffusion.denoising import GenerateParams, generate
 from w2wpp.diffusion.pipeline import encode_images
 from w2wpp.evaluation import scoring
 from w2wpp.evaluation.gallery import EvaluateParams, Gallery, embed_all
+from w2wpp.evaluation.protocol import codec_vectors
 from w2wpp.evaluation.style_probe import StyleProbe
 from w2wpp.faces.embeddings import Embeddings
 from w2wpp.faces.recognizers import Recognizer
@@ -46,13 +47,8 @@ class RealPhotos:
     @classmethod
     def of(cls, pipe: StableDiffusionPipeline, images: Tensor) -> "RealPhotos":
         """Of photos uint8 [n, photos, h, w, 3]."""
-        latents = vectors(latents_of(pipe, images))
+        latents = codec_vectors(pipe, images)
         return cls(latents, latents.mean((0, 1)))
-
-
-def latents_of(pipe: StableDiffusionPipeline, pictures: Tensor) -> Tensor:
-    """Scaled latents [n, g, c, h, w] of pictures uint8 [n, g, H, W, 3], on the CPU."""
-    return encode_images(pipe, pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2]).cpu()
 
 
 def vectors(latents: Tensor) -> np.ndarray:
@@ -67,7 +63,7 @@ def measure(
 
     Args:
         seen: embeddings [n, g] of the pictures that the models draw.
-        latents: of these pictures [n, g, c, h, w], see `latents_of`.
+        latents: scaled latents of these pictures, [n, g, c, h, w].
         styled: scaled latents [n, c, h, w] of the picture that each model was made from.
 
     Returns:
@@ -140,7 +136,7 @@ class Bench:
             Pictures uint8 [n, seeds, h, w, 3], the table of `measure` with the people's names, and the `summary`.
         """
         drawn = generate(self.pipe, self.layout, weights, [self.evaluate.prompt], seeds, self.drawing, what)[:, 0]
-        latents = latents_of(self.pipe, drawn)
+        latents = encode_images(self.pipe, drawn.flatten(0, 1)).unflatten(0, drawn.shape[:2]).cpu()
         seen = embed_all(self.recognizer, drawn)
         table = measure(seen, latents, styled, self.real, self.gallery, self.probe)
         found = summary(table, latents, self.real, self.gallery.scored, self.evaluate.bootstrap)
