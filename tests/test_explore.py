@@ -193,10 +193,18 @@ def test_id_scores_have_a_scale_and_need_a_gallery_and_a_face(studio, face):
     assert visit.likeness(itself) == "ID 1.00 (a stranger 0.10, own photos 0.90)" and visit.likeness(None) == ""
 
 
+@pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("request_", [Request(), SMILING], ids=["plain", "prompted"])
-def test_lora_and_snippet_draw_what_was_shown_to_the_bit(studio, two, monkeypatch, request_, tmp_path):
-    two.request = request_
-    person = visit.finished(studio, two)
+def test_lora_and_snippet_draw_what_was_shown_to_the_bit(
+    studio, wide_layout, draw_weights, make_space, monkeypatch, request_, rank, tmp_path
+):
+    if rank == 2:
+        studio.spaces["pca"] = make_space(
+            wide_layout, draw_weights(wide_layout, 4, seed=5, size=1.0), draw_weights(wide_layout, 1)[0]
+        )
+    visitor = Visit("pca", request_)
+    visit.sample(studio, visitor, 6, 1)
+    person = visit.take(studio, visitor, 0)
     lora, code = take_home.lora(person), take_home.snippet(person, studio)
     monkeypatch.chdir(tmp_path)  # where data/base is
     for file in (lora, code):
@@ -204,8 +212,7 @@ def test_lora_and_snippet_draw_what_was_shown_to_the_bit(studio, two, monkeypatc
     runpy.run_path(code.name)
     drawn = [np.asarray(Image.open(f"sample-6-{seed}.png")) for seed in request_.seeds]
     assert same(person.pictures, drawn)
-    again = w2wpp.load_lora(lora.name, "pca")
-    assert torch.equal(again.weights, person.person.weights)
+    assert torch.equal(w2wpp.load_lora(lora.name).weights, person.person.weights)
 
 
 def test_latent_and_sheet_hold_what_was_shown(studio, two):

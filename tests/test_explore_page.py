@@ -47,12 +47,14 @@ MINUTES = 3 * 60_000  # milliseconds; other tests run at the same time
 
 
 @pytest.fixture(scope="module")
-def studio(pipe, layout, draw_weights, make_space, face) -> Studio:
+def studio(pipe, wide_layout, draw_weights, make_space, face) -> Studio:
     """Three spaces of 24 dimensions with 20 attributes; or the shipped world."""
     if SHOTS:
         return open_studio("data/base", known_spaces(), read_settings())
     spaces = {
-        name: make_space(layout, draw_weights(layout, 24, seed=seed, size=1.0), draw_weights(layout, 1)[0])
+        name: make_space(
+            wide_layout, draw_weights(wide_layout, 24, seed=seed, size=1.0), draw_weights(wide_layout, 1)[0]
+        )
         for seed, name in enumerate(("vae", "linear", "pca"), 4)
     }
     readouts = torch.randn(len(LABELS), 24, generator=torch.Generator().manual_seed(0))

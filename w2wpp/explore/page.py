@@ -68,7 +68,7 @@ class Page:
     def _sample(self) -> None:
         with gr.Row(elem_classes="controls"):
             self.first = gr.Number(0, label="First seed", minimum=0, precision=0, scale=0, min_width=120)
-            self.other = gr.Button("Other people", variant="primary", scale=0, min_width=150)
+            self.other = gr.Button("Other people", variant="primary", size="md", scale=0, min_width=150)
             gr.HTML("<p>Nobody here exists. Click a face to take it in hand.</p>")
         self.grid = gr.HTML(elem_id="grid", js_on_load=_script("choose"))
 
@@ -81,14 +81,16 @@ class Page:
         self.third = gr.Slider(0, 1, 0.33, step=0.01, label="Share of the third person", elem_id="third", visible=False)
         self.way = gr.HTML(elem_id="way", js_on_load=_script("choose"))
         with gr.Row(elem_classes="controls"):
-            self.moving = gr.Radio(list(take_home.WALKS), value="WebP", label="Walk there and back", scale=0)
-            self.walk = gr.Button("Save the walk", scale=0, min_width=150)
+            self.moving = gr.Radio(
+                list(take_home.WALKS), value="WebP", label="Walk there and back", scale=0, min_width=220
+            )
+            self.walk = gr.Button("Save the walk", size="md", scale=0, min_width=150)
 
     def _edit(self) -> None:
         with gr.Row(elem_classes="controls"):
             self.edited = gr.Dropdown([], label="Person")
             self.hold = gr.Checkbox(True, label="Hold other attributes", scale=0, min_width=200)
-            self.reset = gr.Button("Reset", scale=0, min_width=90)
+            self.reset = gr.Button("Reset", size="md", scale=0, min_width=90)
         if not self.studio.labels:
             gr.HTML("<p>No directions of attributes lie beside these spaces. Run <code>dvc repro edit</code>.</p>")
         with gr.Row(elem_id="sliders"):
@@ -110,13 +112,13 @@ class Page:
                     js_on_load=_script("choose"),
                 )
         with gr.Row(elem_classes="controls"):
-            self.search = gr.Button("Find this person", variant="primary", scale=0, min_width=160)
-            self.refine = gr.Checkbox(False, label="Refine beyond the space", scale=0, min_width=200)
+            self.search = gr.Button("Find this person", variant="primary", size="md", scale=0, min_width=160)
+            self.refine = gr.Checkbox(False, label="Refine beyond the space", scale=0, min_width=240)
         self.found = gr.HTML(elem_id="found")
 
     def _compare(self) -> None:
         with gr.Row(elem_classes="controls"):
-            self.versus = gr.Button("Compare the person in hand", variant="primary", scale=0, min_width=230)
+            self.versus = gr.Button("Compare the person in hand", variant="primary", size="md", scale=0, min_width=230)
             gr.HTML("<p>The same seed, photos or changes in every space.</p>")
         self.spaces = gr.HTML(elem_id="spaces")
 
@@ -124,9 +126,11 @@ class Page:
         self.hand = gr.HTML(elem_id="shown")
         self.prompt = gr.Dropdown(PROMPTS, value=PROMPTS[0], label="Prompt", allow_custom_value=True, elem_id="prompt")
         with gr.Row(elem_classes="controls"):
-            self.seed = gr.Number(0, label="Seed", minimum=0, precision=0, min_width=70)
-            self.count = gr.Radio([1, 2, MOST_SEEDS], value=1, label="Pictures", min_width=130, elem_id="count")
-            self.keep = gr.Button("Keep", min_width=70, elem_id="keep")
+            self.seed = gr.Number(0, label="Seed", minimum=0, precision=0, scale=1, min_width=60)
+            self.count = gr.Radio(
+                [1, 2, MOST_SEEDS], value=1, label="Pictures", scale=2, min_width=150, elem_id="count"
+            )
+            self.keep = gr.Button("Keep", size="md", min_width=60, elem_id="keep")
         self.format = gr.Radio(["diffusers", "peft", "kohya"], value="diffusers", label="Take home", elem_id="format")
         with gr.Row(elem_id="files"):
             self.files = {

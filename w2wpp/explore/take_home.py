@@ -82,6 +82,7 @@ def snippet(shown: Shown, studio: Studio) -> Download:
     seeds, codec = list(shown.request.seeds), type(studio.pipe.vae).__module__
     code = _SNIPPET.format(
         stem=stem,
+        products=_PRODUCTS if shown.person.layout.rank == 1 else "",
         codec=f"import {codec}  # the codec of this base model\n" if codec.startswith("w2wpp") else "",
         base=studio.base,
         dtype=pipe.unet.dtype,
@@ -95,6 +96,12 @@ def snippet(shown: Shown, studio: Studio) -> Download:
     return Download(f"{stem}.py", "text/x-python", code.encode())
 
 
+# Routines for matrix times vector, which a LoRA of rank 1 comes to, add up in another order than those for batches.
+_PRODUCTS = """\
+for part in pipe.unet.modules():  # another routine for products of rank 1 would change the last bits
+    if isinstance(part, torch.nn.Linear) and 1 in part.weight.shape:
+        part.forward = lambda x, weight=part.weight: (x[:, None] @ weight.mT[None])[:, 0]
+"""
 _SNIPPET = """\
 # Draws the person of {stem}.safetensors as the page showed them.
 import torch
@@ -105,7 +112,7 @@ pipe = StableDiffusionPipeline.from_pretrained(base, dtype={dtype}, safety_check
 for part in (pipe.unet, pipe.vae):  # another order of numbers in memory would change the last bits
     part.to(memory_format=torch.channels_last)
 pipe.load_lora_weights(".", weight_name="{stem}.safetensors")
-size, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
+{products}size, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
 for seeds in {batches!r}:
     noise = [torch.randn(channels, size, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     pictures = pipe(
