@@ -10,7 +10,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Sampled:
-    """Drawn from the prior by a seed; spaces with one prior and as many dimensions have the same z."""
+    """Drawn by a seed: around a space's donors, see `w2wpp.sample`, or from its prior."""
 
     seed: int
 

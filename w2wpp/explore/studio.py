@@ -217,7 +217,7 @@ def _examples(folder: Path) -> dict[str, np.ndarray]:
     from w2wpp.faces.portraits import read_portraits
 
     people = read_portraits(folder)
-    rows = [row for row, split in enumerate(people.splits) if split == "test"] or list(range(len(people.names)))
+    rows = [row for row, split in enumerate(people.splits) if split == "validation"] or list(range(len(people.names)))
     return {people.names[row]: people.images[row, 0].numpy() for row in rows[:EXAMPLES]}
 
 
