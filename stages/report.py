@@ -18,6 +18,8 @@ from w2wpp.lora.weights import read_weights
 from w2wpp.report import page as report
 from w2wpp.report.curves import explained_variance, inversion_loss, kl_curves
 from w2wpp.report.edits import edit_sheet, editing_curves, together_sheet
+from w2wpp.report.latent_planes import latent_space, walkable
+from w2wpp.report.person_by_person import people_table
 from w2wpp.report.scores import SWEEPS, gains, ladder, trade
 from w2wpp.report.sheets import (
     SHOWN,
@@ -25,7 +27,7 @@ from w2wpp.report.sheets import (
     Sheets,
     interpolation_figure,
     inversion_figures,
-    latent_figure,
+    latent_map,
     outside_figures,
     sampling_figure,
     true_lora_figures,
@@ -84,7 +86,8 @@ def main() -> None:
     figures |= inversion_figures(sheets)
     if rendered:
         figures |= outside_figures(args.styles, sheets)
-        figures["latent_space"] = latent_figure(args.spaces, read_weights(args.weights), zoo, sheets.held_out)
+        latents = latent_map(args.spaces, read_weights(args.weights), zoo, sheets.held_out)
+        figures["latent_space"] = latent_space(latents.planes, latents.held_out, latents.factors)
     figures["kl_curves"] = kl_curves(pd.DataFrame(training["history"]))
     figures["explained_variance"] = explained_variance(
         np.array(variance["shares"]), metrics["pca"]["latent_dim"], variance["kept"]
@@ -123,6 +126,8 @@ def main() -> None:
         sweep=sweep,
         same_dimensions=len({metrics[name]["latent_dim"] for name in METHODS}) == 1,
         kept_variance=variance["kept"],
+        people=people_table(sheets, read_measures([args.comparison / "scores.csv"]), rendered),
+        walk=walkable(latents) if rendered else None,
         shown={"inversion": min(SHOWN, len(sheets.scores)), "people": len(sheets.scores)},
     )
     for name, png in pngs.items():

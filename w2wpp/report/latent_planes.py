@@ -1,14 +1,67 @@
 """Latents of people in a plane, coloured by what tells the people apart: arrays in, a matplotlib figure out."""
 
+from dataclasses import dataclass
+
 import numpy as np
-from matplotlib.colors import ListedColormap
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap, to_hex
 from matplotlib.figure import Figure
 
 from w2wpp.report.style import COLORS, INK, LABELS, new_figure, tidy
+from w2wpp.report.thumbnails import tiles
 from w2wpp.report.words import as_label, as_text
 from w2wpp.world.people import HAIR_COLORS
 
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442", "#999999")
+SIDE, ACROSS, GRID = 36, 50, 1000  # pixels of a face, faces in a row, steps of coordinates
+
+
+@dataclass(frozen=True)
+class LatentMap:
+    """People in the latent planes of all spaces.
+
+    Attributes:
+        people: their names.
+        held_out: bool [n], of those whom the spaces never saw.
+        planes: [n, 2] by space.
+        factors: values [n] by factor name, either numbers in [0, 1] or strings.
+        photos: uint8 [n, h, w, 3], one of each.
+    """
+
+    people: list[str]
+    held_out: np.ndarray
+    planes: dict[str, np.ndarray]
+    factors: dict[str, np.ndarray]
+    photos: np.ndarray
+
+
+def walkable(found: LatentMap) -> dict:
+    """A map as data for the page's script: coordinates up to `GRID`, colours by factor, and all faces in one JPEG."""
+
+    def scaled(plane: np.ndarray) -> list[list[int]]:
+        low, span = plane.min(0), np.maximum(np.ptp(plane, axis=0), 1e-12)
+        return (GRID * (plane - low) / span).round().astype(int).tolist()
+
+    return {
+        "grid": GRID,
+        "people": found.people,
+        "held_out": np.flatnonzero(found.held_out).tolist(),
+        "spaces": [
+            {"name": name, "label": LABELS[name], "points": scaled(plane)} for name, plane in found.planes.items()
+        ],
+        "factors": {name: _coded(name, values) for name, values in found.factors.items()},
+        "faces": {"side": SIDE, "across": ACROSS, "picture": tiles(found.photos, SIDE, ACROSS)},
+    }
+
+
+def _coded(factor: str, values: np.ndarray) -> dict:
+    """Names with colours and a number per person; of a numeric factor, nine colours of its scale and its ends."""
+    if values.dtype.kind in "OUS":
+        names = _ordered(values)
+        colors = [to_hex(color) for color in _category_colors(names)]
+        return {"names": names, "colors": colors, "values": [names.index(value) for value in values]}
+    scale = [to_hex(colormaps["cividis"](share)) for share in np.linspace(0, 1, 9)]
+    return {"ends": factor_ends(factor), "colors": scale, "values": np.round(values, 2).tolist()}
 
 
 def latent_plane(latents: np.ndarray, effects: np.ndarray) -> np.ndarray:

@@ -309,6 +309,8 @@ def render_html(figures: Mapping[str, bytes], **content) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    template = environment.from_string(resources.files("w2wpp.report").joinpath("page.html.jinja").read_text("utf-8"))
+    shipped = resources.files("w2wpp.report")
+    template = environment.from_string(shipped.joinpath("page.html.jinja").read_text("utf-8"))
+    script = shipped.joinpath("page.js").read_text("utf-8")
     pictures = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()}
-    return template.render(figures=pictures, **content)
+    return template.render(figures=pictures, script=script, **content)

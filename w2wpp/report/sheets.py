@@ -11,7 +11,7 @@ from w2wpp.faces.portraits import Portraits
 from w2wpp.faces.styles import STYLES
 from w2wpp.files.storage import read_pack
 from w2wpp.lora.weights import Weights
-from w2wpp.report.latent_planes import latent_plane, latent_space
+from w2wpp.report.latent_planes import LatentMap, latent_plane
 from w2wpp.report.page import latent_effects, people_factors, score_text, side_by_side, spread
 from w2wpp.report.picture_sheets import Column, contact_sheet, picture_sheet
 from w2wpp.report.style import COLORS, INK, LABELS
@@ -169,7 +169,7 @@ def interpolation_figure(folder: Path, zoo: Portraits | None) -> Figure:
     return picture_sheet(columns, row_titles, row_colors)
 
 
-def latent_figure(folder: Path, data: Weights, zoo: Portraits, held_out: Portraits) -> Figure:
+def latent_map(folder: Path, data: Weights, zoo: Portraits, held_out: Portraits) -> LatentMap:
     """Zoo people, and the true LoRAs of the held-out people who are scored, in all spaces."""
     spaces = {space: load_space(folder / space / "space.safetensors") for space in SPACES}
     facts = pd.concat([zoo.manifest, held_out.manifest]).drop_duplicates("person").set_index("person")
@@ -182,6 +182,12 @@ def latent_figure(folder: Path, data: Weights, zoo: Portraits, held_out: Portrai
         )
         for name, space in spaces.items()
     }
-    return latent_space(
-        planes, np.array([name not in set(data.names("zoo")) for name in names]), people_factors(facts.loc[names])
+    photos = dict(zip(zoo.names, zoo.images.numpy()[:, 0], strict=True))
+    photos |= dict(zip(held_out.names, held_out.images.numpy()[:, 0], strict=True))
+    return LatentMap(
+        names,
+        ~np.isin(names, zoo.names),
+        planes,
+        people_factors(facts.loc[names]),
+        np.stack([photos[name] for name in names]),
     )
