@@ -6,7 +6,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import importlib.util
+import io
 import json
+import shutil
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -421,6 +423,36 @@ def draw_people() -> Callable[..., None]:
                 )
 
     return draw
+
+
+@pytest.fixture(scope="module")  # a session's browser would hold an event loop that notebooks need
+def browser():
+    """A real browser without a window; tests are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not found:
+        pytest.skip("no Chromium here; Debian's package is `chromium`")
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    quiet += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=found[0], args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def keep() -> Callable[..., None]:
+    """keep(page, name) leaves a picture of a page in the folder W2WPP_SCREENSHOTS, where that is set, for the docs."""
+    folder = os.environ.get("W2WPP_SCREENSHOTS")
+
+    def save(page, name: str) -> None:
+        if folder:
+            page.wait_for_timeout(500)  # what fades in is there then
+            shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            shot.save(Path(folder, f"{name}.webp"), quality=85, method=6)
+
+    return save
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -32,12 +31,6 @@ playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is no
 from w2wpp.explore.serve import launch  # noqa: E402
 from w2wpp.explore.wiring import Wiring  # noqa: E402
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here; Debian's package is `chromium`")
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SHOTS = os.environ.get("W2WPP_SCREENSHOTS")
 LABELS = ["sex", "age", "weight", "skin", "glasses", "beard"]
 LABELS += [f"hair_{color}" for color in ("black", "blond", "brown", "grey", "red", "white")]
@@ -59,8 +52,9 @@ def studio(pipe, wide_layout, draw_weights, make_space, face) -> Studio:
     }
     readouts = torch.randn(len(LABELS), 24, generator=torch.Generator().manual_seed(0))
     directions = Directions(tuple(LABELS), tuple(label.split("_")[0] for label in LABELS), readouts, torch.eye(24))
+    examples = {f"validation-{number:05d}": face for number in range(6)}
     settings = Settings(InvertParams(steps=3), GenerateParams(inference_steps=5))
-    return Studio(pipe, "data/base", spaces, dict.fromkeys(spaces, directions), settings, {"somebody": face})
+    return Studio(pipe, "data/base", spaces, dict.fromkeys(spaces, directions), settings, examples)
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +62,6 @@ def served(studio) -> Iterator[Wiring]:
     wiring = launch(studio)
     yield wiring
     wiring.page.blocks.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -127,13 +113,6 @@ def shows(page, selector: str, expected: list[np.ndarray]) -> None:
     until(lambda: same(bits(page, selector), expected))
 
 
-def keep(page, name: str) -> None:
-    """A picture of the page for the docs."""
-    if SHOTS:
-        Path(SHOTS).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=f"{SHOTS}/explore-{name}.png")
-
-
 def slide(page, slider, steps: int) -> None:
     """Move a slider by its keys."""
     slider.focus()
@@ -156,13 +135,13 @@ def download(page, button: str) -> tuple[str, bytes]:
     return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
 
 
-def test_a_face_is_taken_by_a_click_or_a_key(visit, studio):
+def test_a_face_is_taken_by_a_click_or_a_key(visit, studio, keep):
     page = visit()
     assert page.locator("#grid button.face").count() == 12
     assert same(bits(page, "#shown"), drawn(studio, w2wpp.sample(studio.spaces["vae"], 0)))
     page.locator("#grid button.face").nth(3).click()
     shows(page, "#shown", drawn(studio, w2wpp.sample(studio.spaces["vae"], 3)))
-    keep(page, "sample")
+    keep(page, "explore-sample")
     page.locator("#grid button.face").nth(4).focus()
     page.keyboard.press("Enter")
     shows(page, "#shown", drawn(studio, w2wpp.sample(studio.spaces["vae"], 4)))
@@ -170,7 +149,7 @@ def test_a_face_is_taken_by_a_click_or_a_key(visit, studio):
     until(lambda: "sample 12" in page.locator("#grid").inner_text())
 
 
-def test_a_blend_follows_its_slider(visit, studio):
+def test_a_blend_follows_its_slider(visit, studio, keep):
     page = visit()
     tab(page, "Blend")
     assert page.locator("#way button.face").count() == 7
@@ -180,29 +159,29 @@ def test_a_blend_follows_its_slider(visit, studio):
     slide(page, page.locator("#share input[type=range]"), 5)
     shows(page, "#shown", drawn(studio, w2wpp.blend(*ends, 0.55)))
     assert "55%" in page.locator("#shown").inner_text()
-    keep(page, "blend")
+    keep(page, "explore-blend")
     name, content = download(page, "Save the walk")
     assert name == "walk.webp" and Image.open(io.BytesIO(content)).n_frames > 12
 
 
-def test_attributes_change_and_come_back(visit, studio):
+def test_attributes_change_and_come_back(visit, studio, keep):
     page = visit()
     tab(page, "Edit")
     labels = page.locator("#sliders input[type=range]")
     assert labels.count() == len(studio.labels)
-    slide(page, labels.nth(1), 6)
-    start, label = w2wpp.sample(studio.spaces["vae"], 0), studio.labels[1]
-    expected = start.edit({label: 3.0}, True, studio.directions["vae"])
+    start, label = w2wpp.sample(studio.spaces["vae"], 0), "glasses"
+    slide(page, labels.nth(studio.labels.index(label)), 10)
+    expected = start.edit({label: 5.0}, True, studio.directions["vae"])
     shows(page, "#shown", drawn(studio, expected))
     shows(page, "#change", [*drawn(studio, start), *drawn(studio, expected)])
-    keep(page, "edit")
+    keep(page, "explore-edit")
     page.get_by_label("Hold other attributes").uncheck()
-    shows(page, "#shown", drawn(studio, start.edit({label: 3.0}, False, studio.directions["vae"])))
+    shows(page, "#shown", drawn(studio, start.edit({label: 5.0}, False, studio.directions["vae"])))
     page.get_by_role("button", name="Reset", exact=True).click()
     shows(page, "#shown", drawn(studio, start))
 
 
-def test_a_photo_becomes_a_person(visit, studio, tmp_path):
+def test_a_photo_becomes_a_person(visit, studio, tmp_path, keep):
     page = visit()
     tab(page, "Invert")
     Image.fromarray(pictures.astronaut()).save(tmp_path / "me.png")
@@ -219,7 +198,7 @@ def test_a_photo_becomes_a_person(visit, studio, tmp_path):
     if SHOTS:
         page.get_by_role("button", name="Find this person").click()
         until(lambda: page.locator("#found figure").count() == 3)
-        keep(page, "invert")
+        keep(page, "explore-invert")
 
 
 def test_wrong_files_are_answered_by_one_line(visit, tmp_path):
@@ -241,12 +220,12 @@ def test_wrong_files_are_answered_by_one_line(visit, tmp_path):
     playwright.expect(alert).to_contain_text("no face found", timeout=MINUTES)
 
 
-def test_spaces_are_compared_side_by_side(visit, studio):
+def test_spaces_are_compared_side_by_side(visit, studio, keep):
     page = visit()
     tab(page, "Compare")
     page.get_by_role("button", name="Compare the person in hand").click()
     shows(page, "#spaces", [drawn(studio, w2wpp.sample(space, 0))[0] for space in studio.spaces.values()])
-    keep(page, "compare")
+    keep(page, "explore-compare")
 
 
 def test_what_is_taken_home_draws_what_was_shown(visit, studio, make_pipe, tmp_path):
@@ -310,15 +289,19 @@ def test_two_visitors_do_not_meet_and_leave_nothing(visit, served, studio, tmp_p
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_tab_fits_one_screen(visit, scheme):
+def test_every_tab_fits_one_screen(visit, scheme, keep):
     page = visit(color_scheme=scheme)
     for name in ("Sample", "Blend", "Edit", "Invert", "Compare"):
         tab(page, name)
         page.wait_for_timeout(300)
         tall, wide = page.evaluate("[document.documentElement.scrollHeight, document.documentElement.scrollWidth]")
         assert tall <= WIDE["height"] and wide <= WIDE["width"], name
+        edges = page.locator("#tabs :is(img, button, input):visible").evaluate_all(
+            "all => all.map(each => each.getBoundingClientRect().right)"
+        )
+        assert max(edges) <= page.locator("#hand").bounding_box()["x"], name
     assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
     assert page.locator("img:not([alt]), img[alt='']").count() == 0
     if scheme == "dark":
         tab(page, "Sample")
-        keep(page, "dark")
+        keep(page, "explore-dark")
