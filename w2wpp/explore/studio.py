@@ -126,8 +126,8 @@ class Studio:
             case Sampled(seed):
                 return person.sample(loaded, seed)
             case Blended(first, second, share):
-                ends = [self.make(each, space, known, label) for each in (first, second)]
-                return person.blend(*ends, share)
+                one, other = (self.make(each, space, known, label) for each in (first, second))
+                return person.blend(one, other, share)
             case Edited(of, changes, hold_others):
                 if space not in self.directions:
                     raise ArgumentError(

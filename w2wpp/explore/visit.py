@@ -283,7 +283,11 @@ def likeness(found: Likeness | None) -> str:
 
 def said(error: InputError) -> str:
     """An error in one line for the page, which has neither arguments nor options."""
-    line = InputError(error.key, None, error.reason, error.remedy) if isinstance(error, ArgumentError) else error
+    line = (
+        InputError(error.key or "input", None, error.reason, error.remedy)
+        if isinstance(error, ArgumentError)
+        else error
+    )
     return re.sub(r" \(--[^)]*\)", "", str(line))
 
 
