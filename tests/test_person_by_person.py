@@ -242,6 +242,12 @@ def test_without_scripts_the_table_and_the_figures_are_there(visit):
     assert tab.locator("img:not([alt]), img[alt='']").count() == 0
 
 
+def test_a_small_screen_needs_no_scrolling_sideways(visit):
+    tab = visit()
+    tab.set_viewport_size({"width": 400, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 400
+
+
 def test_the_shipped_page_is_small_and_answers(visit, keep):
     assert SHIPPED.stat().st_size < 12 * 2**20
     tab = visit(SHIPPED)
