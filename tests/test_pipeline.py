@@ -170,6 +170,7 @@ def test_true_lora_metrics_are_of_test_people_and_report_is_self_contained(clone
     page = (clone.folder / "reports/index.html").read_text()
     assert "data:image/png;base64," in page
     assert 'src="http' not in page and "<script src" not in page
+    assert page.count("<tr data-person=") == 4 and 'id="walk-data"' in page
     assert "sweep_dimensions" in page and "sweep_rungs" not in page
     assert len(list((clone.folder / "reports/figures").glob("*.png"))) >= 8
 

@@ -223,6 +223,7 @@ def test_report_tells_what_it_leaves_out(world):
     figures = {path.stem for path in (world / "reports/figures").glob("*.png")}
     assert {"people", "inversion", "inversion_vae", "interpolation", "sampling_pca", "ladder"} <= figures
     assert not {"true_loras", "reconstruction", "latent_space"} & figures
+    assert "<tr data-person=" in html and "data-attribute=" not in html and 'id="walk-data"' not in html
     assert all(f"figures/{name}.png" in html for name in figures)
 
 

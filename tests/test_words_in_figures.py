@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from w2wpp.files.storage import read_json, write_pack
 from w2wpp.files.words import drawn_words
 from w2wpp.report import curves, latent_planes, picture_sheets, scores, sheets, style
 from w2wpp.report.page import render_html
+from w2wpp.report.person_by_person import Cell, People, Row
 from w2wpp.run.params import Params
 from w2wpp.spaces.registry import BASELINE, METHODS
 
@@ -211,18 +213,18 @@ def test_long_words_are_cut(words):
 
 
 class Page(HTMLParser):
-    """Text and elements of an HTML page."""
+    """Text of an HTML page, and its elements with their attributes."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.text, self.elements = "", set()
+        self.text, self.elements = "", []
         self.feed(html)
 
     def handle_data(self, data: str) -> None:
         self.text += data
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.elements.add(tag)
+        self.elements.append((tag, dict(attrs)))
 
 
 def test_settings_are_text_on_the_page(params: Params):
@@ -262,6 +264,7 @@ def test_settings_are_text_on_the_page(params: Params):
         ],
         b"",
     )
+    row = Row(words, "", {"true": Cell("", {words: words})}, {"gain": 0.1}, {words: words})
     html = render_html(
         pngs,
         rendered=False,
@@ -279,8 +282,12 @@ def test_settings_are_text_on_the_page(params: Params):
         sweep={"left_out": words, "tables": {}},
         same_dimensions=True,
         kept_variance=0.5,
+        people=People([row], {"true": words}, {"gain": words}, {words: [words]}, 1, 1),
+        walk=None,
         shown={"inversion": 1, "people": 1},
     )
     page = Page(html)
-    assert page.text.count(words) >= 10
-    assert "script" not in page.elements
+    assert page.text.count(words) >= 15
+    assert [tag for tag, _ in page.elements].count("script") == 1  # the page's own
+    found = next(attributes for _, attributes in page.elements if "data-person" in attributes)
+    assert found["data-person"] == words and json.loads(found["data-attributes"]) == {words: words}
