@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from parts import peak_bytes
 from sklearn.decomposition import PCA, IncrementalPCA
 
 from w2wpp.files.storage import write_atomically, write_json
@@ -65,11 +66,6 @@ def captured(shards: Shards, mean: torch.Tensor, std: torch.Tensor, components: 
         inside += (block @ components.T).double().square().sum().item()
         total += block.double().square().sum().item()
     return inside / total
-
-
-def peak_bytes() -> int:
-    """Peak memory of this process."""
-    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 def product_rate() -> dict:
