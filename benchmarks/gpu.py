@@ -19,7 +19,7 @@ import torch
 from batched_training import train_with_peft
 from parts import gib, measured, run_part
 from sd15_memory import GIB, draw, invert, peak
-from sd15_shape import SHAPES, models, parameters, random_vector, write_model
+from sd15_shape import SHAPES, models, parameter_bytes, random_vector, write_model
 from streaming_pca import operations, write_synthetic
 from torch._subclasses.fake_tensor import FakeTensorMode
 from vae_epoch import Sizes, seconds_here, seconds_of_pythae
@@ -214,7 +214,7 @@ def estimate(plan: Plan) -> dict[str, float]:
     with FakeTensorMode():
         unet, autoencoder, text = models(getattr(torch, plan.dtype), shape)
         layout = WeightLayout.of_unet(unet, 1, 27.0, ["to_q", "to_v"])
-        held = parameters(unet, autoencoder, text)
+        held = parameter_bytes(unet, autoencoder, text)
         people, pictures = plan.invert_sd15[0], plan.draw_sd15[0]
         return {
             "inversion": held + GIB * peak(invert, unet, layout, people, shape.latent_dim),
@@ -292,6 +292,11 @@ def markdown(result: dict) -> str:
                 f"- {name}: {rates['alone']:.1f} people a minute alone, {rates['together']:.1f} together, "
                 f"{parts[name]['steps']} steps each; a LoRA differs by {parts[name]['difference']:.1e} of its size."
             )
+    if "failed" not in parts["inversion"]:
+        run = parts["inversion"]["together"]
+        lines.append(
+            f"- inversion: {run['seconds'] / parts['inversion']['steps']:.2f} s a step of {run['count']} people."
+        )
     if "failed" not in parts["vae"]:
         epoch = parts["vae"]
         other = f"{epoch['seconds_of_pythae']:.3f} s" if "times" in epoch else epoch["pythae"]

@@ -10,7 +10,7 @@ import weakref
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from parts import GIB
-from sd15_shape import SHAPES, models, parameters
+from sd15_shape import SHAPES, models, parameter_bytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -99,7 +99,7 @@ def main() -> None:
     with FakeTensorMode():
         unet, vae, text = models(getattr(torch, args.dtype), SHAPES["true"])
         layout = WeightLayout.of_unet(unet, 1, 27.0, ["to_q", "to_v"])
-        held = parameters(unet, vae, text) / GIB
+        held = parameter_bytes(unet, vae, text) / GIB
         print(f"weights of UNet, autoencoder and text encoder, {args.dtype}: {held:.2f} GiB")
         for people in args.people:
             print(f"inversion, {people} at once: {peak(invert, unet, layout, people, args.latent_dim):.2f} GiB more")

@@ -20,7 +20,7 @@ from diffusers import StableDiffusionPipeline
 from parts import GIB, gib, measured, run_part
 from PIL import Image
 from sd15_memory import draw, invert, judge, peak
-from sd15_shape import SHAPES, Shape, models, parameters, random_photo, random_vector, write_model
+from sd15_shape import SHAPES, Shape, models, parameter_bytes, random_photo, random_vector, write_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from w2wpp import cli
@@ -88,7 +88,7 @@ def estimate(shape: Shape, dtype: str) -> dict[str, float]:
     with FakeTensorMode():
         unet, vae, text = models(getattr(torch, dtype), shape)
         layout = WeightLayout.of_unet(unet, 1, 27.0, ["to_q", "to_v"])
-        held = parameters(unet, vae, text)
+        held = parameter_bytes(unet, vae, text)
         more = {
             "load": 0.0,
             "train": peak(invert, unet, layout, 1, 1),
@@ -108,7 +108,7 @@ def load(folder: Path, dtype: str) -> dict:
     """Read the base model."""
     with measured() as run:
         pipe = loaded(folder, dtype)
-    return run | {"weight_bytes": parameters(pipe.unet, pipe.vae, pipe.text_encoder)}
+    return run | {"weight_bytes": parameter_bytes(pipe.unet, pipe.vae, pipe.text_encoder)}
 
 
 def prompt(folder: Path, dtype: str) -> dict:

@@ -229,12 +229,12 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2), "utf-8")
 
 
-def random_vector(layout_dimension: int, seed: int = 0, size: float = 0.02) -> Tensor:
+def random_vector(dimension: int, seed: int = 0, size: float = 0.02) -> Tensor:
     """A weight vector [d] of a LoRA with an effect, since neither A nor B is zero."""
-    return size * torch.randn(layout_dimension, generator=torch.Generator().manual_seed(seed))
+    return size * torch.randn(dimension, generator=torch.Generator().manual_seed(seed))
 
 
-def parameters(*modules: nn.Module) -> int:
+def parameter_bytes(*modules: nn.Module) -> int:
     """Bytes of all parameters."""
     return sum(each.numel() * each.element_size() for module in modules for each in module.parameters())
 

@@ -58,7 +58,7 @@ def test_all_speeds_are_measured(tmp_path):
     assert 0.5 < parts["pca"]["captured"] <= 1
     assert parts["estimate"]["inversion"] > 0 and parts["vae"]["seconds_here"] > 0
     page = gpu.markdown(result)
-    assert page.count("together | ") == len(gpu.TITLES) and "streamed PCA of 64 x 128 numbers" in page
+    assert page.count("2 together | ") == len(gpu.TITLES) and "streamed PCA of 64 x 128 numbers" in page
     parts["inversion"] = {"failed": "stopped after 9 s"}
     assert "- inversion: stopped after 9 s" in gpu.markdown(result)
 

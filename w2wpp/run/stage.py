@@ -83,4 +83,4 @@ def record_seconds(stage: str, seconds: float) -> None:
     times = os.times()
     cpu = times.user + times.system + times.children_user + times.children_system
     record = {"seconds": seconds, "cpu_seconds": cpu, "ended": time.time()}
-    write_json(RECORDS / f"{stage.replace('/', '-').rpartition(':')[2]}.json", record)
+    write_json(RECORDS / f"{stage}.json", record)
