@@ -5,9 +5,9 @@ Each photo starts as a sound JPEG, PNG or WebP of any mode and is then damaged i
 picture, or if the picture is not RGB or exceeds the limits. Each folder is assembled from typical contents
 (`photo_folders.THINGS`). It is silently accepted if its photos differ from the assembled ones, if people or photos are
 counted twice, or if two readings differ. The table counts, per damage and thing, the inputs accepted, rejected
-(InputError), crashed (another error), hung (longer than the time limit) and silently accepted. It also has the longest
-time and the most memory. The exit status is 1 if any input crashed, hung or was silently accepted, or an undamaged one
-was rejected.
+(InputError), crashed (another error), hung (longer than the time limit) and silently accepted. It also has the
+longest time and the most memory of each. The exit status is 1 if any input crashed, hung or was silently accepted, or
+an undamaged one was rejected.
 """
 
 import random

@@ -27,27 +27,34 @@ class Attempt(NamedTuple):
 
 @dataclass
 class Tally:
-    """Counts of inputs by damage and outcome, a line for every failure, and the largest time and memory."""
+    """By damage, the counts of inputs by outcome and the largest time and memory; and a line for every failure."""
 
     counts: dict[str, Counter] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    memory: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
 
     def add(self, damage: str, label: str, attempt: Attempt, sound: bool = False) -> None:
         """Count an input; one that is `sound` must have been accepted."""
         self.counts.setdefault(damage, Counter())[attempt.outcome.split(":")[0]] += 1
         if attempt.outcome not in ("accepted", "rejected") or (sound and attempt.outcome != "accepted"):
             self.failures.append(f"{label} ({damage}): {attempt.outcome}")
-        self.seconds, self.memory = max(self.seconds, attempt.seconds), max(self.memory, attempt.memory)
+        self.seconds[damage] = max(self.seconds.get(damage, 0.0), attempt.seconds)
+        self.memory[damage] = max(self.memory.get(damage, 0), attempt.memory)
 
     def report(self) -> None:
         """Print the table; the exit status is 1 if anything failed."""
         width = max(map(len, self.counts), default=0) + 1
-        print(f"{'damage':{width}}", *(f"{outcome:>9}" for outcome in OUTCOMES))
-        for name, counts in (*sorted(self.counts.items()), ("all", sum(self.counts.values(), Counter()))):
-            print(f"{name:{width}}", *(f"{counts[outcome]:9d}" for outcome in OUTCOMES))
-        print(f"longest: {self.seconds:.3f} s; most memory: {self.memory / 2**20:.0f} MiB")
+        print(f"{'damage':{width}}", *(f"{outcome:>9}" for outcome in OUTCOMES), " longest      most")
+        rows = [(name, each, self.seconds[name], self.memory[name]) for name, each in sorted(self.counts.items())]
+        every = sum(self.counts.values(), Counter())
+        rows.append(("all", every, max(self.seconds.values(), default=0.0), max(self.memory.values(), default=0)))
+        for name, counts, seconds, memory in rows:
+            print(
+                f"{name:{width}}",
+                *(f"{counts[outcome]:9d}" for outcome in OUTCOMES),
+                f"{seconds:6.2f} s {memory / 2**20:5.0f} MiB",
+            )
         if self.failures:
             sys.exit("\n".join(self.failures[:20]))
 

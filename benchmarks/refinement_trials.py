@@ -327,9 +327,11 @@ def gains(results: dict, ours: str, theirs: str) -> list[str]:
 def main() -> None:
     parser = trials_parser(__doc__, "refinement_trials")
     parser.add_argument("--people", type=int, default=32, help="how many validation people")
-    parser.add_argument("--seeds", type=int, default=4, help="pictures per prompt")
+    parser.add_argument("--seeds", type=int, default=4, help="pictures per prompt, at least 2")
     parser.add_argument("--no-pictures", action="store_true", help="losses alone")
     args = parser.parse_args()
+    if args.seeds < 2:
+        parser.error("--seeds: variety takes two pictures at least")
     bench = Bench(args.people)
     seeds = 0 if args.no_pictures else args.seeds
     setting = {

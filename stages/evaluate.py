@@ -88,6 +88,7 @@ def main() -> None:
         inversions="data/inversions",
         edits="data/edits",
         timing="data/timing",
+        styles="data/outside",
         references="data/references",
         out="data/evaluations",
         metrics="metrics",
@@ -151,6 +152,8 @@ def main() -> None:
         write_csv(args.out / name / "edits.csv", edited)
     if "refined" in summaries:
         metrics["refined"] = summaries["refined"]
+    if outside := read_json(args.styles / name / "metrics.json"):
+        metrics["outside"] = outside
     if "reconstruction" in summaries:
         metrics["reconstruction"]["id_score"] = summaries["reconstruction"]["id_score"]
     if align:

@@ -6,7 +6,8 @@ from w2wpp.run.stage import run_stage, stage_arguments
 
 def main() -> None:
     args = stage_arguments(__doc__, zoo="data/zoo", out="data/weights")
-    flatten_zoo(args.zoo, args.out, args.params.flatten.people, args.params.flatten.max_quarantined)
+    params = args.params.flatten
+    flatten_zoo(args.zoo, args.out, params.people, params.max_quarantined, "flatten.max_quarantined")
 
 
 if __name__ == "__main__":

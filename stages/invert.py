@@ -5,18 +5,19 @@ invert.photos takes several of them; invert.refine goes on in all weights, beyon
 
 from functools import partial
 
-from w2wpp.compute.batches import Shard, batches_of, finish, in_resumable_batches, joined
+from w2wpp.compute.batches import Shard, finish, in_resumable_batches, joined
 from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
-from w2wpp.diffusion.pipeline import check_photo_size, load_pipeline
+from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.faces.finders import load_face_finder
 from w2wpp.faces.portraits import read_portraits
 from w2wpp.files.storage import file_hash, folder_hash, write_json, write_pack
-from w2wpp.inversion.held_out import encode_held_out, mask_held_out, photos_of
+from w2wpp.inversion.held_out import encode_held_out, mask_held_out, search_batches
 from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.inversion.refinement import found_weights, invert_batch
-from w2wpp.inversion.search import SearchOptions
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions
 from w2wpp.lora.export import export_lora
+from w2wpp.run.held_out import check_photo_size
 from w2wpp.run.params import require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.spaces.registry import load_space
@@ -75,12 +76,8 @@ def main() -> None:
         faces=args.params.faces,
     )
 
-    def inputs(first: int, count: int) -> tuple:
-        some = slice(first, first + count)
-        seen = photos_of(latents, text, mask, some)
-        return photo_encoder.of_photos(seen.latents), seen, f"inversion into {args.space} {some.stop}/{len(latents)}"
-
-    batches = batches_of(len(latents), params.people_at_once, scratch, inputs)
+    seen = EncodedPhotos(latents, text, mask)
+    batches = search_batches(photo_encoder, seen, params.people_at_once, scratch, f"inversion into {args.space}")
     finish(
         shard.share(batches),
         partial(invert_batch, pipe, space, SearchOptions(params, args.params.seed)),

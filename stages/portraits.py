@@ -22,7 +22,7 @@ def main() -> None:
         names, splits, people = held_out_people(seed, params)
         write_portraits(args.out, draw(people, params.size, "held-out people"), manifest_rows(names, splits, people))
         return
-    found = read_people(params, seed, load_face_finder(args.params.faces))
+    found = read_people(params, seed, load_face_finder(args.params.faces), "portraits")
     write_portraits(args.out, found.photos, found.rows)
     listed = write_quarantine(args.out, found.rejected, PHOTOS)
     write_csv(args.out / "others.csv", pd.DataFrame(found.others, columns=["person", "file"]))

@@ -18,12 +18,11 @@ from diffusers import StableDiffusionPipeline
 
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.denoising import generate
-from w2wpp.diffusion.pipeline import check_photo_size, load_pipeline, reconstruct, to_images
+from w2wpp.diffusion.pipeline import load_pipeline, reconstruct, to_images
 from w2wpp.diffusion.prompts import CLASS_PROMPT
 from w2wpp.evaluation.gallery import build_gallery, draw_zoo, embed_all
 from w2wpp.evaluation.protocol import copies, draw_models, measured, score_rung
 from w2wpp.evaluation.references import (
-    check_people,
     class_metrics,
     codec_metrics,
     reference_rungs,
@@ -36,6 +35,7 @@ from w2wpp.faces.portraits import Portraits, read_portraits, write_portraits
 from w2wpp.faces.recognizers import Recognizer, load_recognizer
 from w2wpp.files.storage import rounded, write_csv, write_json, write_pack
 from w2wpp.lora.weights import Weights, read_weights
+from w2wpp.run.held_out import check_people, check_photo_size
 from w2wpp.run.params import Params, require_photos
 from w2wpp.run.stage import run_stage, stage_arguments
 from w2wpp.world.attributes import attribute_shares

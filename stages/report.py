@@ -26,6 +26,7 @@ from w2wpp.report.sheets import (
     interpolation_figure,
     inversion_figures,
     latent_figure,
+    outside_figures,
     sampling_figure,
     true_lora_figures,
     world_figures,
@@ -51,13 +52,22 @@ def main() -> None:
         evaluations="data/evaluations",
         comparison="data/comparison",
         scores="metrics",
+        styles="data/outside",
         sweep="data/sweep",
         throughput="benchmarks/batched_training.json",
         out="reports",
     )
     require_photos(args.params)
     rendered = args.params.portraits.source == "rendered"
-    measured = ("world", "base", "zoo", *METHODS, "comparison", "second_opinion", *(["probe"] if rendered else []))
+    measured = (
+        "world",
+        "base",
+        "zoo",
+        *METHODS,
+        "comparison",
+        "second_opinion",
+        *(["probe", "outside"] if rendered else []),
+    )
     metrics = {name: read_json(args.scores / f"{name}.json") for name in measured}
     throughput = read_json(args.throughput) if rendered else {}
     if throughput.get("dimension") == metrics["zoo"]["dimension"]:
@@ -73,6 +83,7 @@ def main() -> None:
     figures |= edit_figures(args)
     figures |= inversion_figures(sheets)
     if rendered:
+        figures |= outside_figures(args.styles, sheets)
         figures["latent_space"] = latent_figure(args.spaces, read_weights(args.weights), zoo, sheets.held_out)
     figures["kl_curves"] = kl_curves(pd.DataFrame(training["history"]))
     figures["explained_variance"] = explained_variance(
@@ -103,6 +114,7 @@ def main() -> None:
         measures=report.measure_rows({s: metrics[s] for s in SPACES}),
         facts=report.world_rows(metrics),
         samples=report.sampling_rows(metrics, SPACES),
+        outside=report.outside_rows(metrics) if rendered else [],
         metrics=metrics,
         params=args.params,
         training=training,

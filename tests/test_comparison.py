@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w2wpp.evaluation.comparison import gains, inequality, ladder, of_measure, read_measures
+from w2wpp.evaluation.comparison import gains, inequality, ladder, of_measure, outside_gains, read_measures
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import write_csv
 
@@ -68,10 +68,44 @@ def test_tables_of_several_files_are_one(table, tmp_path):
         read_measures([tmp_path / "c.csv"])
 
 
-def test_spaces_of_other_dimensions_are_not_compared():
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"vae": {"dimensions": 512}}, "512 dimensions of vae against 64 of pca"),
+        ({"linear": {"dimensions": 32}}, "32 dimensions of linear against 64 of pca"),
+        ({"linear": {"people": 500}}, "500 people of linear against 2000 of pca"),
+        ({"pca": {"within_person_ridge": None}}, "1.0 within_person_ridge of vae against None of pca"),
+    ],
+)
+def test_unequal_spaces_are_not_compared(changes, reason):
     spaces = ["pca", "linear", "vae"]
-    assert inequality({"pca": 64, "linear": 64, "vae": 64}, spaces) == ""
-    assert inequality({"pca": 64, "linear": 64, "vae": 512}, spaces) == "512 dimensions of vae against 64 of pca"
-    assert inequality({"pca": 64, "linear": 32, "vae": 64}, spaces) == "32 dimensions of linear against 64 of pca"
-    with pytest.raises(InputError, match=r"metrics/linear\.json: latent_dim"):
-        inequality({"pca": 64, "vae": 64}, spaces)
+    same = {"dimensions": 64, "people": 2000, "within_person_ridge": 1.0}
+    assert inequality({space: same | changes.get(space, {}) for space in spaces}, spaces) == reason
+
+
+def test_unknown_dimensions_are_an_error():
+    for unknown in ({}, {"dimensions": None}):
+        with pytest.raises(InputError, match=r"metrics/linear\.json: latent_dim"):
+            inequality(
+                {"pca": {"dimensions": 64}, "vae": {"dimensions": 64}, "linear": unknown}, ["pca", "linear", "vae"]
+            )
+
+
+def test_less_copying_is_better():
+    table = pd.DataFrame({"person": ["a", "b", "c", "d"], "id_score": 0.1, "copying": [0.1, 0.2, 0.3, 0.9]})
+    rungs = [table.assign(rung=f"{space} inversion") for space in ("vae", "linear")]
+    rungs.append(table.assign(rung="pca inversion", copying=[0.2, 0.3, 0.4, 0.5]))
+    assert gains(pd.concat(rungs), "pca", 100)["copying"]["people_better_with_vae"] == 0.75
+
+
+def test_gains_of_pictures_from_outside_are_by_style(table):
+    others = pd.DataFrame({"person": [f"p{n}" for n in range(20)], "rung": "dreambooth", "id_score": -9.0})
+    styles = pd.concat([pd.concat([table, others]).assign(style=style) for style in ("print", "drawing")])
+    first = (styles["style"] == "print") & (styles["rung"] == "vae inversion")
+    styles.loc[first, "id_score"] += 0.5
+    found = outside_gains(styles, "pca", 500, unequal=False)
+    assert found["print"]["gain"]["mean"] == pytest.approx(0.3, abs=0.01)
+    assert found["drawing"]["gain"]["mean"] == pytest.approx(-0.2, abs=0.01)
+    assert found["drawing"]["gain_over_dreambooth"]["low"] > 7
+    assert outside_gains(styles, "pca", 500, unequal=True)["print"].keys() == {"gain_over_dreambooth"}

@@ -111,7 +111,7 @@ def test_model_card_shows_the_metrics():
     gains = re.findall(r"^\| `([\w.]*gain)` \(.+\) \| (\S+) \| (\S+) to (\S+) \|$", card, re.MULTILINE)
     assert gains == [
         (key, *(f"{comparison[f'{key}.{part}']:+.3f}" for part in ("mean", "low", "high")))
-        for key in ("gain", "second_opinion.gain")
+        for key in ("id_obeyed.gain", "second_opinion.id_obeyed.gain", "gain", "second_opinion.gain")
     ]
     scale = [
         json.loads((ROOT / f"metrics/{name}.json").read_text())[key]

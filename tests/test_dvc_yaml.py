@@ -12,7 +12,7 @@ DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 # Stages of hours, whose outputs are in git, declare single modules. They leave out modules that no result depends on:
 # storage, batches, and readers of models and LoRAs from elsewhere. Otherwise a change there would require training the
 # base model or the zoo again.
-HOURS = ("base", "collect", "probe", "arcface")
+HOURS = ("base", "collect", "probe", "restorer", "arcface")
 WITHOUT_RESULTS = (
     "w2wpp/files",
     "w2wpp/ingest",

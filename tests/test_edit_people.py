@@ -68,6 +68,8 @@ def test_what_does_not_fit_is_refused(repro, directions, toy_layout):
         person.edit({"hat": 1.0})
     with pytest.raises(ArgumentError, match="directions: no file nowhere"):
         person.edit({"age": 1.0}, directions="nowhere")
+    with pytest.raises(ArgumentError, match="directions: no file ~nobody-here/file"):
+        person.edit({"age": 1.0}, directions="~nobody-here/file")
     space = w2wpp.load_space("pca")
     space.file = None
     with pytest.raises(ArgumentError, match=r"directions: none lie beside this space\. Run `dvc repro edit`"):

@@ -132,7 +132,20 @@ def test_what_cannot_be_done_is_told(fitted, normal):
     twins = normal(1, 4).repeat(2, 1)
     same = Directions(("male", "man"), ("male", "man"), twins, torch.eye(4))
     with pytest.raises(ArgumentError, match=r"hold: the labels held say all that male does\. Hold fewer"):
-        same.step("male")
+        same.step("male", ["man"])
+
+
+def test_more_labels_than_dimensions_are_held_in_part(normal):
+    names = tuple("abcdefg")
+    crowded = Directions(names, names, normal(7, 3), torch.eye(3))
+    for row, name in enumerate(names):
+        held, free = crowded.step(name), crowded.step(name, "none")
+        torch.testing.assert_close(held.norm(), torch.tensor(1.0))
+        assert crowded.readouts[row] @ held > 0
+        others = [other for other in range(7) if other != row]
+        # In units of what the edit is for, others move less.
+        moved = [(crowded.readouts[others] @ step).norm() / (crowded.readouts[row] @ step) for step in (held, free)]
+        assert moved[0] < moved[1]
 
 
 def test_labels_are_numbers_or_words():

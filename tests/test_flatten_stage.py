@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 def flatten_stage(folder: Path, monkeypatch, max_quarantined: float, people: int | None = None) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["flatten"] = {"max_quarantined": max_quarantined, "people": people}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder.expanduser() / "params.yaml").write_text(yaml.safe_dump(params))
     monkeypatch.setattr(
         sys,
         "argv",
@@ -113,6 +113,13 @@ def test_a_shard_gives_what_stacked_loras_give(zoo, layout, monkeypatch):
         write_pack(folder / "zoo/loras" / file, {"weights": vectors[rows]}, {"layout": layout.to_meta()})
     flatten_stage(folder, monkeypatch, 0.2)
     assert {path: path.read_bytes() for path in (folder / "weights").rglob("*.*")} == before
+
+
+def test_paths_of_stages_may_be_given_from_home(zoo, monkeypatch):
+    folder, vectors = zoo
+    monkeypatch.setenv("HOME", str(folder))
+    flatten_stage(Path("~"), monkeypatch, 0.2)
+    assert torch.equal(read_weights(folder / "weights").of("true"), vectors[8:].float())
 
 
 @pytest.mark.parametrize(("rows", "width"), [(4, -1), (1, None)])

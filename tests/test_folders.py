@@ -1,9 +1,11 @@
 """Folders are listed in one order, up to a number of names."""
 
+from pathlib import Path
+
 import pytest
 
 from w2wpp.files.errors import InputError
-from w2wpp.files.folders import children, entries
+from w2wpp.files.folders import children, entries, expanded
 from w2wpp.ingest.names import names_within
 
 
@@ -33,3 +35,10 @@ def test_a_folder_that_cannot_be_read_has_a_remedy(tmp_path):
         children(tmp_path / "absent", "Give another")
     assert caught.value.reason == "cannot be read (No such file or directory)"
     assert caught.value.remedy == "Give another"
+
+
+def test_home_is_expanded_where_it_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/loras") == tmp_path / "loras" == expanded(Path("~/loras"))
+    for path in ("~nobody-here/loras", "a/~/b", "~", "x~"):
+        assert expanded(path) == (tmp_path if path == "~" else Path(path))

@@ -1,19 +1,23 @@
 """One photo of any size is framed like the training photos, and inverted as the stage inverts held-out people."""
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage
 import torch
+from photo_files import broken_exif, encoded, scene
 from PIL import Image
 
+from w2wpp.api.artifacts import restorer_file
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
 from w2wpp.faces.finders import load_face_finder
 from w2wpp.faces.frames import FFHQ, RENDERED, align
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.inversion.own_photo import align_photo, framing_of, invert_photos, open_photo
 from w2wpp.inversion.photo_encoder import LatentPrior, PhotoEncoder, uninformed
+from w2wpp.inversion.restoration import Restorer
 from w2wpp.inversion.search import EncodedPhotos, InvertParams, SearchOptions, invert
 from w2wpp.spaces.affine import PCASpace
 from w2wpp.world.drawing import draw
@@ -46,6 +50,12 @@ def elsewhere(rendered) -> list[Image.Image]:
         large = np.pad(large, ((160, 240), (300, 80), (0, 0)), mode="edge")
         photos.append(Image.fromarray(large).rotate(10, Image.Resampling.BICUBIC, center=(460, 320)))
     return photos
+
+
+def test_a_restorer_that_is_not_there_is_named():
+    for absent in ("none.safetensors", "~nobody-here/restorer.safetensors"):
+        with pytest.raises(ArgumentError, match=rf"restorer: no such file: {absent}"):
+            restorer_file(absent)
 
 
 def test_a_photo_that_is_framed_already_is_taken_as_it_is(rendered, find):
@@ -116,17 +126,37 @@ def test_of_several_faces_the_clearly_largest_is_taken(find):
     assert align_photo(photo.crop((0, 0, 470, 500)), 64, RENDERED, find).faces == 1
 
 
-def test_photos_are_files_images_or_arrays(tmp_path):
+def test_photos_are_files_images_or_arrays(tmp_path, monkeypatch):
     photo = astronaut()
     photo.save(tmp_path / "a.png")
     (tmp_path / "link").symlink_to(tmp_path / "a.png")
     for given in (str(tmp_path / "a.png"), tmp_path / "link", photo, photo.convert("RGBA"), np.asarray(photo)):
         np.testing.assert_array_equal(np.asarray(open_photo(given)), np.asarray(photo))
-    with pytest.raises(InputError, match="cannot be read"):
-        open_photo(tmp_path / "none.jpg")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.testing.assert_array_equal(np.asarray(open_photo("~/a.png")), np.asarray(photo))
+    for absent in (tmp_path / "none.jpg", "~nobody/a.png"):
+        with pytest.raises(InputError, match="cannot be read"):
+            open_photo(absent)
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ArgumentError, match=r"photo: expected uint8 \[h, w, 3\]"):
             open_photo(wrong)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "P", "1", "I;16"])
+@pytest.mark.parametrize("metadata", ["none", "turned", "broken"])
+def test_opened_pictures_are_what_their_files_are(tmp_path, mode, metadata):
+    """As greyscale of 16 bits, transparent pictures and broken metadata are."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kind, options = "JPEG" if mode == "CMYK" else "PNG", {"exif": exif} if metadata == "turned" else {}
+    content = encoded(scene(3, (90, 80)), kind, mode, **options)
+    content = broken_exif(content, random.Random(0)) if metadata == "broken" else content
+    (tmp_path / "photo").write_bytes(content)
+    opened = Image.open(tmp_path / "photo")
+    seen = np.asarray(open_photo(opened))
+    assert np.ptp(seen) > 100
+    np.testing.assert_array_equal(seen, np.asarray(open_photo(tmp_path / "photo")))
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(Image.open(tmp_path / "photo")))  # as it was
 
 
 def test_the_base_model_tells_how_its_photos_are_framed(pipe, sd15_base):
@@ -186,3 +216,20 @@ def test_only_the_face_counts_if_the_settings_say_so(pipe, space, photos, find):
     masked = invert_photos(pipe, space, None, photos[:1], options, find)
     whole = invert_photos(pipe, space, uninformed(64, 4), photos[:1], options, lambda _: [])
     assert (masked.z - whole.z).abs().max() > 1e-3
+
+
+def test_a_picture_from_outside_is_inverted_as_it_is_restored(pipe, space, photos, normal):
+    """As stages/outside.py does."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        restorer = Restorer(4, 4).requires_grad_(False).eval()
+    encoder, options = PhotoEncoder(0.1 * normal(64, 4), normal(4), torch.ones(4)), SearchOptions(InvertParams(steps=3))
+    found = invert_photos(pipe, space, encoder, photos[:1], options, restorer=restorer)
+    picture = torch.tensor(photos[0].pixels)[None]
+    restored = restorer.restore(picture, encode_images(pipe, picture))
+    text = encode_prompts(pipe, ["a photo of sks person"])[:, None]
+    seen = EncodedPhotos(restored.latents[:, None], text, restored.confidence.square()[:, None])
+    z, _ = invert(pipe, space, encoder(restored.latents), seen, options)
+    torch.testing.assert_close(found.z, z[0])
+    assert torch.equal(found.guess, encoder(restored.latents).mean[0])
+    assert (found.z - invert_photos(pipe, space, encoder, photos[:1], options).z).abs().max() > 1e-3

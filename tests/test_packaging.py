@@ -23,6 +23,7 @@ GROUPS = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 # Packages whose import names differ.
 IMPORTED = {
     "PIL": "pillow",
+    "cv2": "opencv-python",
     "dlib": "dlib-bin",
     "ruamel": "ruamel.yaml",
     "sklearn": "scikit-learn",

@@ -148,9 +148,11 @@ def test_people_of_two_spaces_do_not_blend(space, shared, tmp_path):
     torch.testing.assert_close(w2wpp.blend(first, w2wpp.sample(again, 1)).z, first.z)
 
 
-def test_a_saved_person_comes_back(space, tmp_path):
+def test_a_saved_person_comes_back(space, tmp_path, monkeypatch):
     person = w2wpp.sample(space, 1)
-    person.save(tmp_path / "deep/er/person.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    person.save("~/deep/er/person.safetensors")
+    assert torch.equal(w2wpp.load_lora("~/deep/er/person.safetensors").weights, person.weights)
     alone = w2wpp.load_lora(tmp_path / "deep/er/person.safetensors")
     assert torch.equal(alone.weights, person.weights) and alone.layout == person.layout
     assert not isinstance(alone, w2wpp.Person)

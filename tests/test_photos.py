@@ -1,14 +1,11 @@
 """Photos of people in folders with any content."""
 
 import os
-import random
 import shutil
 import unicodedata
 from pathlib import Path
 
-import fuzz_photos
 import numpy as np
-import photo_folders
 import pytest
 import torch
 from photo_files import encoded, scene
@@ -118,10 +115,14 @@ def test_too_few_people(tmp_path, wanted, draw_people):
     with pytest.raises(
         InputError,
         match=r"0 people with 3 photos each, expected 2 validation and 2 test people; the "
-        r"first of 4 rejected, Person \d: 2 photos can be read.*lower portraits",
+        r"first of 4 rejected, Person \d: 2 photos can be read.*"
+        r"lower portraits\.validation, portraits\.test or portraits\.score_photos$",
     ):
-        read_people(wanted, 0, no_face)
-    assert "0 people with 3 photos each, expected 2 validation and 2 test people" in str(refusal(check_people, wanted))
+        read_people(wanted, 0, no_face, "portraits")
+    error = refusal(check_people, wanted)
+    assert "0 people with 3 photos each, expected 2 validation and 2 test people" in str(error)
+    assert error.remedy == refusal(read_people, wanted, 0, no_face).remedy
+    assert error.remedy.startswith("Add people, or lower PortraitsParams.validation")
 
 
 def test_photos_that_lie_loose_are_refused_before_any_is_read(tmp_path, wanted):
@@ -145,7 +146,8 @@ def test_files_that_begin_like_no_photo_are_refused_before_any_is_read(photos, w
     for path in photos.glob("*/0.png"):
         path.write_bytes(b"\0\0\0\x18ftypheic")
     error = refusal(check_people, wanted)
-    assert "Person 0: 0.png, a HEIC picture; JPEG, PNG and WebP are read" in error.reason
+    assert "Person 0, 0.png: a HEIC picture; JPEG, PNG and WebP are read" in error.reason
+    assert error.remedy.startswith("Convert it; or add people, or lower ")
     (photos / "Person 9").mkdir()
     for path in photos.glob("*/0.png"):
         path.write_bytes(b"\x89PNG\r\n\x1a\n and nothing else")
@@ -296,7 +298,8 @@ def test_too_few_photos_are_left_when_copies_are_not_counted(photos, wanted):
     shutil.copy(photos / "Person 1/0.png", photos / "Person 1/1.jpg")
     error = refusal(read_people, wanted, 0, no_face)
     assert "3 people with 3 photos each" in error.reason
-    assert "the first of 2 rejected, Person 1: a copy of 0.png" in error.reason
+    assert "the first of 2 rejected, Person 1, 1.jpg: a copy of 0.png" in error.reason
+    assert error.remedy.startswith("Give another photo; or add people")
 
 
 def test_other_photos_of_a_scene_are_no_copies(photos, wanted):
@@ -320,6 +323,7 @@ def test_a_photo_of_two_people_is_told(tmp_path, wanted, draw_people):
         "person": later,
         "file": "0.png",
         "reason": f"a copy of 0.png of {earlier}, so that whom it shows is not sure",
+        "remedy": "Give another photo",
     }
     assert [each["file"] for each in found.rows if each["person"] == later] == ["1.jpg", "2.png", "3.jpg"]
 
@@ -356,42 +360,3 @@ def test_a_folder_that_cannot_be_read(tmp_path, wanted):
     for path in (tmp_path / "absent", tmp_path / "a\0b"):
         error = refusal(check_people, wanted.model_copy(update={"path": str(path)}))
         assert error.reason.startswith("cannot be read") and "bert/1.jpg" in error.remedy
-
-
-QUICK = tuple(thing for thing in photo_folders.THINGS if thing is not photo_folders.crowd)
-
-
-@pytest.mark.parametrize("thing", QUICK, ids=lambda thing: thing.__name__)
-def test_folders_of_all_kinds_give_what_they_were_made_of(tmp_path, thing):
-    read = 0
-    for number in range(4):
-        case = photo_folders.Made(tmp_path / str(number), random.Random(number), number)
-        thing(case)
-        try:
-            found = photo_folders.read_folder(case.folder, number)
-        except InputError:
-            assert not case.sound
-        else:
-            assert photo_folders.folder_fault(found, case, number) is None
-            read += 1
-    assert thing is not photo_folders.nothing or read > 0
-
-
-def test_fuzz_run_finds_nothing_and_would_find_something(monkeypatch):
-    monkeypatch.setattr(fuzz_photos, "THINGS", QUICK)
-    tally = fuzz_photos.fuzz(60, seed=1)
-    assert tally.failures == []
-    assert sum(sum(each.values()) for each in tally.counts.values()) == 60
-    monkeypatch.setattr(fuzz_photos, "read_picture", lambda path: Image.new("RGB", (90, 80)))
-    failures = fuzz_photos.fuzz(30, seed=1).failures
-    for words in ("another picture", "no picture to Pillow"):
-        assert any(words in line for line in failures)
-    monkeypatch.setattr(fuzz_photos, "read_picture", lambda path: [].pop())
-    assert any("crashed" in line for line in fuzz_photos.fuzz(3, seed=1).failures)
-
-
-def test_a_copy_that_is_not_told_would_be_found(tmp_path, monkeypatch):
-    monkeypatch.setattr("w2wpp.faces.photos.SAME", -1.0)
-    case = photo_folders.Made(tmp_path, random.Random(0), 0)
-    photo_folders.copies(case)
-    assert photo_folders.folder_fault(photo_folders.read_folder(tmp_path, 0), case, 0) == "a photo twice"

@@ -8,7 +8,6 @@ import torch
 from w2wpp.evaluation import scoring
 from w2wpp.evaluation.gallery import Gallery
 from w2wpp.evaluation.references import (
-    check_people,
     class_metrics,
     nearest_zoo_person,
     reference_rungs,
@@ -19,6 +18,7 @@ from w2wpp.faces.embeddings import Embeddings
 from w2wpp.files.errors import InputError
 from w2wpp.lora.shards import open_shards, write_shard
 from w2wpp.lora.weights import Weights
+from w2wpp.run.held_out import check_people
 
 
 def everyone_found(vectors: np.ndarray) -> Embeddings:

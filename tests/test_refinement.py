@@ -9,7 +9,7 @@ from w2wpp.diffusion.denoising import denoising_loss, training_schedule
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT
 from w2wpp.faces.portraits import Portraits
-from w2wpp.inversion.held_out import encode_held_out, mask_held_out, photos_of
+from w2wpp.inversion.held_out import encode_held_out, mask_held_out, search_batches
 from w2wpp.inversion.photo_encoder import LatentPrior, PhotoEncoder
 from w2wpp.inversion.refinement import found_weights, invert_batch, refine
 from w2wpp.inversion.search import (
@@ -182,9 +182,17 @@ def test_masks_are_of_the_same_photos(people):
     asked = []
     mask = mask_held_out(people, InvertParams(photos=2), lambda image: asked.append(image[0, 0].tolist()) or [], 4)
     assert mask.shape == (3, 2, 4, 4) and asked == people.images[:, :2, 0, 0].flatten(0, 1).tolist()
-    seen = photos_of(torch.zeros(3, 2), torch.zeros(3, 2), mask, slice(1, 2))
-    assert [len(each) for each in seen] == [1, 1, 1]
-    assert photos_of(torch.zeros(3, 2), torch.zeros(3, 2), None, slice(2)).mask is None
+
+
+def test_batches_hold_everything_of_their_people(tmp_path):
+    encoder = PhotoEncoder(torch.eye(2), torch.zeros(2), torch.ones(2))
+    latents, text = torch.arange(12.0).reshape(3, 2, 2, 1, 1), torch.zeros(3, 2, 1, 1)
+    for mask in (None, torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 2, 1, 1)):
+        batches = search_batches(encoder, EncodedPhotos(latents, text, mask), 2, tmp_path, "inversion")
+        (first, seen, label), (_, last, _) = (batch.inputs() for batch in batches)
+        assert torch.equal(first.mean, torch.tensor([[1.0, 2.0], [5.0, 6.0]])) and label == "inversion 2/3"
+        assert torch.equal(torch.cat([seen.latents, last.latents]), latents)
+        assert (last.mask is None) if mask is None else last.mask.flatten().tolist() == [2.0, 2.0]
 
 
 def test_several_photos_guess_their_mean(normal):

@@ -1,14 +1,19 @@
 """Inversion changes z alone, deterministically, and each person by their own photo."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from w2wpp.compute.batches import finish, joined
 from w2wpp.compute.schedules import step_generator
 from w2wpp.diffusion.denoising import denoising_loss, region_weights, training_schedule
 from w2wpp.diffusion.dreambooth import train_loras
 from w2wpp.diffusion.pipeline import encode_prompts
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT
-from w2wpp.inversion.photo_encoder import LatentPrior
+from w2wpp.inversion.held_out import search_batches
+from w2wpp.inversion.photo_encoder import LatentPrior, PhotoEncoder
+from w2wpp.inversion.refinement import invert_batch
 from w2wpp.inversion.search import EncodedPhotos, InvertParams, SearchOptions, invert
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.spaces.affine import PCASpace
@@ -164,6 +169,10 @@ def test_only_the_mask_counts(pipe, layout, draw_weights, params, normal):
     half = torch.ones(2, 4, 4)
     half[1, :, :2] = 0
     z, _ = search(latents, half)
+    # Weights of latent numbers are as they are; those of the second person's other half count twice above.
+    twice = half[:, None].repeat(1, 4, 1, 1)
+    twice[1] *= 2
+    torch.testing.assert_close(search(latents, twice)[0], z)
     torch.testing.assert_close(z[0], everything[0])
     assert (z[1] - everything[1]).abs().max() > 1e-4
     schedule, weights = training_schedule(pipe), draw_weights(layout, 2)
@@ -225,3 +234,17 @@ def test_copies_of_a_photo_are_as_good_as_the_photo_with_as_many_timesteps(pipe,
     thrice = settings.model_copy(update={"timesteps_per_step": 3})
     z, _ = invert(pipe, space, prior, one_each(latents, text), SearchOptions(thrice))
     torch.testing.assert_close(together, z)
+
+
+def test_people_in_batches_are_found_as_each_by_themselves(pipe, space, latents, text, settings, normal, tmp_path):
+    encoder = PhotoEncoder(0.1 * normal(64, 6), 0.1 * normal(6), torch.full((6,), 0.5))
+    photos = EncodedPhotos(latents[:, None], text[:, None], torch.rand(3, 1, 4, 4))
+    batches = search_batches(encoder, photos, 2, tmp_path, "people")
+    finish(batches, partial(invert_batch, pipe, space, SearchOptions(settings, seed=3)))
+    found = joined(batches)
+    assert len(batches) == 2 and found["losses"].shape == (3, 2)
+    for person in range(3):
+        some = slice(person, person + 1)
+        alone = EncodedPhotos(*(each[some] for each in photos))
+        z, _ = invert(pipe, space, encoder(latents[some]), alone, SearchOptions(settings, seed=3))
+        torch.testing.assert_close(found["z"][some], z, atol=1e-4, rtol=0)

@@ -324,6 +324,7 @@ def sweep(make_pipe, layout, params, tmp_path, monkeypatch) -> dict[str, Tensor]
         {
             "recognizer": "dlib",
             "second_recognizer": "dlib",
+            "split": "test",
             "portraits.photos": 3,
             "portraits.score_photos": 2,
             "portraits.validation": 2,

@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from w2wpp.api.strip import strip, write_png
 from w2wpp.faces.portraits import Portraits
 from w2wpp.files.storage import read_json, write_pack
+from w2wpp.files.words import drawn_words
 from w2wpp.report import curves, latent_planes, picture_sheets, scores, sheets, style
 from w2wpp.report.page import render_html
-from w2wpp.report.words import drawn_words
 from w2wpp.run.params import Params
 from w2wpp.spaces.registry import BASELINE, METHODS
 
@@ -80,7 +81,12 @@ def scatter() -> Figure:
 
 
 def ladder() -> Figure:
-    return scores.ladder(pd.DataFrame({"rung": WORDS, "id_score": 0.2, "low": 0.1, "high": 0.3}), -0.05, 0.65)
+    return scores.ladder(pd.DataFrame({"rung": WORDS, "mean": 0.2, "low": 0.1, "high": 0.3}), -0.05, 0.65)
+
+
+def trade() -> Figure:
+    rungs = pd.DataFrame({"rung": WORDS, "mean": 0.2, "low": 0.1, "high": 0.3})
+    return scores.trade(pd.concat([rungs.assign(measure=name) for name in ("id_obeyed", "copying")]))
 
 
 def gains(by: str, variants: list[str], recognizer: str = "dlib") -> Figure:
@@ -123,6 +129,7 @@ EXAMPLES = {
     "picture_sheet": [lambda: sheet(WORDS, ["x"]), lambda: sheet(["x"], WORDS)],
     "latent_space": [scatter],
     "ladder": [ladder],
+    "trade": [trade],
     "kl_curves": [training_curves],
     "gains": [lambda: gains("variant", WORDS)],
     "contact_sheet": [lambda: picture_sheets.contact_sheet(pictures(3), 2)],
@@ -144,7 +151,7 @@ def test_every_figure_has_an_example():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_words_are_text_in_every_figure(name, caplog):
     texts = [text for draw in EXAMPLES[name] for text in drawn(draw(), caplog)]
-    if name in ("latent_space", "ladder", "gains"):
+    if name in ("latent_space", "ladder", "trade", "gains"):
         assert {drawn_words(words, 60) for words in WORDS} - {""} <= set(texts)
 
 
@@ -180,6 +187,19 @@ def test_words_are_text_on_the_sheets_of_the_report(tmp_path, caplog):
     drawn(sheets.interpolation_figure(tmp_path / "blends", held_out), caplog)
     texts = drawn(sheets.sampling_figure(tmp_path / "samples", "vae"), caplog)
     assert {drawn_words(words, 10, 12) for words in WORDS} - {""} <= set(texts)
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_words_are_text_on_the_sheets_of_commands(words, tmp_path):
+    picture = Image.fromarray(pictures()[:, :8])
+    sheet = strip([("photo", [picture]), (words, [picture] * 2)])
+    write_png(tmp_path / "sheet.png", sheet)
+    assert Image.open(tmp_path / "sheet.png").size == sheet.size and max(sheet.size) < 2000
+    title = np.asarray(sheet)[20:46, 200:]
+    assert (title < 128).any() == bool(words.strip(" \x00\ud800"))
+    np.testing.assert_array_equal(
+        title, np.asarray(strip([("photo", [picture]), (drawn_words(words, 120), [picture] * 2)]))[20:46, 200:]
+    )
 
 
 @pytest.mark.parametrize("words", ["plain", "José", "two\nlines and more", "x" * 70_000, "שלום"])
@@ -222,6 +242,7 @@ def test_settings_are_text_on_the_page(params: Params):
         for name in ("world", "base", "zoo", "second_opinion", "probe", BASELINE)
     }
     metrics |= dict.fromkeys(METHODS, metrics[BASELINE]) | {"comparison": {"people": 12}}
+    metrics["outside"] = {"photo_frechet_floor": 1.0}
     training = {
         "settings": {"kl": {"schedule": words, "weight": 0.1}, "metric": "weights", "latent_dim": 4},
         "kept": {"epoch": 1, "collapsed_units": 0, "validation_kl": 1.0},
@@ -236,6 +257,7 @@ def test_settings_are_text_on_the_page(params: Params):
             "explained_variance",
             "inversion_loss",
             "ladder",
+            "outside_low_resolution",
             *(f"{kind}_{space}" for kind in ("sampling", "inversion") for space in METHODS),
         ],
         b"",
@@ -253,10 +275,11 @@ def test_settings_are_text_on_the_page(params: Params):
         training=training,
         methods=METHODS,
         baseline=BASELINE,
+        outside=[{"style": "low_resolution", "name": words, "values": [words], "first": True}],
         sweep={"left_out": words, "tables": {}},
         same_dimensions=True,
         kept_variance=0.5,
-        shown={"inversion": 1, "test": 1},
+        shown={"inversion": 1, "people": 1},
     )
     page = Page(html)
     assert page.text.count(words) >= 10

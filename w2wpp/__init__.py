@@ -14,14 +14,14 @@ Two people of one space blend, and a person can be saved in the format of anothe
     blend = w2wpp.blend(person, w2wpp.sample(space, seed=8), 0.3)
     blend.save("blend.safetensors", format="kohya", dtype="fp16")
 
-Attributes change along directions that labels of zoo people gave:
-
-    older = person.edit({"age": 3.0})  # w2wpp.edit(space, person, {"age": 3.0})
-
 Inversion finds the point that explains one photo best, or several photos of one person. Photos may have any size:
 
     me = w2wpp.invert("photo.jpg", space="vae")
     me.save("me.safetensors")
+
+Attributes change along directions that labels of zoo people gave:
+
+    older = me.edit({"age": 3.0})  # w2wpp.edit(space, me, {"age": 3.0})
 
 All functions except `invert`, which finds faces, run without the rendered world. Names refer to data/ of the current
 directory, where `make repro` writes its outputs. Other base models and spaces are given by their paths. A bad input

@@ -86,6 +86,10 @@ def invert(
     refine: Annotated[
         int | None, typer.Option(min=0, help="Steps beyond the space: closer to the photo, in all that it shows.")
     ] = None,
+    restore: Annotated[
+        bool,
+        typer.Option("--restore", help="The picture is a drawing, a painting, of low resolution or partly covered."),
+    ] = False,
     sheet: SheetOption = None,
     seeds: SeedsOption = 4,
     seed: SeedOption = 0,
@@ -104,7 +108,7 @@ def invert(
     from_photo.check_photos(photos)  # before the base model is read, which takes seconds
     search = settings.search.model_copy(update={"prompt": prompt} if prompt else {})
     pipe = person.load_base(base, settings.drawing.dtype)
-    options = from_photo.PhotoOptions(None if framing == "auto" else framing, faces or settings.faces, largest)
+    options = from_photo.PhotoOptions(None if framing == "auto" else framing, faces or settings.faces, largest, restore)
     found = from_photo.invert(
         photos, space, pipe, None if encoder == "none" else encoder, search, options, seed, _label("search"), refine
     )

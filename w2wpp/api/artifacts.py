@@ -8,6 +8,7 @@ from pathlib import Path
 from w2wpp.diffusion.hub import find_model
 from w2wpp.diffusion.pretrained import FILES, REFERENCE
 from w2wpp.files.errors import ArgumentError
+from w2wpp.files.folders import expanded
 from w2wpp.files.tensor_files import printable
 from w2wpp.spaces.base import SPACE
 
@@ -17,6 +18,7 @@ SPACES = DATA / "spaces"
 ENCODERS = DATA / "photo_encoders"
 WEIGHTS = DATA / "weights"
 EDITS = DATA / "edits"
+RESTORER = DATA / "restorer" / "restorer.safetensors"
 _INDEX = FILES[0]
 
 
@@ -30,7 +32,7 @@ def base_folder(where: str | Path = BASE) -> Path:
     Raises:
         ArgumentError: naming `base`: there is no such model.
     """
-    folder = Path(where).expanduser()
+    folder = expanded(where)
     if any((folder / name).is_file() for name in (_INDEX, REFERENCE)):
         return folder
     if folder == BASE:
@@ -63,6 +65,20 @@ def encoder_file(where: str | Path) -> Path:
     return _named(where, ENCODERS, None, "encoder")
 
 
+def restorer_file(where: str | Path = RESTORER) -> Path:
+    """The file of a restorer, by default the one that the pipeline leaves.
+
+    Raises:
+        ArgumentError: naming `restorer`: there is no such file.
+    """
+    path = expanded(where)
+    if not path.is_file():
+        raise ArgumentError(
+            None, "restorer", f"no such file: {printable(where)}", "Run `dvc repro restorer`, or give one"
+        )
+    return path
+
+
 def encoder_beside(space: Path) -> Path | None:
     """The photo encoder that lies where the pipeline leaves it for the space of this file; None if there is none."""
     if space.name != SPACE or len(space.parents) < 3:
@@ -86,7 +102,7 @@ def is_name(where: str | Path) -> bool:
 
 def _named(where: str | Path, folder: Path, file: str | None, key: str) -> Path:
     if not is_name(where):
-        path = Path(where).expanduser()
+        path = expanded(where)
         if not path.is_file():
             raise ArgumentError(None, key, f"no such file: {printable(where)}", f"Give a file{_known(folder, file)}")
         return path

@@ -9,6 +9,7 @@ from w2wpp.api import artifacts
 from w2wpp.api.person import Person, check_fit, decode, load_lora, load_space, shared_rows
 from w2wpp.diffusion.pretrained import empty_unet
 from w2wpp.files.errors import InputError
+from w2wpp.files.folders import expanded
 from w2wpp.files.storage import open_pack
 from w2wpp.files.tensor_files import opened, printable, read_header
 from w2wpp.ingest.exported import read_exported
@@ -29,6 +30,7 @@ def description(file: Path, space: str, base: str) -> dict[str, str]:
     Raises:
         InputError: the file cannot be read, or is neither.
     """
+    file = expanded(file)
     if _is_pack(file):
         return {"file": _size(file)} | _of_space(load_space(file), base)
     with opened(file) as content:

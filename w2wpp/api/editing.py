@@ -6,6 +6,7 @@ from pathlib import Path
 from w2wpp.api import artifacts
 from w2wpp.api.person import Lora, Person, Space, decode, encode, the_space
 from w2wpp.files.errors import ArgumentError
+from w2wpp.files.folders import expanded
 from w2wpp.inversion import editing
 from w2wpp.inversion.editing import Directions, EditParams
 from w2wpp.lora.weights import read_weights
@@ -53,7 +54,7 @@ def the_directions(space: WeightSpace, directions: Directions | str | Path = "au
         ArgumentError: naming `directions`: there are none, or they are of another space.
     """
     if isinstance(directions, (str, Path)):
-        file = artifacts.directions_beside(space.file) if directions == "auto" else Path(directions).expanduser()
+        file = artifacts.directions_beside(space.file) if directions == "auto" else expanded(directions)
         if file is None or not file.is_file():
             raise ArgumentError(
                 None,

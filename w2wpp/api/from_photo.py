@@ -13,6 +13,7 @@ from w2wpp.api.person import Base, Person, Space, check_fit, check_seed, the_bas
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.settings import with_changes
 from w2wpp.inversion.photo_encoder import PhotoEncoder
+from w2wpp.inversion.restoration import Restorer, load_restorer
 from w2wpp.inversion.search import InvertParams, SearchOptions
 from w2wpp.spaces.base import WeightSpace
 
@@ -46,11 +47,14 @@ class PhotoOptions:
             and nobody looks for faces.
         faces: who finds faces, see `w2wpp.faces.finders.load_face_finder`.
         largest: take the largest of several faces also where others are about as large.
+        restorer: for pictures that are no photos, such as drawings, paintings and covered faces: a restorer's file, or
+            True for the one that the pipeline left. Guess and search go by what it says photos would show.
     """
 
     framing: Literal["rendered", "ffhq", "none"] | None = None
     faces: str = "dlib"
     largest: bool = False
+    restorer: str | Path | bool = False
 
 
 def invert(
@@ -114,6 +118,7 @@ def invert(
             "of another space or base model",
             "Give the one that was fitted for them, or none, and the search starts at the mean",
         )
+    restorer = _restorer(options.restorer, pipe) if options.restorer else None
     framing = options.framing or framing_of(pipe)
     if framing not in FRAMINGS:
         raise ArgumentError(None, "framing", f"unknown framing {framing!r}", f"Use {', '.join(FRAMINGS)}")
@@ -123,8 +128,24 @@ def invert(
     aligned = [
         align_photo(each, size * pipe.vae_scale_factor, FRAMINGS[framing], find, options.largest) for each in photos
     ]
-    record = invert_photos(pipe, _on(space, pipe), encoder, aligned, SearchOptions(settings, seed, label), find)
+    search = SearchOptions(settings, seed, label)
+    record = invert_photos(pipe, _on(space, pipe), encoder, aligned, search, find, restorer)
     return Inversion(record.weights, space.layout, record.z, space, record)
+
+
+def _restorer(where: str | Path | bool, pipe: StableDiffusionPipeline) -> Restorer:
+    """A restorer where the base model is.
+
+    Raises:
+        ArgumentError: naming `restorer`: there is none, or it is of another base model.
+    """
+    restorer = load_restorer(artifacts.restorer_file(artifacts.RESTORER if where is True else str(where)))
+    size = pipe.unet.config.sample_size
+    if restorer.mean.shape != (pipe.unet.config.in_channels, size, size):
+        raise ArgumentError(
+            None, "restorer", "of another base model", "Give the one that was trained for it, or none for photos"
+        )
+    return restorer.to(pipe.device)
 
 
 def check_photos(photos: "Photo | Sequence[Photo]") -> "list[Photo]":

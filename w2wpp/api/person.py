@@ -18,6 +18,7 @@ from w2wpp.diffusion.denoising import GenerateParams, generate
 from w2wpp.diffusion.pipeline import load_pipeline
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT, asks_for_more
 from w2wpp.files.errors import ArgumentError
+from w2wpp.files.folders import expanded
 from w2wpp.files.tensor_files import printable
 from w2wpp.ingest.exported import read_exported
 from w2wpp.ingest.foreign import read_lora
@@ -59,7 +60,7 @@ class Lora:
         Raises:
             ArgumentError: naming `format` or `dtype` (see `w2wpp.lora.export.export_lora`).
         """
-        export_lora(path, self.weights, self.layout, format, dtype)
+        export_lora(expanded(path), self.weights, self.layout, format, dtype)
 
     def draw(
         self,
@@ -175,6 +176,7 @@ def load_lora(path: str | Path, space: Space | None = None) -> Lora:
         InputError: the file cannot be read (see `w2wpp.ingest.foreign.read_lora`), or does not fit the space.
         ArgumentError: naming `space`: one is needed to read this file.
     """
+    path = expanded(path)
     exported = read_exported(path)
     if space is None:
         if exported is None:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from w2wpp.diffusion.denoising import GenerateParams
 from w2wpp.files.errors import InputError
+from w2wpp.files.folders import expanded
 from w2wpp.files.settings import Section
 from w2wpp.inversion.search import InvertParams
 from w2wpp.run.yaml_files import parse_mapping, read_text
@@ -46,6 +47,7 @@ def read_settings(path: Path | None = None) -> Settings:
         if not PARAMS.is_file():
             return Settings()
         path = PARAMS
+    path = expanded(path)
     where, remedy = str(path), "Give a file such as params.yaml or profiles/sd15.yaml"
     content = parse_mapping(read_text(path, remedy), where, remedy)
     faces = content.get("faces", Settings.faces)

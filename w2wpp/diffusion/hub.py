@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 
 from w2wpp.files.errors import ArgumentError
+from w2wpp.files.folders import expanded
 from w2wpp.files.tensor_files import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -37,7 +38,7 @@ def find_model(
         f"--local-dir models/{name.split('/')[-1]}` and give that folder; or set HF_HUB_OFFLINE=0 to "
         "have it downloaded"
     )
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if not folder.is_dir():
         if not _NAME.fullmatch(model):
             raise ArgumentError(

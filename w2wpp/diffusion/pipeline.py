@@ -72,22 +72,6 @@ def load_pipeline(
     return pipe.to(device)
 
 
-def check_photo_size(pipe: StableDiffusionPipeline, images: Tensor) -> None:
-    """Refuse photos uint8 [..., h, w, 3] whose size differs from the base model's pictures.
-
-    Raises:
-        InputError: the size differs.
-    """
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    if images.shape[-3:-1] != (side, side):
-        raise InputError(
-            "data/portraits",
-            None,
-            f"photos of {images.shape[-2]} x {images.shape[-3]} pixels, but the base model draws {side} x {side}",
-            f"Set portraits.photo_size (portraits.size of rendered ones) to {side}",
-        )
-
-
 def encode_prompts(pipe: StableDiffusionPipeline, prompts: list[str]) -> Tensor:
     """Text embeddings [len(prompts), max_tokens, hidden] of the pipeline's text encoder.
 

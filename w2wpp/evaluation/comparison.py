@@ -12,6 +12,7 @@ from w2wpp.files.storage import read_csv
 
 COMPARED = ("id_obeyed", "id_score", "copying", "variety", "prompt_accuracy")
 """Measures of which the ladder has a row per rung and the comparison a gain."""
+LOWER_IS_BETTER = {"copying"}
 
 
 def read_measures(files: Iterable[Path]) -> pd.DataFrame:
@@ -70,28 +71,47 @@ def gains(table: pd.DataFrame, baseline: str, bootstrap: int) -> dict:
         each = {
             "gain": paired_gain(people, "vae inversion", f"{baseline} inversion", bootstrap),
             "gain_over_linear": paired_gain(people, "vae inversion", "linear inversion", bootstrap),
-            "people_better_with_vae": float(np.mean(vae > other)),
+            "people_better_with_vae": float(np.mean(vae < other if measure in LOWER_IS_BETTER else vae > other)),
         }
         found |= {"people": len(people)} | each if measure == "id_score" else {measure: each}
     return found
 
 
-def inequality(latent_dims: Mapping[str, int], spaces: Sequence[str]) -> str:
+def outside_gains(table: pd.DataFrame, baseline: str, bootstrap: int, unequal: bool) -> dict:
+    """Gains in ID score of the VAE's inversions of pictures from outside, by "style", the column of the table.
+
+    Returns:
+        Of every style "gain" over the baseline, unless spaces are `unequal`, and "gain_over_dreambooth".
+    """
+    others = {} if unequal else {"gain": f"{baseline} inversion"}
+    found: dict = {}
+    for style, rows in table.groupby("style"):
+        people = of_measure(rows, "id_score")
+        found[style] = {
+            key: paired_gain(people, "vae inversion", other, bootstrap)
+            for key, other in (others | {"gain_over_dreambooth": "dreambooth"}).items()
+        }
+    return found
+
+
+def inequality(settings: Mapping[str, Mapping[str, object]], spaces: Sequence[str]) -> str:
     """Why spaces cannot be compared, such as "512 dimensions of vae against 64 of pca"; empty where they can.
 
     Args:
-        latent_dims: of each space.
+        settings: of each space, by name; those that the baseline has, too, must be the same.
         spaces: to be compared, the baseline first.
 
     Raises:
         InputError: a space's dimensions are unknown.
     """
-    missing = [space for space in spaces if space not in latent_dims]
-    if missing:
-        raise InputError(f"metrics/{missing[0]}.json", "latent_dim", "missing", "Run `dvc repro -f evaluate`")
+    for space in spaces:
+        if settings.get(space, {}).get("dimensions") is None:
+            raise InputError(f"metrics/{space}.json", "latent_dim", "missing", "Run `dvc repro -f evaluate`")
     baseline, *others = spaces
-    different = [space for space in others if latent_dims[space] != latent_dims[baseline]]
-    if not different:
-        return ""
-    one = different[-1]
-    return f"{latent_dims[one]} dimensions of {one} against {latent_dims[baseline]} of {baseline}"
+    reasons = [
+        f"{settings[space][name]} {name} of {space} against {value} of {baseline}"
+        for name, value in settings[baseline].items()
+        for space in others
+        if settings[space].get(name, value) != value
+    ]
+    return reasons[-1] if reasons else ""

@@ -9,38 +9,9 @@ from w2wpp.diffusion.pipeline import reconstruct, to_pixels
 from w2wpp.evaluation import scoring
 from w2wpp.evaluation.gallery import Gallery
 from w2wpp.faces.embeddings import Embeddings
-from w2wpp.files.errors import InputError
 from w2wpp.lora.weights import Weights, variance_shares
 
 CODEC_PHOTOS = 500  # photos of held-out people on which the codec is measured
-
-
-def check_people(data: Weights, names: list[str], split: str, rendered: bool, where: str) -> None:
-    """Refuse held-out people who have not the LoRAs that they should have, or who are in the zoo.
-
-    Args:
-        names: of the held-out people of `split`.
-        rendered: whether they are people of this world, who have LoRAs of their own.
-        where: the file that errors name.
-
-    Raises:
-        InputError: a person lacks a LoRA or is in the zoo.
-    """
-    if rendered and not data.names("true", split) == data.names("one-photo", split) == names:
-        raise InputError(
-            where,
-            "person",
-            "not the people of the portraits, in their order",
-            "See data/weights/quarantine.csv for refused LoRAs, then run `dvc repro -f collect`",
-        )
-    known = sorted(set(names) & set(data.names("zoo")))
-    if known:
-        raise InputError(
-            where,
-            "person",
-            f"{known[0]!r} is in the zoo and among the {len(names)} held-out people, of whom the zoo must not know",
-            "Rename the one in portraits.path, or take the LoRA away if it is the same person's",
-        )
 
 
 def world_metrics(gallery: Gallery) -> dict[str, float]:

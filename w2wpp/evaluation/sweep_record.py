@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from w2wpp.compute.resume import versions_of
 from w2wpp.evaluation.sweep_rows import VAE
 from w2wpp.files.errors import InputError
+from w2wpp.files.folders import expanded
 from w2wpp.files.settings import Section
 from w2wpp.files.storage import file_hash, folder_hash, read_csv, read_json
 
@@ -51,7 +52,7 @@ def identity(spec: str, arcface: Path) -> dict[str, str]:
     Args:
         spec: as of `load_recognizer`, or "arcface" for the network `arcface`.
     """
-    file = arcface if spec == "arcface" else Path(spec.removeprefix("insightface:")).expanduser()
+    file = arcface if spec == "arcface" else expanded(spec.removeprefix("insightface:"))
     return {"name": spec} | ({"sha256": file_hash(file)} if file.suffix == ".onnx" and file.is_file() else {})
 
 
@@ -102,6 +103,7 @@ def _with_defaults(recorded: Mapping, present: Mapping, params: Section) -> dict
     """A record whose settings have today's defaults where they lack a key, as those of params.yaml do."""
     fields = type(params).model_fields
     known = {name: fields[name].default for name in present.keys() & fields.keys()}
+    known["split"] = "test"  # of sweeps that are older than the setting
     filled = {name: value for name, value in known.items() if not isinstance(value, Section)} | dict(recorded)
     for name, content in recorded.items():
         if isinstance(getattr(params, name, None), Section):

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from PIL import Image
 
-from w2wpp.faces.dlib import ARCFACE_LANDMARKS, FaceFinder, dlib_points, fit_similarity
+from w2wpp.faces.dlib import ARCFACE_LANDMARKS, FaceFinder, dlib_points, enlarge, fit_similarity
 from w2wpp.faces.frames import FFHQ, Frame, Framing
 from w2wpp.faces.insightface import load_pack, pack_points
 from w2wpp.files.errors import ArgumentError
@@ -49,10 +48,7 @@ def load_landmarks(spec: str) -> tuple[Landmarks, np.ndarray]:
 
 def _landmarks(points: Landmarks, image: np.ndarray) -> list[np.ndarray]:
     border, scale = round(BORDER * min(image.shape[:2])), max(1.0, SIDE / min(image.shape[:2]))
-    padded = np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
-    size = tuple(round(length * scale) for length in padded.shape[1::-1])
-    found = points(np.asarray(Image.fromarray(padded).resize(size, Image.Resampling.BICUBIC)))
-    return [each / scale - border * (1 + 1j) for each in found]
+    return [each / scale - border * (1 + 1j) for each in points(enlarge(image, SIDE, BORDER))]
 
 
 def _fit_square(framing: Framing, weights: np.ndarray, points: np.ndarray) -> Frame:

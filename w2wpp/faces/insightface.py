@@ -2,7 +2,6 @@
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from w2wpp.faces.dlib import ATTEMPTS, FaceFinder, arcface_chip, enlarge
 from w2wpp.faces.embeddings import ARCFACE_SIZE, ChipRecognizer
 from w2wpp.files.errors import InputError
+from w2wpp.files.folders import expanded
 
 RESTORED = "`git checkout data/arcface` brings back the shipped one"
 PACKS = "https://github.com/deepinsight/insightface/releases/download/v0.7"
@@ -43,7 +43,7 @@ def load_pack(pack: str) -> tuple[Any, Any]:
     Raises:
         InputError: the pack's folder has no ONNX file, or not those of a detector and a recogniser.
     """
-    folder = Path(os.environ.get("INSIGHTFACE_HOME", "~/.insightface")).expanduser() / "models" / pack
+    folder = expanded(os.environ.get("INSIGHTFACE_HOME", "~/.insightface")) / "models" / pack
     if not any(folder.glob("*.onnx")):
         remedy = (
             f"Unpack the ONNX files of {PACKS}/{pack}.zip into {folder}, or set `recognizer: dlib` (and `faces: "
@@ -86,7 +86,7 @@ def _arcface_features(network: Any, chips: np.ndarray) -> np.ndarray:
 def _load_arcface(path: str) -> Any:
     from insightface import model_zoo
 
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file():
         raise InputError("recognizer insightface", path, "no such file", f"Give the path of an ONNX file; {RESTORED}")
     try:

@@ -36,7 +36,7 @@ class FolderPhotos(NamedTuple):
     Attributes:
         photos: uint8 [people, 1 + score_photos, photo_size, photo_size, 3].
         rows: of each photo, its person, split, photo (number), file, face (1 if one was found) and faces (how many).
-        rejected: person, file, reason of each photo that is not taken, and of each person of whom there are too few.
+        rejected: person, file, reason, remedy of each photo that is not taken; of each person who has too few, too.
         others: person, file of what makes no claim to be a photo, such as captions, hidden files and folders.
     """
 
@@ -56,7 +56,12 @@ class _Person(NamedTuple):
     others: list[str]
 
 
-def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray], list[Frame]]) -> FolderPhotos:
+def read_people(
+    params: PortraitsParams,
+    seed: int,
+    find: Callable[[np.ndarray], list[Frame]],
+    section: str = PortraitsParams.__name__,
+) -> FolderPhotos:
     """Photos of the validation and test people, aligned by their largest faces (see `align`).
 
     Of each person the first photos by name are taken: one that inversion sees and `params.score_photos` to score
@@ -67,6 +72,7 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
     Args:
         params: `path` is the folder.
         find: see `w2wpp.faces.finders.load_face_finder`.
+        section: the name of `params` in errors.
 
     Raises:
         InputError: as of `people_in`, a photo is a symbolic link, or there are too few people with enough photos.
@@ -91,13 +97,14 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
                     "person": name,
                     "file": "",
                     "reason": f"{len(person.rows)} photos can be read, expected at least {count}",
+                    "remedy": None,
                 }
             )
             continue
         images[name], rows[name] = np.stack(person.images), person.rows
         known |= {f"{file} of {name}": each for file, each in person.prints.items()}
     if len(images) < wanted:
-        raise _too_few(params, len(images), people, beside, rejected)
+        raise _too_few(params, section, len(images), people, beside, rejected)
     splits = dict(zip(images, ["validation"] * params.validation + ["test"] * params.test, strict=True))
     order = sorted(images, key=lambda name: (splits[name] == "test", name))
     return FolderPhotos(
@@ -112,8 +119,11 @@ def read_people(params: PortraitsParams, seed: int, find: Callable[[np.ndarray],
     )
 
 
-def check_people(params: PortraitsParams) -> None:
+def check_people(params: PortraitsParams, section: str = PortraitsParams.__name__) -> None:
     """Refuse at once what `read_people` would refuse, by what files begin with and without decoding any.
+
+    Args:
+        section: as of `read_people`.
 
     Raises:
         InputError: as of `read_people`, but that whatever begins like a photo counts as one.
@@ -127,7 +137,7 @@ def check_people(params: PortraitsParams) -> None:
             try:
                 check_kind(path)
             except InputError as error:
-                refused.append({"person": name, "reason": f"{_shown(path)}, {error.reason}"})
+                refused.append(refusal(error, PHOTOS, person=name, file=_shown(path)))
                 continue
             photos += 1
             if photos == count:
@@ -135,7 +145,7 @@ def check_people(params: PortraitsParams) -> None:
                 break
         if found == wanted:
             return
-    raise _too_few(params, found, people, beside, refused)
+    raise _too_few(params, section, found, people, beside, refused)
 
 
 def people_in(folder: Path) -> tuple[dict[str, Path], list[Path]]:
@@ -178,7 +188,7 @@ def people_in(folder: Path) -> tuple[dict[str, Path], list[Path]]:
 
 def _folder(params: PortraitsParams) -> Path:
     if params.path is None:  # which no settings are that ask for photos from a folder
-        raise ValueError("portraits.path is not set")
+        raise ValueError("path is not set")
     return Path(params.path)
 
 
@@ -196,16 +206,23 @@ def _is_plain(name: str) -> bool:
 
 
 def _too_few(
-    params: PortraitsParams, found: int, people: dict[str, Path], beside: list[Path], rejected: list[dict]
+    params: PortraitsParams,
+    section: str,
+    found: int,
+    people: dict[str, Path],
+    beside: list[Path],
+    rejected: list[dict],
 ) -> InputError:
     folder = _folder(params)
     reason = (
         f"{found} people with {1 + params.score_photos} photos each, expected {params.validation} validation and "
         f"{params.test} test people"
     )
-    remedy = "Add people, or lower portraits.validation, portraits.test or portraits.score_photos"
+    remedy = f"Add people, or lower {section}.validation, {section}.test or {section}.score_photos"
     if rejected:
-        reason += f"; {first_refused(rejected, 'person')}"
+        reason += f"; {first_refused(rejected, 'person', 'file')}"
+        if rejected[0]["remedy"]:
+            remedy = f"{rejected[0]['remedy']}; or {remedy[0].lower()}{remedy[1:]}"
     loose = [_shown(path) for path in beside if not path.name.startswith(".") and claims_to_be_picture(path)]
     if loose:
         reason += f"; photos that lie loose, in no person's folder: {len(loose)}, such as {loose[0]}"

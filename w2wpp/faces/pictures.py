@@ -89,14 +89,21 @@ def read_picture(path: Path) -> Image.Image:
             photo = Image.open(BytesIO(content), formats=tuple(FORMATS.values()))
             _check_size(photo.size, where)
             photo.load()  # before its metadata are, for which Pillow may load it and keep half of a damaged picture
-            turn, picture = _orientation(photo), _to_rgb(photo, content)
-        return picture if turn is None else picture.transpose(turn)
+            return _turned(_to_rgb(photo, content[24] if photo.format == "PNG" else None), _orientation(photo))
     except InputError:
         raise
     except Image.DecompressionBombError as error:
         raise InputError(where, None, f"more than {MAX_PIXELS // 10**6} million pixels", "Make it smaller") from error
     except Exception as error:  # decoders raise what they like at damaged files
         raise InputError(where, None, f"a damaged {kind} ({_words(error)})", "Give another photo") from error
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """A copy of an opened picture by the rules of `read_picture`: RGB, turned the way it was taken."""
+    clear = picture.info.get("transparency")
+    deep = any(value > 255 for value in (clear if isinstance(clear, tuple) else (clear,)) if isinstance(value, int))
+    depth = (16 if deep else 8) if picture.format == "PNG" else None
+    return _turned(_to_rgb(picture.copy(), depth), _orientation(picture))
 
 
 def _known(start: bytes, where: str) -> str:
@@ -160,16 +167,21 @@ def _orientation(photo: Image.Image) -> Image.Transpose | None:
     return _TURNS.get(value) if isinstance(value, int) else None
 
 
-def _to_rgb(photo: Image.Image, content: bytes) -> Image.Image:
+def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _to_rgb(photo: Image.Image, depth: int | None) -> Image.Image:
+    """`depth` is that of a PNG's samples, in bits."""
     clear = photo.info.get("transparency")  # what is transparent: a grey, a colour, or an alpha per entry of a palette
     if photo.mode.startswith("I;16"):
         values = np.asarray(photo)
         grey = (np.minimum(values, 65_407) + 128) // 257
         return Image.fromarray(np.where(values == clear, 255, grey).astype(np.uint8)).convert("RGB")
-    if photo.format == "PNG" and photo.mode in ("L", "RGB") and clear is not None:
+    if depth is not None and photo.mode in ("L", "RGB") and clear is not None:
         # Pillow brings the pixels to 8 bits, but not the colour that it then compares them to.
         photo.info["transparency"] = (
-            tuple(map(_to_8_bits, clear, [content[24]] * 3)) if photo.mode == "RGB" else _to_8_bits(clear, content[24])
+            tuple(map(_to_8_bits, clear, [depth] * 3)) if photo.mode == "RGB" else _to_8_bits(clear, depth)
         )
     if not photo.has_transparency_data:
         return photo.convert("RGB")

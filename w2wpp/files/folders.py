@@ -18,6 +18,11 @@ _LEFT_BEHIND = {
 }
 
 
+def expanded(path: str | Path) -> Path:
+    """A path in which a leading ~ is the home directory, as in a shell; ~ of an unknown user stays."""
+    return Path(os.path.expanduser(path))
+
+
 def normal_form(name: str) -> str:
     """A name with its accents composed (NFC), because file systems differ in this."""
     return unicodedata.normalize("NFC", name)

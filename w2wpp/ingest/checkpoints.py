@@ -4,7 +4,8 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from unicodedata import normalize
+
+from w2wpp.files.folders import normal_form
 
 # peft, diffusers and OneTrainer give every LoRA one of these names, so its folder distinguishes it.
 _SAVED_AS = {"adapter_model", "pytorch_lora_weights"}
@@ -107,7 +108,7 @@ def _training(members: list[_Part]) -> Training:
     named = len(members) > 1 or members[0].sign in ("", "spelt")
     person = min(part.training for part in members) if named else ""
     return Training(
-        normalize("NFC", person or own_name(members[0].name)),
+        normal_form(person or own_name(members[0].name)),
         tuple(sorted(last)),
         tuple(numbered),
         all(part.sign == "numbered" for part in members),

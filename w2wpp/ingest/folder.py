@@ -4,13 +4,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from unicodedata import normalize
 
 import torch
 from torch import Tensor
 
 from w2wpp.compute.runtime import progress
 from w2wpp.files.errors import InputError
+from w2wpp.files.folders import normal_form
 from w2wpp.files.tensor_files import opened, printable, read_header
 from w2wpp.ingest.checkpoints import Training, find_trainings
 from w2wpp.ingest.foreign import ForeignLora, read_lora
@@ -107,7 +107,7 @@ def scan_folder(
     of: dict[str, Training] = {}
     with progress(None, "LoRAs", total=len(metadata)) as bar:
         for training in find_trainings(metadata):
-            wanted = tuple(name for name in training.names if normalize("NFC", name) in listed)
+            wanted = tuple(name for name in training.names if normal_form(name) in listed)
             if training.unsure and not wanted and len(training.numbered) > MAX_UNSURE:
                 raise _ambiguous(folder, training)
             tries = [wanted or training.names] if wanted or checkpoints == "all" else training.from_the_end

@@ -3,9 +3,9 @@
 import csv
 import io
 from pathlib import Path
-from unicodedata import normalize
 
 from w2wpp.files.errors import InputError
+from w2wpp.files.folders import normal_form
 from w2wpp.files.tensor_files import opened, printable
 
 MAX_BYTES = 64 * 2**20
@@ -43,7 +43,7 @@ def read_listed(path: str | Path) -> dict[str, str]:
             line = rows.line_num + skipped
             if not any(map(str.strip, row)) or rows.line_num == 1:
                 continue
-            values = [normalize("NFC", value.strip()) for value in row] + [""] * len(columns)
+            values = [normal_form(value.strip()) for value in row] + [""] * len(columns)
             name, person = (values[columns.index(column)] for column in ("file", "person"))
             name = name.replace("\\", "/").removeprefix("./")
             for column, value in (("file", name), ("person", person)):

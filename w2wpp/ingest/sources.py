@@ -4,7 +4,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
-from unicodedata import normalize
 
 import pandas as pd
 import torch
@@ -13,7 +12,8 @@ from pydantic import Field, model_validator
 from w2wpp.compute.schedules import chunks
 from w2wpp.diffusion.pretrained import empty_unet
 from w2wpp.files.errors import InputError
-from w2wpp.files.quarantine import LORAS, first_refused, write_quarantine
+from w2wpp.files.folders import normal_form
+from w2wpp.files.quarantine import FILES, LORAS, first_refused, write_quarantine
 from w2wpp.files.settings import Path as PathText
 from w2wpp.files.settings import Section
 from w2wpp.files.storage import write_csv
@@ -106,7 +106,7 @@ def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: P
     listed = read_listed(folder / PEOPLE) if (folder / PEOPLE).is_file() else {}
     scan = scan_folder(folder, layout, params.checkpoints, listed)
     _check_listed(listed, scan, str(folder / PEOPLE))
-    people = [listed.get(normalize("NFC", name), training.person) for name, training in scan.trainings.items()]
+    people = [listed.get(normal_form(name), training.person) for name, training in scan.trainings.items()]
     splits = assign_splits(people, seed, params.held_out, params.held_out)
     table = pd.DataFrame(
         [
@@ -139,7 +139,7 @@ def collect_folder(params: SourceParams, seed: int, layout: WeightLayout, out: P
             shards[split] = write_shards(out / "loras" / split, blocks, layout, LORAS_PER_FILE)
             parts.append(table.iloc[rows])
     _write_zoo(out, parts, shards)
-    write_quarantine(out, _refused(scan), LORAS)
+    write_quarantine(out, _refused(scan), FILES)
     write_csv(
         out / "duplicates.csv",
         pd.DataFrame([vars(each) for each in scan.duplicates], columns=["name", "original", "match", "distance"]),
@@ -187,15 +187,21 @@ def _write_zoo(out: Path, parts: list[pd.DataFrame], shards: dict[str, Shards]) 
 def _refused(scan: FolderScan) -> list[dict]:
     """What the flatten stage counts as unusable beside what it refuses itself."""
     return [
-        {"person": own_name(each.name), "lora": each.name, "key": each.key, "reason": each.reason}
+        {
+            "person": own_name(each.name),
+            "lora": each.name,
+            "key": each.key,
+            "reason": each.reason,
+            "remedy": each.remedy,
+        }
         for each in scan.rejected
     ]
 
 
 def _check_listed(listed: dict[str, str], scan: FolderScan, where: str) -> None:
     """Refuse a table of people that lists a file that is no LoRA of the folder."""
-    others = {normalize("NFC", each.name): f" ({each.reason})" for each in scan.others}
-    loras = {normalize("NFC", name) for name in (*scan.accepted, *_left_out(scan))}
+    others = {normal_form(each.name): f" ({each.reason})" for each in scan.others}
+    loras = {normal_form(name) for name in (*scan.accepted, *_left_out(scan))}
     for name in listed:
         if name not in loras:
             raise InputError(

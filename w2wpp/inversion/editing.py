@@ -50,6 +50,17 @@ class EditParams(Section):
     """Timestep below which the edited LoRA draws; above it, where a picture's layout is decided, the unedited one."""
 
 
+def _left(readout: Tensor, others: Tensor, covariance: Tensor, ridge: float) -> Tensor:
+    """What other read-outs [m, k] leave of one [k], with a ridge penalty in units of their mean variance."""
+    if not len(others):
+        return readout
+    gram = others @ covariance @ others.T
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    # Labels may say the same, so that their Gram matrix has no inverse.
+    inverse = torch.linalg.pinv(gram, hermitian=True, rtol=1e-6)
+    return readout - others.T @ (inverse @ (others @ (covariance @ readout)))
+
+
 @dataclass(frozen=True)
 class Directions:
     """What labels look like in a space: one linear read-out of each label from whitened latents.
@@ -73,15 +84,16 @@ class Directions:
 
         The direction is the most plausible way (the shortest in Mahalanobis distance) to raise the label while the
         read-outs of the labels held stay. In white latents it is the read-out less its projection on theirs, which is
-        how weights2weights disentangles (Dravid et al. 2024, arXiv 2406.09413, sec. 4.3).
+        how weights2weights disentangles (Dravid et al. 2024, arXiv 2406.09413, sec. 4.3). In a space of few dimensions
+        all others may leave nothing to move along; "all" then holds them in part, by a ridge penalty.
 
         Args:
             name: of the label.
             hold: labels that stay; those of its own group cannot.
 
         Raises:
-            ArgumentError: naming `attribute`: no such label; or `hold`: no such label, or nothing is left to move
-                along.
+            ArgumentError: naming `attribute`: no such label; or `hold`: no such label, or those named leave nothing to
+                move along.
         """
         row = self._row(name, "attribute")
         if isinstance(hold, str):
@@ -91,15 +103,13 @@ class Directions:
         others = self.readouts[[each for each in held if self.groups[each] != self.groups[row]]].double()
         covariance, readout = self.covariance.double(), self.readouts[row].double()
         whole = readout @ covariance @ readout
-        if len(others):
-            # Labels may say the same, so that their Gram matrix has no inverse.
-            gram = torch.linalg.pinv(others @ covariance @ others.T, hermitian=True, rtol=1e-6)
-            readout = readout - others.T @ (gram @ (others @ (covariance @ readout)))
-        moved = covariance @ readout
-        variance = readout @ moved
-        if variance < LEAST_LEFT * whole:
-            raise ArgumentError(None, "hold", f"the labels held say all that {name} does", "Hold fewer labels, or none")
-        return (moved / variance.sqrt()).float()
+        for ridge in (0.0, 1.0) if hold == "all" else (0.0,):
+            left = _left(readout, others, covariance, ridge)
+            moved = covariance @ left
+            variance = left @ moved
+            if variance >= LEAST_LEFT * whole:
+                return (moved / variance.sqrt()).float()
+        raise ArgumentError(None, "hold", f"the labels held say all that {name} does", "Hold fewer labels, or none")
 
     def change(self, changes: Mapping[str, float], hold: Held = "all") -> Tensor:
         """The sum [k] of steps along several directions, such as {"glasses": 2.0, "age": -1.0}; errors as of `step`."""

@@ -15,11 +15,13 @@ from torch import Tensor
 from w2wpp.codec import PatchCodec
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts
 from w2wpp.faces.frames import FFHQ, RENDERED, Frame, Framing, align, face_masks, find_faces, is_framed
-from w2wpp.faces.pictures import read_picture
+from w2wpp.faces.pictures import as_rgb, read_picture
 from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.files.folders import expanded
 from w2wpp.files.tensor_files import printable
 from w2wpp.inversion.photo_encoder import PhotoEncoder, uninformed
 from w2wpp.inversion.refinement import refine
+from w2wpp.inversion.restoration import Restorer
 from w2wpp.inversion.search import EncodedPhotos, SearchOptions, invert, photo_losses
 from w2wpp.spaces.base import WeightSpace
 
@@ -89,9 +91,9 @@ def open_photo(photo: Photo) -> Image.Image:
     """
     if isinstance(photo, (str, Path)):
         # The user named this photo, so it may be a link, unlike a photo among thousands in a folder.
-        return read_picture(Path(photo).expanduser().resolve())
+        return read_picture(expanded(photo).resolve())
     if isinstance(photo, Image.Image):
-        return ImageOps.exif_transpose(photo).convert("RGB")
+        return as_rgb(photo)
     array = np.asarray(photo)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ArgumentError(
@@ -160,6 +162,7 @@ def invert_photos(
     photos: Sequence[AlignedPhoto],
     options: SearchOptions,
     find: Callable[[np.ndarray], list[Frame]] | None = None,
+    restorer: Restorer | None = None,
 ) -> SearchRecord:
     """The person of one or several photos, as `stages/invert.py` finds the held-out people: `invert`, then `refine`.
 
@@ -171,14 +174,17 @@ def invert_photos(
         encoder: None starts the search at the mean of the space.
         photos: of one person, in the size of the base model's pictures.
         find: required if `options.params.mask` is "face".
+        restorer: tells what photos would show in place of these pictures, and replaces that mask; None for photos.
     """
     params, images = options.params, torch.from_numpy(np.stack([photo.pixels for photo in photos]))
     started = time.perf_counter()
     latents = encode_images(pipe, images)
+    restored = restorer.restore(images, latents) if restorer else None
+    latents = latents if restored is None else restored.latents
     prior = (encoder or uninformed(latents[0].numel(), space.latent_dim)).of_photos(latents[None])
     text = encode_prompts(pipe, [params.prompt]).expand(len(photos), -1, -1)
-    mask = None
-    if params.mask == "face" and find is not None:
+    mask = None if restored is None else restored.mask.movedim(1, 0)
+    if mask is None and params.mask == "face" and find is not None:
         mask = face_masks(images, find, latents.shape[-1])[None]
     seen = EncodedPhotos(latents[None], text[None], mask)
     z, _ = invert(pipe, space, prior, seen, options)

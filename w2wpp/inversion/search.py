@@ -75,12 +75,17 @@ class EncodedPhotos(NamedTuple):
     Attributes:
         latents: scaled latents [n, photos, c, h, w].
         text: text embeddings [n, photos, length, hidden] of the prompts of these photos.
-        mask: weight of each latent pixel of the region, [n, photos, h, w] in [0, 1]; None for equal weights.
+        mask: weight of each latent pixel of the region, [n, photos, h, w] in [0, 1], or of each latent number,
+            [n, photos, c, h, w]; None for equal weights.
     """
 
     latents: Tensor
     text: Tensor
     mask: Tensor | None = None
+
+    def of_people(self, some: slice) -> "EncodedPhotos":
+        """The photos of some of the people."""
+        return EncodedPhotos(self.latents[some], self.text[some], None if self.mask is None else self.mask[some])
 
 
 @dataclass(frozen=True)
@@ -156,8 +161,9 @@ def photo_loss(
     rows, text = (_rows(each, timesteps) for each in (photos.latents, photos.text))
     if photos.mask is not None:
         shown = pixel_weights * photos.mask.to(pixel_weights)
-        shown = shown / shown.mean((2, 3), keepdim=True).clamp_min(1e-6)
-        pixel_weights = _rows(shown, timesteps)[:, :, None]
+        if shown.ndim == 4:
+            shown = (shown / shown.mean((2, 3), keepdim=True).clamp_min(1e-6))[:, :, None]
+        pixel_weights = _rows(shown, timesteps)
     return lambda weights, generator: denoising_loss(
         pipe, schedule, layout, weights, rows, text, params.timestep_shift, generator, pixel_weights
     ).mean(0)

@@ -8,7 +8,7 @@ import torch
 
 from w2wpp.compute.runtime import progress
 from w2wpp.files.errors import InputError
-from w2wpp.files.quarantine import LORAS, check_share, read_quarantine, refusal, write_quarantine
+from w2wpp.files.quarantine import FILES, LORAS, check_share, read_quarantine, refusal, write_quarantine
 from w2wpp.files.storage import read_csv, write_csv, write_pack
 from w2wpp.lora.layout import WeightLayout, flatten
 from w2wpp.lora.packs import read_loras
@@ -16,7 +16,13 @@ from w2wpp.lora.shards import open_shards, write_shard
 from w2wpp.lora.statistics import standardise_shards
 
 
-def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined: float = 0.01) -> None:
+def flatten_zoo(
+    zoo: Path,
+    out: Path,
+    people: int | None = None,
+    max_quarantined: float = 0.01,
+    setting: str = "max_quarantined",
+) -> None:
     """Write the LoRAs of a zoo as weight vectors for `read_weights`. One pack of LoRAs is in memory at a time.
 
     Args:
@@ -24,6 +30,7 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
         out: folder of the vectors, of `people.csv`, `statistics.safetensors` (written last) and `quarantine.csv`.
         people: number of zoo people who are kept, counted from the first; None for all.
         max_quarantined: share of LoRAs that may be refused.
+        setting: the name of this share in the error.
 
     Raises:
         InputError: more LoRAs were refused, or a file contradicts the manifest.
@@ -48,7 +55,7 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
                 try:
                     vectors[row] = flatten({key: part[number] for key, part in tensors.items()}, layout, where)
                 except InputError as error:
-                    refused.append(refusal(error, LORAS, person=person, lora=where))
+                    refused.append(refusal(error, FILES, person=person, lora=where))
             kept += vectors
             for (role, split), some in rows.loc[list(vectors)].groupby(["role", "split"]):
                 write_shard(
@@ -57,7 +64,7 @@ def flatten_zoo(zoo: Path, out: Path, people: int | None = None, max_quarantined
                     torch.stack([vectors[row] for row in some.index]),
                     layout,
                 )
-    check_share(refused, total, max_quarantined, write_quarantine(out, refused, LORAS))
+    check_share(refused, total, max_quarantined, write_quarantine(out, refused, LORAS), setting)
     if layout is None:
         raise InputError(str(zoo / "manifest.csv"), None, "no LoRAs", "Run `dvc repro -f collect`")
     people_kept = manifest.loc[kept].drop(columns="file")

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from w2wpp.files.words import drawn_words
 from w2wpp.report.style import DPI, INK
-from w2wpp.report.words import as_label, as_text, drawn_words
+from w2wpp.report.words import as_label, as_text
 
 TILE = 0.7  # inches
 HEADING_LINES, ROW_WIDTH, ROW_LINES = 12, 24, 3  # of words beside pictures, in characters; what is longer is cut

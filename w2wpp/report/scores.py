@@ -71,18 +71,24 @@ def trade(rungs: pd.DataFrame, across: str = "id_obeyed", up: str = "copying") -
     names = [name for name in tables[0].index if name in tables[1].index]
     figure = new_figure(7.6, 4.6)
     axes = figure.subplots()
-    for name in names:
+    colors = {name: COLORS.get(name.partition(" ")[0], GREY) for name in names}
+    for name, color in colors.items():
         x, y = (table.loc[name] for table in tables)
-        color = COLORS.get(name.partition(" ")[0], GREY)
         axes.plot([x["low"], x["high"]], [y["mean"]] * 2, color=color, linewidth=1.5)
         axes.plot([x["mean"]] * 2, [y["low"], y["high"]], color=color, linewidth=1.5)
         axes.plot([x["mean"]], [y["mean"]], "o", color=color, markersize=6)
-        label = RUNGS.get(name, as_label(name))
-        axes.annotate(label, (x["mean"], y["mean"]), (6, 5), textcoords="offset points", size=8, color=color)
     axes.set_xlabel("ID score where prompts that contradict the photo are obeyed", size=8)
     axes.set_ylabel("copying of the photo (another photo: 0, the photo: 1)", size=8)
     axes.margins(x=0.2, y=0.12)
     tidy(axes)
+    lowest = -np.inf
+    for name in sorted(names, key=lambda name: tables[1].loc[name, "mean"]):
+        dot = np.array([table.loc[name, "mean"] for table in tables])
+        # Dots of one height are often neighbours: their names stand one above the other.
+        height = axes.transData.transform(dot)[1] * 72 / figure.dpi
+        lowest = max(height + 5, lowest + 11)
+        label, shift = RUNGS.get(name, as_label(name)), (6, lowest - height)
+        axes.annotate(label, (dot[0], dot[1]), shift, textcoords="offset points", size=8, color=colors[name])
     return figure
 
 

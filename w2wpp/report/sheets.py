@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from w2wpp.faces.portraits import Portraits
+from w2wpp.faces.styles import STYLES
 from w2wpp.files.storage import read_pack
 from w2wpp.lora.weights import Weights
 from w2wpp.report.latent_planes import latent_plane, latent_space
@@ -18,7 +19,7 @@ from w2wpp.spaces.registry import BASELINE, METHODS, load_space
 
 SPACES = tuple(METHODS)
 BESIDE = {"true": "true LoRA, several photos", "one-photo": "DreamBooth, one photo"}  # inversions, on sheets
-PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES, TRUE_LORAS = 56, 10, 6, 12, 32, 16
+PEOPLE, SHOWN, PAIRS, SAMPLES, CLASS_SAMPLES, TRUE_LORAS, OUTSIDE = 56, 10, 6, 12, 32, 16, 6
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,27 @@ def inversion_figures(sheets: Sheets) -> dict[str, Figure]:
     return figures
 
 
+def outside_figures(folder: Path, sheets: Sheets) -> dict[str, Figure]:
+    """Of every style, what is inverted, what each rung draws then, and a real photo; a figure per style."""
+    people = spread(sheets.scores["vae inversion"], OUTSIDE)
+    rows = [sheets.held_out.names.index(person) for person in people]
+    packs = {name: read_pack(folder / name / "pictures.safetensors")[0] for name in ("references", *SPACES)}
+
+    def column(title: str, pack: str, key: str, color: str = INK) -> Column:
+        return Column(title, packs[pack][key][rows].numpy(), color=color)
+
+    def figure(style: str) -> Figure:
+        given = Column("what is inverted", packs["references"][style][rows][:, None].numpy())
+        rungs = [
+            column("guess of the photo encoder (VAE)", "vae", f"{style} encoder", COLORS["vae"]),
+            *(column(f"{LABELS[each]} inversion", each, f"{style} inversion", COLORS[each]) for each in SPACES),
+            column("DreamBooth, stopped in time", "references", f"{style} dreambooth"),
+        ]
+        return picture_sheet([given, *rungs, sheets.others(people)], people)
+
+    return {f"outside_{style}": figure(style) for style in STYLES}
+
+
 def interpolation_figure(folder: Path, zoo: Portraits | None) -> Figure:
     """Strips of all spaces under one another, between real photos of the two zoo people, if there are any."""
     strips, row_titles, row_colors, ends = [], [], [], []
@@ -148,14 +170,15 @@ def interpolation_figure(folder: Path, zoo: Portraits | None) -> Figure:
 
 
 def latent_figure(folder: Path, data: Weights, zoo: Portraits, held_out: Portraits) -> Figure:
-    """Zoo people, and the true LoRAs of held-out people, in all spaces."""
+    """Zoo people, and the true LoRAs of the held-out people who are scored, in all spaces."""
     spaces = {space: load_space(folder / space / "space.safetensors") for space in SPACES}
     facts = pd.concat([zoo.manifest, held_out.manifest]).drop_duplicates("person").set_index("person")
-    names = data.names("zoo") + data.names("true")
+    split = held_out.splits[0]
+    names = data.names("zoo") + data.names("true", split)
+    loras = data.of("zoo"), data.of("true", split)
     planes = {
         name: latent_plane(
-            np.concatenate([space.encode(data.of(role)).numpy() for role in ("zoo", "true")]),
-            latent_effects(space, data.std),
+            np.concatenate([space.encode(each).numpy() for each in loras]), latent_effects(space, data.std)
         )
         for name, space in spaces.items()
     }

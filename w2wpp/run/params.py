@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from w2wpp.compute.engine import EngineParams
 from w2wpp.diffusion.denoising import GenerateParams
 from w2wpp.evaluation.gallery import EvaluateParams
+from w2wpp.evaluation.outside import OutsideParams
 from w2wpp.evaluation.sweep_rows import SweepParams
 from w2wpp.faces.portraits import PortraitsParams, Split
 from w2wpp.files.errors import ArgumentError, InputError
@@ -20,6 +21,7 @@ from w2wpp.files.settings import Count, Prompt, Rate, Section, Share, Whole
 from w2wpp.ingest.sources import SourceParams
 from w2wpp.inversion.editing import EditParams
 from w2wpp.inversion.photo_encoder import PhotoEncoderParams
+from w2wpp.inversion.restoration import RestorerParams
 from w2wpp.inversion.search import InvertParams
 from w2wpp.lora.layout import LoraParams
 from w2wpp.run.yaml_files import parse_mapping, read_text
@@ -109,7 +111,7 @@ class Params(Section):
 
     seed: Whole = 0
     """Seed of everything that is drawn."""
-    split: Split = "test"
+    split: Split = "validation"
     """Held-out people who are inverted and scored: validation people to choose settings, test people to report."""
     space: Annotated[str, AfterValidator(_space)] = "vae"
     """Space whose inversion metrics/inversion.json shows."""
@@ -125,6 +127,7 @@ class Params(Section):
     lora: LoraParams = LoraParams()
     collect: CollectParams = CollectParams()
     probe: ProbeParams = ProbeParams()
+    restorer: RestorerParams = RestorerParams()
     arcface: ArcFaceParams = ArcFaceParams()
     flatten: FlattenParams = FlattenParams()
     pca: PCAParams = PCAParams()
@@ -135,6 +138,7 @@ class Params(Section):
     photo_encoder: PhotoEncoderParams = PhotoEncoderParams()
     invert: InvertParams = InvertParams()
     edit: EditParams = EditParams()
+    outside: OutsideParams = OutsideParams()
     generate: GenerateParams = GenerateParams()
     evaluate: EvaluateParams = EvaluateParams()
     sweep: SweepParams = SweepParams()

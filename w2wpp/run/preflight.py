@@ -38,7 +38,7 @@ def check_sources(params: Params) -> None:
             )
     if params.portraits.source == "rendered":
         return
-    check_people(params.portraits)
+    check_people(params.portraits, "portraits")
     load_face_finder(params.faces)
     for recognizer in sorted({params.recognizer, params.second_recognizer} - {"arcface"}):
         load_recognizer(recognizer)

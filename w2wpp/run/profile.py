@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from w2wpp.files.errors import InputError
+from w2wpp.files.folders import expanded
 from w2wpp.files.storage import write_atomically
 from w2wpp.files.tensor_files import printable
 from w2wpp.run.params import RESTORE, check_params
@@ -103,9 +104,9 @@ def _fault(where: str, content: dict) -> InputError | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("profile", type=Path, help="YAML with some of the keys of params.yaml")
+    parser.add_argument("profile", type=expanded, help="YAML with some of the keys of params.yaml")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="single settings, such as collect.path=loras")
-    parser.add_argument("--params", default="params.yaml", help="settings to write into")
+    parser.add_argument("--params", type=expanded, default=Path("params.yaml"), help="settings to write into")
     args = parser.parse_intermixed_args()
     apply_profile(args.profile, args.params, args.settings)
 

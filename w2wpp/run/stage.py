@@ -9,6 +9,7 @@ from pathlib import Path
 
 from w2wpp.compute.runtime import prepare
 from w2wpp.files.errors import ArgumentError, InputError
+from w2wpp.files.folders import expanded
 from w2wpp.files.storage import write_json
 from w2wpp.run.params import in_params, load_params
 from w2wpp.spaces.registry import METHODS
@@ -34,7 +35,7 @@ def stage_arguments(
         InputError: params.yaml is wrong (see `load_params`).
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--params", default="params.yaml", help="settings")
+    parser.add_argument("--params", type=expanded, default=Path("params.yaml"), help="settings")
     if space:
         parser.add_argument("--space", choices=list(METHODS), required=True, help="the weight space to use")
     if shard:
@@ -50,7 +51,7 @@ def stage_arguments(
     for name, default in paths.items():
         outgoing = name == "metrics" or name.startswith("out")
         kind = "output" if outgoing else "resume state" if name == "scratch" else "input"
-        parser.add_argument(f"--{name}", type=Path, default=Path(default), help=kind)
+        parser.add_argument(f"--{name}", type=expanded, default=Path(default), help=kind)
     args = parser.parse_args()
     args.params = load_params(args.params)
     return args

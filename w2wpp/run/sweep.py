@@ -13,7 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from w2wpp.compute.batches import batches_of, finish, in_resumable_batches, joined
+from w2wpp.compute.batches import finish, in_resumable_batches, joined
 from w2wpp.compute.resume import scratch_folder
 from w2wpp.compute.runtime import device
 from w2wpp.compute.schedules import chunks
@@ -26,10 +26,10 @@ from w2wpp.faces.finders import load_face_finder
 from w2wpp.faces.portraits import Portraits, read_portraits
 from w2wpp.faces.recognizers import Recognizer, load_recognizer
 from w2wpp.files.storage import folder_hash, read_csv, read_pack, write_csv, write_pack
-from w2wpp.inversion.held_out import encode_held_out, mask_held_out, photos_of
+from w2wpp.inversion.held_out import encode_held_out, mask_held_out, search_batches
 from w2wpp.inversion.photo_encoder import PhotoEncoder, fit_photo_encoder, mirrored_latents, uninformed
 from w2wpp.inversion.refinement import found_weights, invert_batch
-from w2wpp.inversion.search import SearchOptions
+from w2wpp.inversion.search import EncodedPhotos, SearchOptions
 from w2wpp.lora.flattening import flatten_zoo
 from w2wpp.lora.weights import Weights, read_weights
 from w2wpp.run.params import Params
@@ -203,8 +203,8 @@ class Sweep:
         return latents[[names.index(person) for person in people]]
 
     @cached_property
-    def _observed(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Scaled latents [n, photos, c, h, w] of the held-out people's photos, text embeddings, and masks if any.
+    def _observed(self) -> EncodedPhotos:
+        """What inversion sees of the held-out people.
 
         Rows change none of the settings that these depend on.
         """
@@ -217,18 +217,11 @@ class Sweep:
         mask = None
         if invert.mask == "face":
             mask = mask_held_out(people, invert, load_face_finder(self.params.faces), latents.shape[-1])
-        return latents, text, mask
+        return EncodedPhotos(latents, text, mask)
 
     def _invert(self, space: WeightSpace, encoder: PhotoEncoder, settings: Params, scratch: Path, label: str) -> Tensor:
         """Weights [n, d] of the held-out people, from the photos that inversion sees."""
-        latents, text, mask = self._observed
-
-        def inputs(first: int, count: int) -> tuple:
-            some = slice(first, first + count)
-            seen = photos_of(latents, text, mask, some)
-            return encoder.of_photos(seen.latents), seen, f"{label} {some.stop}/{len(latents)}"
-
-        batches = batches_of(len(latents), settings.invert.people_at_once, scratch, inputs)
+        batches = search_batches(encoder, self._observed, settings.invert.people_at_once, scratch, label)
         options = SearchOptions(settings.invert, settings.seed)
         finish(batches, partial(invert_batch, self.pipe, space.to(device()), options), label, settings.engine)
         return found_weights(space.cpu(), joined(batches))

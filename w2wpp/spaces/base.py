@@ -54,7 +54,7 @@ class WeightSpace(nn.Module):
         self.latent_dim = latent_dim
         self.layout = layout
         self.prior = StandardNormal(latent_dim)
-        self._hold_donors(0)
+        self.hold_donors(0)
 
     def encode(self, weights: Tensor) -> Tensor:
         """Weight vectors [n, d] float32 to latents [n, k]."""
@@ -66,7 +66,7 @@ class WeightSpace(nn.Module):
 
     def keep_donors(self, weights: Tensor) -> None:
         """Keep latents of these people, weight vectors [q, d], and what the space leaves out of them, for `sample`."""
-        self._hold_donors(len(weights))
+        self.hold_donors(len(weights))
         self.donor_latents = self.encode(weights)
         self.donor_residuals = (weights - self.decode(self.donor_latents)).half()
 
@@ -100,7 +100,8 @@ class WeightSpace(nn.Module):
         z = density.sample(n, generator)
         return z, self.complete(z.to(self.scales.device)).cpu()
 
-    def _hold_donors(self, count: int) -> None:
+    def hold_donors(self, count: int) -> None:
+        """Make room for donors, which `keep_donors` or a file then fills."""
         # Files of spaces without donors have no such tensors.
         kept = count > 0
         latents, residuals = torch.zeros(count, self.latent_dim), torch.zeros(count, self.layout.dimension)
@@ -201,7 +202,7 @@ def read_space(path: str | Path, kinds: Mapping[str, type[Space]]) -> Space:
     layout = WeightLayout.from_meta(meta.get("layout", {}), str(path))
     try:
         space = kinds[meta["kind"]](layout=layout, **meta["config"])
-        space._hold_donors(len(tensors.get("donor_latents", ())))
+        space.hold_donors(len(tensors.get("donor_latents", ())))
         space.load_state_dict(tensors)
     except (RuntimeError, TypeError, KeyError) as error:
         raise InputError(

@@ -79,6 +79,7 @@ def fit_streaming_pca(
         {"mean": mean.float().clone(), "std": std.float().clone(), "components": components.cpu(), "scales": scales},
         assign=True,
     )
+    space.hold_donors(0)
     return space, (squares / rows.squares).float()
 
 
