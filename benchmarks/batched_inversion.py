@@ -6,27 +6,27 @@ count beside wall seconds, as others' work does not change them. The results are
 """
 
 import argparse
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from measuring import ROOT, in_rounds, keep, machine, on_machine
 from torch import Tensor
 
-from w2wpp.compute.runtime import device, progress
+from w2wpp.compute.runtime import device
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
 from w2wpp.faces.portraits import read_portraits
-from w2wpp.files.storage import write_atomically, write_json
 from w2wpp.inversion.photo_encoder import PhotoEncoder
 from w2wpp.inversion.search import EncodedPhotos, InvertParams, SearchOptions, invert
+from w2wpp.report.tables import markdown_table
 from w2wpp.run.params import load_params
 from w2wpp.run.stage import run_stage
 from w2wpp.spaces.base import WeightSpace
 from w2wpp.spaces.registry import METHODS, load_space
 
-ROOT = Path(__file__).resolve().parents[1]
 GOAL = 8.0
+ALONE = "one at a time"
 
 
 def found_z(
@@ -55,60 +55,51 @@ def compare(
         together: sizes of batches, at most n.
         alone: people inverted one at a time in each round, at most n.
     """
-    options = SearchOptions(params)
-    spent: dict[str, list[tuple[float, float]]] = {}
+    sizes = {f"{size} together": [latents[:size]] for size in together}
+    batches = {ALONE: list(latents[:alone].split(1)), **sizes}
+    found: dict[str, Tensor] = {}
 
-    def timed(name: str, batches: list[Tensor]) -> Tensor:
-        started, cpu = time.perf_counter(), time.process_time()
-        z = torch.cat([found_z(pipe, space, encoder, batch, options) for batch in batches])
-        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
-        spent.setdefault(name, []).append((seconds / len(z), cpu_seconds / len(z)))
-        return z
+    def work(name: str) -> None:
+        found[name] = torch.cat(
+            [found_z(pipe, space, encoder, batch, SearchOptions(params)) for batch in batches[name]]
+        )
 
-    difference = 0.0
     found_z(pipe, space, encoder, latents[:1], SearchOptions(params.model_copy(update={"steps": 1})))  # loads kernels
-    for _ in progress(range(rounds), "rounds"):
-        single = timed("one at a time", list(latents[:alone].split(1)))
-        for size in together:
-            z = timed(f"{size} together", [latents[:size]])
-            shared = min(size, alone)
-            difference = max(difference, (z[:shared] - single[:shared]).abs().max().item())
-    per_person = {
-        name: dict(zip(("seconds", "cpu_seconds"), map(statistics.median, zip(*runs, strict=True)), strict=True))
-        for name, runs in spent.items()
-    }
+    runs = in_rounds({name: partial(work, name) for name in batches}, rounds)
+    pairs = [(z[:alone], found[ALONE][: len(z)]) for z in found.values()]
     return {
-        "per_person": per_person,
-        "largest_difference_of_z": difference,
-        "largest_z": single.abs().max().item(),
+        "per_person": {
+            name: {key: run[key] / len(found[name]) for key in ("seconds", "cpu_seconds")} for name, run in runs.items()
+        },
+        "largest_difference_of_z": max((z - single).abs().max().item() for z, single in pairs),
+        "largest_z": found[ALONE].abs().max().item(),
         "steps": params.steps,
         "rounds": rounds,
-        "threads": torch.get_num_threads(),
-        "device": str(pipe.unet.device),
+        **machine(),
     }
 
 
 def markdown(result: dict) -> str:
     """The table, and whether the goal is met."""
-    first = result["per_person"]["one at a time"]
+    first = result["per_person"][ALONE]
+    rows = [
+        [name] + [text for key in first for text in (f"{each[key]:.3f}", f"{first[key] / max(each[key], 1e-9):.1f}")]
+        for name, each in result["per_person"].items()
+    ]
+    best = max(first["cpu_seconds"] / max(each["cpu_seconds"], 1e-9) for each in result["per_person"].values())
     lines = [
-        f"{result['steps']} steps per person on {result['device']} with {result['threads']} threads; median of "
+        "# Inversion of many people together",
+        "",
+        f"{result['steps']} steps per person in the space `{result['space']}`, {on_machine(result)}; median of "
         f"{result['rounds']} rounds.",
         "",
-        "| people inverted | seconds per person | times as fast | CPU seconds per person | times fewer |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for name, each in result["per_person"].items():
-        fewer = f"{first['cpu_seconds'] / each['cpu_seconds']:.1f}" if each["cpu_seconds"] else ""
-        lines.append(
-            f"| {name} | {each['seconds']:.3f} | {first['seconds'] / each['seconds']:.1f} | "
-            f"{each['cpu_seconds']:.3f} | {fewer} |"
-        )
-    best = max(first["seconds"] / each["seconds"] for each in result["per_person"].values())
-    lines += [
+        *markdown_table(
+            ["people inverted", "seconds per person", "times as fast", "CPU seconds per person", "times fewer"], rows
+        ),
         "",
         f"z differs by {result['largest_difference_of_z']:.1e} at most, where the largest is "
-        f"{result['largest_z']:.1f}. Goal: {GOAL:g} times as fast, {'met' if best >= GOAL else 'missed'}.",
+        f"{result['largest_z']:.1f}. Goal: {GOAL:g} times fewer CPU seconds per person, "
+        f"{'met' if best >= GOAL else 'missed'}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -139,10 +130,7 @@ def main() -> None:
         args.alone,
         args.rounds,
     ) | {"space": args.space}
-    text = markdown(result)
-    write_json(args.out / "batched_inversion.json", result)
-    write_atomically(args.out / "batched_inversion.md", lambda path: path.write_text(text))
-    print(text)
+    keep(args.out, "batched_inversion", result, markdown(result))
 
 
 if __name__ == "__main__":

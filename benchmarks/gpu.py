@@ -13,75 +13,77 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+import vae_epoch
 from batched_training import train_with_peft
-from parts import gib, measured, run_part
-from sd15_memory import GIB, draw, invert, peak
-from sd15_shape import SHAPES, models, parameter_bytes, random_vector, write_model
-from streaming_pca import operations, write_synthetic
-from torch._subclasses.fake_tensor import FakeTensorMode
-from vae_epoch import Sizes, seconds_here, seconds_of_pythae
+from measuring import ROOT, gib, in_rounds, keep, machine, measured, on_machine, run_part
+from sd15_memory import draw, invert, peak, without_storage
+from sd15_shape import SHAPES, Shape, random_vector, w2w_layout, write_model
+from streaming_pca import OVERSAMPLING, operations, write_synthetic
 
 from w2wpp.compute.runtime import device
 from w2wpp.diffusion.denoising import GenerateParams, generate
 from w2wpp.diffusion.dreambooth import DreamBoothParams, train_loras
 from w2wpp.diffusion.pipeline import encode_prompts, load_pipeline
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT
-from w2wpp.files.storage import write_atomically, write_json
 from w2wpp.inversion import search
 from w2wpp.inversion.photo_encoder import uninformed
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.lora.shards import open_shards
 from w2wpp.lora.statistics import standardise_shards
+from w2wpp.report.tables import markdown_table
 from w2wpp.run.params import load_params
 from w2wpp.run.stage import run_stage
 from w2wpp.spaces.affine import PCASpace
 from w2wpp.spaces.streaming_pca import fit_streaming_pca
 
-ROOT = Path(__file__).resolve().parents[1]
 GOAL = 10.0  # times as fast as one at a time, of training and inversion
-PCA_OVERSAMPLING, PCA_POWERS = 32, 4
+PCA_POWERS = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes of all parts. Pairs are (how many together, how many steps)."""
+    """The sizes of all parts. Pairs are (how many together, how many steps); `vae` is one of vae_epoch's sizes."""
 
-    shape: str
+    shape: Shape
     dtype: str
     train_embedded: tuple[int, int]
     train_sd15: tuple[int, int]
     invert_sd15: tuple[int, int]
     draw_embedded: tuple[int, int]
     draw_sd15: tuple[int, int]
-    vae: Sizes
+    vae: str
+    vae_epochs: int
     pca: tuple[int, int, int]
 
 
 PLANS = {
-    "cuda": Plan(
-        shape="true",
+    "true": Plan(
+        shape=SHAPES["true"],
         dtype="bfloat16",
         train_embedded=(256, 100),
         train_sd15=(12, 10),
         invert_sd15=(12, 10),
         draw_embedded=(64, 10),
         draw_sd15=(16, 50),
-        vae=Sizes(people=16_384, basis=4096, width=4096, latent_dim=1000, epochs=4),
+        vae="large",
+        vae_epochs=4,
         pca=(16_384, 99_648, 1000),
     ),
-    "cpu": Plan(
-        shape="miniature",
+    "miniature": Plan(
+        shape=SHAPES["miniature"],
         dtype="float32",
-        train_embedded=(2, 1),
-        train_sd15=(2, 1),
-        invert_sd15=(2, 1),
-        draw_embedded=(2, 1),
-        draw_sd15=(2, 1),
-        vae=Sizes(people=64, basis=16, width=16, latent_dim=4, epochs=2, batch=16),
+        train_embedded=(8, 2),
+        train_sd15=(8, 2),
+        invert_sd15=(8, 2),
+        draw_embedded=(8, 2),
+        draw_sd15=(8, 2),
+        vae="miniature",
+        vae_epochs=2,
         pca=(64, 128, 8),
     ),
 }
@@ -90,7 +92,7 @@ PLANS = {
 def sd15(folder: Path, plan: Plan):
     """The pipeline of random weights in the shape of Stable Diffusion 1.5, and the layout of weights2weights."""
     pipe = load_pipeline(folder / "base", device(), plan.dtype)
-    return pipe, WeightLayout.of_unet(pipe.unet, 1, 27.0, ["to_q", "to_v"])
+    return pipe, w2w_layout(pipe.unet)
 
 
 def embedded():
@@ -113,13 +115,15 @@ def compared(work: Callable[[int], object], together: int, per: int, unit: str) 
     Args:
         per: the results are seconds per person and this many of `unit`.
     """
-    runs = {}
-    for name, count in (("alone", 1), ("together", together)):
+    counts = {"alone": 1, "together": together}
+    for count in counts.values():
         work(count)
-        with measured() as run:
-            work(count)
-        runs[name] = run | {"count": count, "seconds_each": run["seconds"] / count / per}
-    return runs | {"unit": unit, "times": runs["alone"]["seconds_each"] / runs["together"]["seconds_each"]}
+    runs = in_rounds({name: partial(work, count) for name, count in counts.items()}, rounds=1)
+    each = {name: runs[name]["seconds"] / count / per for name, count in counts.items()}
+    return {name: runs[name] | {"count": count, "seconds_each": each[name]} for name, count in counts.items()} | {
+        "unit": unit,
+        "times": each["alone"] / each["together"],
+    }
 
 
 def training(load: Callable, together: int, steps: int) -> dict:
@@ -147,7 +151,7 @@ def inversion(folder: Path, plan: Plan) -> dict:
     """Inversion of many people together and of one, in seconds per person and step."""
     (together, steps), (pipe, layout) = plan.invert_sd15, sd15(folder, plan)
     with torch.device(device()):
-        space = PCASpace(SHAPES[plan.shape].latent_dim, layout)
+        space = PCASpace(plan.shape.latent_dim, layout)
         space.mean.copy_(random_vector(layout.dimension))
         space.std.fill_(0.01)
         space.components.normal_(std=layout.dimension**-0.5)
@@ -175,16 +179,6 @@ def drawing(load: Callable, plan: tuple[int, int], params: GenerateParams) -> di
     return compared(run, together, 1, "picture") | {"steps": steps}
 
 
-def vae(plan: Plan) -> dict:
-    """An epoch here and in pythae."""
-    result = {"sizes": plan.vae._asdict(), "seconds_here": seconds_here(plan.vae)}
-    try:
-        pythaes = seconds_of_pythae(plan.vae)
-    except ImportError as error:
-        return result | {"pythae": f"skipped: {error}"}
-    return result | {"seconds_of_pythae": pythaes, "times": pythaes / result["seconds_here"]}
-
-
 def pca(folder: Path, plan: Plan) -> dict:
     """Streamed PCA of synthetic float16 rows, z-scoring included."""
     rows, dimension, components = plan.pca
@@ -200,7 +194,7 @@ def pca(folder: Path, plan: Plan) -> dict:
                 std,
                 components,
                 0,
-                oversampling=PCA_OVERSAMPLING,
+                oversampling=OVERSAMPLING,
                 power_iterations=PCA_POWERS,
                 device=device(),
             )
@@ -208,23 +202,19 @@ def pca(folder: Path, plan: Plan) -> dict:
     return run | {"size": list(plan.pca), "captured": shares.sum().item(), "operations_per_second": rate}
 
 
-def estimate(plan: Plan) -> dict[str, float]:
+def estimate(plan: Plan) -> dict[str, int]:
     """Bytes of weights, and at the peaks of inversion and drawing, as sd15_memory.py estimates them."""
-    shape = SHAPES[plan.shape]
-    with FakeTensorMode():
-        unet, autoencoder, text = models(getattr(torch, plan.dtype), shape)
-        layout = WeightLayout.of_unet(unet, 1, 27.0, ["to_q", "to_v"])
-        held = parameter_bytes(unet, autoencoder, text)
+    with without_storage(plan.shape, plan.dtype) as (unet, autoencoder, layout, held):
         people, pictures = plan.invert_sd15[0], plan.draw_sd15[0]
         return {
-            "inversion": held + GIB * peak(invert, unet, layout, people, shape.latent_dim),
-            "drawing_sd15": held + GIB * peak(draw, unet, autoencoder, layout, pictures),
+            "inversion": held + peak(invert, unet, layout, people, plan.shape.latent_dim),
+            "drawing_sd15": held + peak(draw, unet, autoencoder, layout, pictures),
         }
 
 
 def write(folder: Path, plan: Plan) -> dict:
     """The random weights."""
-    write_model(folder / "base", SHAPES[plan.shape])
+    write_model(folder / "base", plan.shape)
     return {}
 
 
@@ -238,52 +228,47 @@ PARTS: dict[str, Callable[[Path, Plan], dict]] = {
     "drawing_sd15": lambda folder, plan: drawing(
         lambda: sd15(folder, plan), plan.draw_sd15, GenerateParams(guidance=3.0, negative_prompt="low quality, blurry")
     ),
-    "vae": lambda folder, plan: vae(plan),
+    "vae": lambda folder, plan: vae_epoch.compare(vae_epoch.SIZES[plan.vae], plan.vae_epochs, 1),
     "pca": pca,
 }
 TITLES = {
-    "training_embedded": "training LoRAs of the shipped base, peft alone / {} together",
-    "training_sd15": "training LoRAs in the shape of SD 1.5, peft alone / {} together",
-    "inversion": "inversion in the shape of SD 1.5, alone / {} together",
-    "drawing_embedded": "drawing with the shipped base, alone / {} together",
-    "drawing_sd15": "drawing in the shape of SD 1.5, alone / {} together",
+    "training_embedded": "training LoRAs of the shipped base",
+    "training_sd15": "training LoRAs in the shape of SD 1.5",
+    "inversion": "inversion in the shape of SD 1.5",
+    "drawing_embedded": "drawing with the shipped base",
+    "drawing_sd15": "drawing in the shape of SD 1.5",
 }
 
 
-def measure(run: Callable[[str], dict]) -> dict:
+def measure(size: str, run: Callable[[str], dict]) -> dict:
     """The results of all parts, which `run` does by their names."""
-    kind = device().type
-    return {
-        "device": torch.cuda.get_device_name() if kind == "cuda" else "the CPU",
-        "threads": torch.get_num_threads(),
-        "shape": PLANS[kind].shape,
-        "parts": {name: run(name) for name in PARTS},
-    }
+    return {**machine(), "size": size, "parts": {name: run(name) for name in PARTS}}
 
 
 def markdown(result: dict) -> str:
     """The tables."""
     parts = result["parts"]
-    lines = [
-        "# Speeds",
-        "",
-        f"On {result['device']}, with {result['threads']} threads; Stable Diffusion 1.5 in {result['shape']} size with "
-        f"random weights. Goal of training and inversion: {GOAL:g} times as fast as alone.",
-        "",
-        "| what | seconds per | alone | together | times as fast | peak together (GiB) | estimate (GiB) |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    failed = [f"- {name}: {part['failed']}" for name, part in parts.items() if "failed" in part]
+    rows = []
     for name, title in TITLES.items():
         part = parts[name]
         if "failed" in part:
             continue
+        numbers = [f"{part[each]['seconds_each']:.4f}" for each in ("alone", "together")]
         expected = parts["estimate"].get(name)
-        lines.append(
-            f"| {title.format(part['together']['count'])} | {part['unit']} | {part['alone']['seconds_each']:.4f} | "
-            f"{part['together']['seconds_each']:.4f} | {part['times']:.1f} | {gib(part['together']['peak_bytes'])} | "
-            f"{gib(expected) if expected else ''} |"
-        )
+        memory = [gib(part["together"]["peak_bytes"]), gib(expected) if expected else ""]
+        rows.append([title, str(part["together"]["count"]), part["unit"], *numbers, f"{part['times']:.1f}", *memory])
+    together = "peak together (GiB)"
+    titles = ["what", "together", "seconds per", "alone", "together", "times as fast", together, "estimate (GiB)"]
+    lines = [
+        "# Speeds",
+        "",
+        f"Measured {on_machine(result)}; Stable Diffusion 1.5 in {result['size']} size with random weights. Alone, "
+        f"LoRAs are trained with peft. Goal of training and inversion on a GPU: {GOAL:g} times as fast as alone.",
+        *([] if result["size"] == "true" else ["No GPU was at hand. **These small sizes say nothing about one.**"]),
+        "",
+        *markdown_table(titles, rows, texts=3),
+    ]
+    failed = [f"- {name}: {part['failed']}" for name, part in parts.items() if "failed" in part]
     lines.append("")
     for name in ("training_embedded", "training_sd15"):
         if "failed" not in parts[name]:
@@ -298,9 +283,9 @@ def markdown(result: dict) -> str:
             f"- inversion: {run['seconds'] / parts['inversion']['steps']:.2f} s a step of {run['count']} people."
         )
     if "failed" not in parts["vae"]:
-        epoch = parts["vae"]
-        other = f"{epoch['seconds_of_pythae']:.3f} s" if "times" in epoch else epoch["pythae"]
-        lines.append(f"- an epoch of the VAE: {epoch['seconds_here']:.3f} s; of pythae's: {other}.")
+        epochs, fewer = parts["vae"]["epoch"], vae_epoch.times(parts["vae"])
+        other = "pythae is not installed" if fewer is None else f"pythae takes {fewer:.1f} times as long"
+        lines.append(f"- an epoch of the VAE: {epochs['here']['seconds']:.3f} s; {other}.")
     if "failed" not in parts["pca"]:
         run = parts["pca"]
         rows, dimension, components = run["size"]
@@ -318,8 +303,9 @@ def main() -> None:
     parser.add_argument("--part", choices=list(PARTS), help="do one part, print its result and stop")
     parser.add_argument("--folder", type=Path, help="of the weights, for --part")
     args = parser.parse_args()
+    size = "true" if device().type == "cuda" else "miniature"
     if args.part:
-        print(json.dumps(PARTS[args.part](args.folder, PLANS[device().type])))
+        print(json.dumps(PARTS[args.part](args.folder, PLANS[size])))
         return
     end = time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory() as scratch:
@@ -329,11 +315,8 @@ def main() -> None:
             arguments = ["--part", name, "--folder", scratch]
             return run_part(__file__, arguments, Path(scratch) / "log.txt", end - time.monotonic())
 
-        result = measure(apart)
-    text = markdown(result)
-    write_json(args.out / "gpu.json", result)
-    write_atomically(args.out / "gpu.md", lambda path: path.write_text(text))
-    print(text)
+        result = measure(size, apart)
+    keep(args.out, "gpu", result, markdown(result))
 
 
 if __name__ == "__main__":

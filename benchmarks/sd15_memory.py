@@ -6,11 +6,13 @@ operation. CUDA's context, workspaces of kernels and fragmentation are left out.
 
 import argparse
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from parts import GIB
-from sd15_shape import SHAPES, models, parameter_bytes
+from measuring import gib
+from sd15_shape import SHAPES, Shape, models, parameter_bytes, w2w_layout
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -82,11 +84,21 @@ def draw(unet: UNet2DConditionModel, vae: AutoencoderKL, layout: WeightLayout, p
     vae.decode(inputs(unet, pictures)[0]).sample.float()
 
 
-def peak(work, *args) -> float:
-    """GiB at the peak of `work(*args)`."""
+@contextmanager
+def without_storage(
+    shape: Shape, dtype: str
+) -> Iterator[tuple[UNet2DConditionModel, AutoencoderKL, WeightLayout, int]]:
+    """UNet, autoencoder and layout of LoRAs, for tensors without storage; and the bytes of all weights."""
+    with FakeTensorMode():
+        unet, vae, text = models(getattr(torch, dtype), shape)
+        yield unet, vae, w2w_layout(unet), parameter_bytes(unet, vae, text)
+
+
+def peak(work, *args) -> int:
+    """Bytes at the peak of `work(*args)`, beside those before."""
     with Peak() as memory:
         work(*args)
-    return memory.most / GIB
+    return memory.most
 
 
 def main() -> None:
@@ -96,15 +108,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, nargs="+", default=[1, 8, 16], help="pictures drawn at once")
     parser.add_argument("--latent_dim", type=int, default=1000)
     args = parser.parse_args()
-    with FakeTensorMode():
-        unet, vae, text = models(getattr(torch, args.dtype), SHAPES["true"])
-        layout = WeightLayout.of_unet(unet, 1, 27.0, ["to_q", "to_v"])
-        held = parameter_bytes(unet, vae, text) / GIB
-        print(f"weights of UNet, autoencoder and text encoder, {args.dtype}: {held:.2f} GiB")
+    with without_storage(SHAPES["true"], args.dtype) as (unet, vae, layout, held):
+        print(f"weights of UNet, autoencoder and text encoder, {args.dtype}: {gib(held)} GiB")
         for people in args.people:
-            print(f"inversion, {people} at once: {peak(invert, unet, layout, people, args.latent_dim):.2f} GiB more")
+            print(f"inversion, {people} at once: {gib(peak(invert, unet, layout, people, args.latent_dim))} GiB more")
         for pictures in args.pictures:
-            print(f"pictures, {pictures} at once: {peak(draw, unet, vae, layout, pictures):.2f} GiB more")
+            print(f"pictures, {pictures} at once: {gib(peak(draw, unet, vae, layout, pictures))} GiB more")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,10 @@ from pathlib import Path
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline
-from parts import GIB, gib, measured, run_part
+from measuring import GIB, ROOT, gib, keep, machine, measured, on_machine, run_part
 from PIL import Image
-from sd15_memory import draw, invert, judge, peak
-from sd15_shape import SHAPES, Shape, models, parameter_bytes, random_photo, random_vector, write_model
-from torch._subclasses.fake_tensor import FakeTensorMode
+from sd15_memory import draw, invert, judge, peak, without_storage
+from sd15_shape import SHAPES, Shape, parameter_bytes, random_photo, random_vector, w2w_layout, write_model
 
 from w2wpp import cli
 from w2wpp.api.settings import Settings, read_settings
@@ -31,19 +30,18 @@ from w2wpp.diffusion.dreambooth import DreamBoothParams, train_loras
 from w2wpp.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
 from w2wpp.diffusion.pretrained import empty_unet
 from w2wpp.files.errors import InputError
-from w2wpp.files.storage import write_atomically, write_json
 from w2wpp.ingest.exported import read_exported
 from w2wpp.inversion import search
 from w2wpp.inversion.photo_encoder import uninformed
 from w2wpp.lora.adapters import adapted, initial_weights
 from w2wpp.lora.export import export_lora
 from w2wpp.lora.layout import WeightLayout
+from w2wpp.report.tables import markdown_table
 from w2wpp.run.stage import run_stage
 from w2wpp.spaces.affine import PCASpace
 from w2wpp.spaces.base import SPACE
 from w2wpp.spaces.registry import load_space
 
-ROOT = Path(__file__).resolve().parents[1]
 DTYPES = ("float32", "bfloat16")
 NEEDED = 14 * GIB  # memory that must be free before anything runs in true size without a GPU
 INVERT_STEPS, INFERENCE_STEPS = 2, 2
@@ -52,7 +50,7 @@ LORA, BASE, PHOTO, SETTINGS = "lora.safetensors", "base", "photo.png", "settings
 
 def layout_of(folder: Path) -> WeightLayout:
     """The layout of weights2weights on the base model."""
-    return WeightLayout.of_unet(empty_unet(folder / BASE), 1, 27.0, ["to_q", "to_v"])
+    return w2w_layout(empty_unet(folder / BASE))
 
 
 def loaded(folder: Path, dtype: str) -> StableDiffusionPipeline:
@@ -83,25 +81,19 @@ def write_files(folder: Path, shape: Shape) -> dict:
     return {"files": sizes, "dimension": layout.dimension, "tensors": 2 * len(layout.layers)}
 
 
-def estimate(shape: Shape, dtype: str) -> dict[str, float]:
+def estimate(shape: Shape, dtype: str) -> dict[str, int]:
     """Bytes at the peak of each step: the weights, and the live tensors of sd15_memory.py on top."""
-    with FakeTensorMode():
-        unet, vae, text = models(getattr(torch, dtype), shape)
-        layout = WeightLayout.of_unet(unet, 1, 27.0, ["to_q", "to_v"])
-        held = parameter_bytes(unet, vae, text)
+    with without_storage(shape, dtype) as (unet, vae, layout, held):
+        inverting = peak(invert, unet, layout, 1, shape.latent_dim)
         more = {
-            "load": 0.0,
+            "load": 0,
             "train": peak(invert, unet, layout, 1, 1),
-            "invert": peak(invert, unet, layout, 1, shape.latent_dim),
+            "invert": inverting,
             "picture": peak(draw, unet, vae, layout, 1),
             # The command draws the guess and the result together.
-            "command": max(
-                peak(invert, unet, layout, 1, shape.latent_dim),
-                peak(judge, unet, layout),
-                peak(draw, unet, vae, layout, 2),
-            ),
+            "command": max(inverting, peak(judge, unet, layout), peak(draw, unet, vae, layout, 2)),
         }
-    return {step: held + each * GIB for step, each in more.items()}
+    return {step: held + each for step, each in more.items()}
 
 
 def load(folder: Path, dtype: str) -> dict:
@@ -234,8 +226,7 @@ def rehearse(dtypes: list[str], part: Callable[[str, str], dict]) -> dict:
     if "failed" in written:
         raise InputError("base model", None, f"the files cannot be written ({written['failed']})", "Free some space")
     return {
-        "device": str(device()),
-        "threads": torch.get_num_threads(),
+        **machine(),
         "model": written,
         "estimates": {dtype: part("estimate", dtype) for dtype in dtypes},
         "steps": {
@@ -253,27 +244,26 @@ def rehearse(dtypes: list[str], part: Callable[[str, str], dict]) -> dict:
 def markdown(result: dict) -> str:
     """The table of steps."""
     total = sum(result["model"]["files"].values())
+    rows: list[list[str]] = []
+    for dtype, steps in result["steps"].items():
+        for name, run in steps.items():
+            if "failed" in run:
+                rows.append([STEPS[name][0], dtype, f"failed: {run['failed']}", "", "", ""])
+                continue
+            expected = result["estimates"][dtype].get(name)
+            numbers = [f"{run['seconds']:.1f}", f"{run['cpu_seconds']:.1f}", gib(run["peak_bytes"])]
+            rows.append([STEPS[name][0], dtype, *numbers, gib(expected) if expected else ""])
+    titles = ["step", "dtype", "seconds", "CPU seconds", "peak (GiB)", "estimate (GiB)"]
     lines = [
         "# Rehearsal of Stable Diffusion 1.5",
         "",
         f"Random weights, {result['size']} size: {total / 1e9:.2f} GB of files, LoRAs of "
-        f"{result['model']['dimension']:,} numbers in {result['model']['tensors']} tensors. On {result['device']} with "
-        f"{result['threads']} threads. The peak is that of the whole process in the step. The estimate has the weights "
-        "and the live tensors, without Python, libraries and workspaces.",
+        f"{result['model']['dimension']:,} numbers in {result['model']['tensors']} tensors; {on_machine(result)}. The "
+        "peak is that of the whole process in the step. The estimate has the weights and the live tensors, without "
+        "Python, libraries and workspaces.",
         "",
-        "| step | dtype | seconds | CPU seconds | peak (GiB) | estimate (GiB) |",
-        "|---|---|---:|---:|---:|---:|",
+        *markdown_table(titles, rows, texts=2),
     ]
-    for dtype, steps in result["steps"].items():
-        for name, run in steps.items():
-            if "failed" in run:
-                lines.append(f"| {STEPS[name][0]} | {dtype} | failed: {run['failed']} | | | |")
-                continue
-            expected = result["estimates"][dtype].get(name)
-            lines.append(
-                f"| {STEPS[name][0]} | {dtype} | {run['seconds']:.1f} | {run['cpu_seconds']:.1f} | "
-                f"{gib(run['peak_bytes'])} | {gib(expected) if expected else ''} |"
-            )
     differences = [
         f"{run['difference']:.1e} in {dtype}"
         for dtype, steps in result["steps"].items()
@@ -320,10 +310,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder / BASE, ignore_errors=True)
         (folder / SPACE).unlink(missing_ok=True)
-    text = markdown(result)
-    write_json(args.out / "sd15_rehearsal.json", result)
-    write_atomically(args.out / "sd15_rehearsal.md", lambda path: path.write_text(text))
-    print(text)
+    keep(args.out, "sd15_rehearsal", result, markdown(result))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from w2wpp.lora.layout import WeightLayout
 from w2wpp.world.base_model import build_tokenizer
 
 OLD = {"_diffusers_version": "0.6.0"}
@@ -149,6 +150,11 @@ def models(dtype: torch.dtype, shape: Shape) -> tuple[UNet2DConditionModel, Auto
     finally:
         torch.set_default_dtype(torch.float32)
     return unet.requires_grad_(False).eval(), vae.requires_grad_(False).eval(), text.requires_grad_(False).eval()
+
+
+def w2w_layout(unet: nn.Module) -> WeightLayout:
+    """The LoRAs of weights2weights on a UNet."""
+    return WeightLayout.of_unet(unet, 1, 27.0, ["to_q", "to_v"])
 
 
 def vocabulary(size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:

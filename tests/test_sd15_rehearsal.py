@@ -7,7 +7,7 @@ import pytest
 import sd15_rehearsal as rehearsal
 import torch
 from diffusers import UNet2DConditionModel
-from parts import run_part
+from measuring import run_part
 from safetensors.torch import load_file
 from sd15_shape import SHAPES, UNET, WORDS, models
 

@@ -56,9 +56,9 @@ def test_the_table_is_in_the_order_of_the_stages_ends(tmp_path):
             json.dumps({"seconds": seconds, "cpu_seconds": 2 * seconds, "ended": ended})
         )
     assert seconds_table(tmp_path).splitlines()[2:] == [
-        "| portraits | 240 | 480 | 2033-05-17 03:33 |",
-        "| vae | 360 | 721 | 2033-05-18 03:33 |",
-        "| all | 600 | 1201 | |",
+        "| portraits | 2033-05-17 03:33 | 240 | 480 |",
+        "| vae | 2033-05-18 03:33 | 360 | 721 |",
+        "| all |  | 600 | 1201 |",
     ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_json
+from w2wpp.report.tables import markdown_table
 from w2wpp.run.stage import RECORDS, run_stage
 
 COLUMNS = ("seconds", "cpu_seconds")
@@ -27,20 +28,17 @@ def seconds_table(folder: Path) -> str:
                 raise InputError(str(folder / f"{stage}.json"), key, "no number", "Delete this file")
     if not records:
         raise InputError(str(folder), None, "no stage has left its seconds", "Run `dvc repro`")
-    rows = sorted(records.items(), key=lambda item: item[1]["ended"])
-    totals = (sum(record[column] for record in records.values()) for column in COLUMNS)
-    return "\n".join(
-        [
-            "| stage | seconds | CPU seconds | ended (UTC) |",
-            "|---|---:|---:|---|",
-            *(
-                f"| {stage} | {record['seconds']:.0f} | {record['cpu_seconds']:.0f} | "
-                f"{datetime.fromtimestamp(record['ended'], UTC):%Y-%m-%d %H:%M} |"
-                for stage, record in rows
-            ),
-            "| all | {:.0f} | {:.0f} | |".format(*totals),
-        ]
-    )
+    rows = [
+        (
+            stage,
+            f"{datetime.fromtimestamp(record['ended'], UTC):%Y-%m-%d %H:%M}",
+            *(f"{record[column]:.0f}" for column in COLUMNS),
+        )
+        for stage, record in sorted(records.items(), key=lambda item: item[1]["ended"])
+    ]
+    totals = (f"{sum(record[column] for record in records.values()):.0f}" for column in COLUMNS)
+    titles = ["stage", "ended (UTC)", "seconds", "CPU seconds"]
+    return "\n".join(markdown_table(titles, [*rows, ("all", "", *totals)], texts=2))
 
 
 def main() -> None:

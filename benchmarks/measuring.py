@@ -1,18 +1,20 @@
-"""Parts of a benchmark, each in a process of its own.
-
-So the peak of memory is the part's own, and a part that is killed or takes too long loses no other.
-"""
+"""How benchmarks measure and tell: seconds and memory, rounds, parts in processes of their own, and results."""
 
 import json
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
+from w2wpp.compute.runtime import device, progress
+from w2wpp.files.storage import write_atomically, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
 
 
@@ -48,8 +50,33 @@ def measured() -> Iterator[dict[str, float]]:
     }
 
 
+def in_rounds(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+    """The median of each number of `measured`, by work; rounds do all works in turn, so a busy machine slows all."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in works}
+    for _ in progress(range(rounds), "rounds"):
+        for name, work in works.items():
+            with measured() as run:
+                work()
+            runs[name].append(run)
+    return {name: {key: statistics.median(run[key] for run in some) for key in some[0]} for name, some in runs.items()}
+
+
+def product_rate(size: int = 4096, repeats: int = 5) -> float:
+    """Floating-point operations per second of a product of large float32 matrices, the fastest of some."""
+    left, right = torch.randn(2, size, size, device=device())
+    seconds = []
+    for _ in range(repeats):
+        with measured() as run:
+            torch.mm(left, right)
+        seconds.append(run["seconds"])
+    return 2 * size**3 / min(seconds)
+
+
 def run_part(script: str, arguments: list[str], log: Path, limit: float) -> dict:
     """The JSON object in the last line that a script prints, or why there is none, as {"failed": reason}.
+
+    In a process of its own, a part has the memory's peak to itself, and if it is killed or takes too long, no other
+    part is lost.
 
     Args:
         log: file to which the standard error of the script is appended.
@@ -72,6 +99,24 @@ def run_part(script: str, arguments: list[str], log: Path, limit: float) -> dict
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def machine() -> dict[str, object]:
+    """What the numbers depend on: the device and the threads."""
+    name = torch.cuda.get_device_name() if device().type == "cuda" else "the CPU"
+    return {"device": name, "threads": torch.get_num_threads()}
+
+
+def on_machine(result: Mapping) -> str:
+    """`machine` in words."""
+    return f"on {result['device']} with {result['threads']} thread{'s' if result['threads'] > 1 else ''}"
+
+
 def gib(size: float) -> str:
     """Bytes as GiB, for tables."""
     return f"{size / GIB:.2f}"
+
+
+def keep(out: Path, name: str, result: Mapping, page: str) -> None:
+    """Write <name>.json and <name>.md, and print the page."""
+    write_json(out / f"{name}.json", result)
+    write_atomically(out / f"{name}.md", lambda path: path.write_text(page))
+    print(page)

@@ -1,4 +1,4 @@
-"""Parts of benchmarks in processes of their own: results, reasons why there are none, and memory."""
+"""How benchmarks measure: parts in processes of their own, reasons why there are no results, memory, rounds."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from parts import measured, run_part
+from measuring import in_rounds, measured, run_part
 
 
 @pytest.fixture
@@ -53,3 +53,15 @@ def test_the_peak_is_of_the_block_alone():
         sum(range(1000))
     assert first["peak_bytes"] - second["peak_bytes"] > size / 2
     assert 0 <= second["cpu_seconds"] <= first["seconds"] + first["cpu_seconds"]
+
+
+def test_rounds_do_all_works_in_turn_and_give_medians():
+    done, waits = [], iter([0.2, 0.0, 0.01])
+
+    def slow() -> None:
+        done.append("slow")
+        time.sleep(next(waits))
+
+    runs = in_rounds({"slow": slow, "quick": lambda: done.append("quick")}, 3)
+    assert done == ["slow", "quick"] * 3
+    assert 0.01 <= runs["slow"]["seconds"] < 0.2
