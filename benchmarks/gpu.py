@@ -228,7 +228,7 @@ PARTS: dict[str, Callable[[Path, Plan], dict]] = {
     "drawing_sd15": lambda folder, plan: drawing(
         lambda: sd15(folder, plan), plan.draw_sd15, GenerateParams(guidance=3.0, negative_prompt="low quality, blurry")
     ),
-    "vae": lambda folder, plan: vae_epoch.compare(vae_epoch.SIZES[plan.vae], plan.vae_epochs, 1),
+    "vae": lambda folder, plan: vae_epoch.compare(vae_epoch.SIZES[plan.vae], plan.vae_epochs, 1, vae_epoch.installed()),
     "pca": pca,
 }
 TITLES = {

@@ -13,6 +13,7 @@ import torch
 
 from w2wpp.compute.runtime import device, progress
 from w2wpp.files.storage import write_atomically, write_json
+from w2wpp.lora.layout import Adapted, WeightLayout
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
@@ -59,6 +60,11 @@ def in_rounds(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
                 work()
             runs[name].append(run)
     return {name: {key: statistics.median(run[key] for run in some) for key in some[0]} for name, some in runs.items()}
+
+
+def plain_layout(dimension: int) -> WeightLayout:
+    """One layer's LoRA, for vectors of this dimension that no model uses."""
+    return WeightLayout((Adapted("mid_block.attn1.to_q", dimension - 1, 1),), 1, 1.0)
 
 
 def product_rate(size: int = 4096, repeats: int = 5) -> float:

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from measuring import keep, measured, peak_bytes, product_rate, run_part
+from measuring import keep, measured, peak_bytes, plain_layout, product_rate, run_part
 from sklearn.decomposition import PCA, IncrementalPCA
 
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import write_atomically
-from w2wpp.lora.layout import Adapted, WeightLayout
 from w2wpp.lora.shards import Shards, open_shards, write_shards
 from w2wpp.lora.statistics import standardise_shards
 from w2wpp.report.tables import markdown_table
@@ -48,8 +47,7 @@ def write_synthetic(folder: Path, rows: int, dimension: int, components: int) ->
             noise = torch.randn(size, dimension, generator=generator)
             yield (torch.randn(size, rank, generator=generator) @ mixing + 0.1 * noise + 1).half()
 
-    layout = WeightLayout((Adapted("mid_block.attn1.to_q", dimension - 1, 1),), 1, 1.0)
-    write_shards(folder, blocks(), layout, max(1, rows // 8))
+    write_shards(folder, blocks(), plain_layout(dimension), max(1, rows // 8))
 
 
 def z_scores(shards: Shards, mean: torch.Tensor, std: torch.Tensor, rows: int) -> Iterator[torch.Tensor]:

@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from measuring import ROOT, in_rounds, keep, machine, on_machine
+from measuring import ROOT, in_rounds, keep, machine, on_machine, plain_layout
 from torch import nn
 
 from w2wpp.compute.runtime import device
-from w2wpp.lora.layout import Adapted, WeightLayout
 from w2wpp.report.tables import markdown_table
 from w2wpp.run.stage import run_stage
 from w2wpp.spaces.affine import PCASpace
@@ -61,7 +60,7 @@ def data_of(sizes: Sizes) -> dict[str, torch.Tensor]:
 
 def basis_of(sizes: Sizes) -> PCASpace:
     """A basis whose scales fall as 1 / sqrt(i); its components, which no epoch uses, have `basis` numbers each."""
-    space = PCASpace(sizes.basis, WeightLayout((Adapted("mid_block.attn1.to_q", sizes.basis - 1, 1),), 1, 1.0))
+    space = PCASpace(sizes.basis, plain_layout(sizes.basis))
     space.scales.copy_(torch.arange(1, sizes.basis + 1) ** -0.5)
     return space
 
@@ -127,13 +126,18 @@ def train_with_pythae(sizes: Sizes, epochs: int) -> None:
 TRAININGS: dict[str, Callable[[Sizes, int], None]] = {"here": train_here, "pythae": train_with_pythae}
 
 
-def compare(sizes: Sizes, epochs: int, rounds: int) -> dict:
+def installed() -> list[str]:
+    """The names of `TRAININGS` that can be measured here."""
+    return [name for name in TRAININGS if name == "here" or find_spec(name)]
+
+
+def compare(sizes: Sizes, epochs: int, rounds: int, known: list[str]) -> dict:
     """Seconds and CPU seconds of an epoch, by training: what further epochs add to one.
 
     Args:
         epochs: of the longer training, at least 2.
+        known: which trainings, see `installed`.
     """
-    known = [name for name in TRAININGS if name == "here" or find_spec(name)]
     for name in known:
         TRAININGS[name](sizes, 1)  # loads kernels
     works = {f"{name} {count}": partial(TRAININGS[name], sizes, count) for name in known for count in (1, epochs)}
@@ -190,7 +194,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     args = parser.parse_args()
-    result = compare(SIZES[args.size], args.epochs, args.rounds)
+    result = compare(SIZES[args.size], args.epochs, args.rounds, installed())
     keep(args.out, "vae_epoch", result, markdown(result))
 
 
