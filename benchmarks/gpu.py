@@ -288,9 +288,9 @@ def markdown(result: dict) -> str:
         lines.append(f"- an epoch of the VAE: {epochs['here']['seconds']:.3f} s; {other}.")
     if "failed" not in parts["pca"]:
         run = parts["pca"]
-        rows, dimension, components = run["size"]
+        count, dimension, components = run["size"]
         lines.append(
-            f"- streamed PCA of {rows:,} x {dimension:,} numbers, {components:,} components: {run['seconds']:.1f} s, "
+            f"- streamed PCA of {count:,} x {dimension:,} numbers, {components:,} components: {run['seconds']:.1f} s, "
             f"{run['operations_per_second'] / 1e12:.2f} TFLOP/s, {gib(run['peak_bytes'])} GiB."
         )
     return "\n".join([*lines, *failed]) + "\n"

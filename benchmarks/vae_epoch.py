@@ -162,7 +162,7 @@ def times(result: dict) -> float | None:
     if "pythae" not in result["epoch"]:
         return None
     key = "cpu_seconds" if result["device"] == "the CPU" else "seconds"
-    return result["epoch"]["pythae"][key] / result["epoch"]["here"][key]
+    return result["epoch"]["pythae"][key] / max(result["epoch"]["here"][key], 1e-9)
 
 
 def markdown(result: dict) -> str:
