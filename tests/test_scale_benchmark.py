@@ -19,18 +19,21 @@ def test_operations_are_those_of_stable_diffusion(result):
 
 def test_every_stage_is_measured_at_three_sizes(result):
     for name, sizes in scale.SIZES["miniature"].items():
-        assert list(result["runs"][name]) == list(sizes)
-    assert all(run["cpu_seconds"] > 0 for run in result["runs"]["flatten"].values())
+        assert [run["size"] for run in result["runs"][name]] == list(sizes)
+    assert all(run["cpu_seconds"] > 0 for run in result["runs"]["flatten"])
 
 
 def test_costs_are_fitted_by_a_line():
-    assert scale.fitted({10: {"cpu_seconds": 7.0}, 20: {"cpu_seconds": 9.0}}) == pytest.approx((5.0, 0.2))
-    assert scale.fitted({10: {"cpu_seconds": 9.0}, 20: {"cpu_seconds": 7.0}})[1] == 0
+    def line(size: int, seconds: float) -> dict:
+        return {"size": size, "cpu_seconds": seconds}
+
+    assert scale.fitted([line(10, 7), line(20, 9)]) == pytest.approx((5.0, 0.2))
+    assert scale.fitted([line(10, 9), line(20, 7)])[1] == 0
 
 
 def test_the_page_has_both_tables(result):
     page = scale.markdown(result)
     vectors = next(line for line in page.splitlines() if line.startswith("| vectors in float16"))
-    assert "| 0.4 | 13.0 | 199.3 |" in vectors
+    assert vectors.endswith("| 0.4 | 13.0 | 199.3 |")
     assert sum(line.startswith("| streamed PCA") for line in page.splitlines()) == 1
     assert "nothing in this table ran at these sizes" in page
