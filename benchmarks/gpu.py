@@ -43,6 +43,10 @@ from w2wpp.spaces.streaming_pca import fit_streaming_pca
 
 GOAL = 10.0  # times as fast as one at a time, of training and inversion
 PCA_POWERS = 4
+SMALL = (
+    "**No GPU was at hand, and these small sizes say nothing about one.** A peak is that of the whole process, with "
+    "Python and libraries, which an estimate leaves out."
+)
 
 
 @dataclass(frozen=True)
@@ -264,7 +268,7 @@ def markdown(result: dict) -> str:
         "",
         f"Measured {on_machine(result)}; Stable Diffusion 1.5 in {result['size']} size with random weights. Alone, "
         f"LoRAs are trained with peft. Goal of training and inversion on a GPU: {GOAL:g} times as fast as alone.",
-        *([] if result["size"] == "true" else ["No GPU was at hand. **These small sizes say nothing about one.**"]),
+        *([] if result["size"] == "true" else ["", SMALL]),
         "",
         *markdown_table(titles, rows, texts=3),
     ]

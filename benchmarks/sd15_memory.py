@@ -70,10 +70,10 @@ def invert(unet: UNet2DConditionModel, layout: WeightLayout, people: int, latent
 
 
 @torch.no_grad()
-def judge(unet: UNet2DConditionModel, layout: WeightLayout) -> None:
+def judge(unet: UNet2DConditionModel, layout: WeightLayout, timesteps: int = CHECKED) -> None:
     """The loss of one person's photo that judges a finished search, as in `w2wpp.inversion.search.photo_losses`."""
     with adapted(unet, layout, torch.empty(1, layout.dimension)):
-        unet(*inputs(unet, CHECKED))
+        unet(*inputs(unet, timesteps))
 
 
 @torch.no_grad()

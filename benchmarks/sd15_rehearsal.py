@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -45,6 +46,7 @@ from w2wpp.spaces.registry import load_space
 DTYPES = ("float32", "bfloat16")
 NEEDED = 14 * GIB  # memory that must be free before anything runs in true size without a GPU
 INVERT_STEPS, INFERENCE_STEPS = 2, 2
+JUDGED = 2  # timesteps that judge the search of `w2wpp invert`, or a CPU would take a quarter of an hour for them
 LORA, BASE, PHOTO, SETTINGS = "lora.safetensors", "base", "photo.png", "settings.yaml"
 
 
@@ -91,7 +93,7 @@ def estimate(shape: Shape, dtype: str) -> dict[str, int]:
             "invert": inverting,
             "picture": peak(draw, unet, vae, layout, 1),
             # The command draws the guess and the result together.
-            "command": max(inverting, peak(judge, unet, layout), peak(draw, unet, vae, layout, 2)),
+            "command": max(inverting, peak(judge, unet, layout, JUDGED), peak(draw, unet, vae, layout, 2)),
         }
     return {step: held + each for step, each in more.items()}
 
@@ -174,12 +176,12 @@ def load_lora(folder: Path, dtype: str) -> dict:
 
 
 def command(folder: Path, dtype: str) -> dict:
-    """`w2wpp invert` of one photo: two steps, and a picture each of the start and the result."""
+    """`w2wpp invert` of one photo: two steps, a short judgement, and a picture each of the start and the result."""
     out = folder / "person.safetensors"
     options = {"-o": out, "--base": folder / BASE, "--space": folder / SPACE, "--params": folder / SETTINGS}
     arguments = [str(each) for option in options.items() for each in option]
     fixed = ["--encoder", "none", "--framing", "none", "--seeds", "1"]
-    with measured() as run:
+    with measured() as run, patch.object(search, "CHECKED", JUDGED):
         try:
             cli.main(["invert", str(folder / PHOTO), *arguments, *fixed])
         except SystemExit as end:
