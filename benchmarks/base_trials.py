@@ -23,6 +23,7 @@ from w2wpp.evaluation.gallery import embed_all
 from w2wpp.faces.recognizers import load_recognizer
 from w2wpp.files.storage import file_hash
 from w2wpp.lora.layout import WeightLayout
+from w2wpp.report.tables import markdown_table
 from w2wpp.run.params import load_params
 from w2wpp.run.stage import run_stage
 from w2wpp.world.base_model import BaseParams, build_pipeline
@@ -184,23 +185,28 @@ def table(results: dict, seconds: float) -> str:
         "steps that fit was measured just before each trial. If two trials have the same cost per step, a difference "
         "in steps is noise of the machine. `python benchmarks/base_trials.py` repeats the trials.",
         "",
-        "| codec | steps | held-out people (dB) |",
-        "|---|---:|---:|",
-    ]
-    lines += [f"| {name} | {r['steps']} | {r['psnr_db']:.1f} |" for name, r in results.items() if "psnr_db" in r]
-    lines += [
+        *markdown_table(
+            ["codec", "steps", "held-out people (dB)"],
+            [(name, r["steps"], f"{r['psnr_db']:.1f}") for name, r in results.items() if "psnr_db" in r],
+        ),
         "",
         f"Fréchet distances are between the embeddings of {SAMPLES} class-prompt samples and real photos.",
         "",
-        "| denoiser | parameters (M) | steps | pictures seen | faces found | Fréchet |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {name} | {r['parameters'] / 1e6:.1f} | {r['steps']} | {r['pictures']} | {r['face_found']:.2f} | "
-        + ("-" if r["frechet"] is None else f"{r['frechet']:.3f}")
-        + " |"
-        for name, r in results.items()
-        if "pictures" in r
+        *markdown_table(
+            ["denoiser", "parameters (M)", "steps", "pictures seen", "faces found", "Fréchet"],
+            [
+                (
+                    name,
+                    f"{r['parameters'] / 1e6:.1f}",
+                    r["steps"],
+                    r["pictures"],
+                    f"{r['face_found']:.2f}",
+                    "-" if r["frechet"] is None else f"{r['frechet']:.3f}",
+                )
+                for name, r in results.items()
+                if "pictures" in r
+            ],
+        ),
     ]
     return "\n".join(lines) + "\n"
 

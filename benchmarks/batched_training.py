@@ -8,16 +8,16 @@ which the stage `report` reads: a new measurement makes it stale.
 """
 
 import argparse
-import json
 import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from measuring import ROOT, in_rounds, keep, machine, on_machine, product_rate
 from peft import LoraConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from w2wpp.compute.runtime import device, progress
+from w2wpp.compute.runtime import device
 from w2wpp.compute.schedules import cosine_rate, step_generator
 from w2wpp.diffusion.denoising import prediction_loss, training_schedule
 from w2wpp.diffusion.dreambooth import train_loras
@@ -25,12 +25,13 @@ from w2wpp.diffusion.pipeline import encode_images, encode_prompts, load_pipelin
 from w2wpp.diffusion.prompts import CLASS_PROMPT, IDENTITY_PROMPT
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.lora.layout import WeightLayout, flatten, unflatten
+from w2wpp.report.tables import markdown_table
 from w2wpp.run.params import load_params
 from w2wpp.run.stage import run_stage
 from w2wpp.world.drawing import draw
 from w2wpp.world.populations import sample_people
 
-ROOT = Path(__file__).resolve().parents[1]
+ALONE = "one at a time"
 
 
 def train_with_peft(
@@ -72,17 +73,6 @@ def train_with_peft(
     return weights, statistics.fmean(tail)
 
 
-def matmul_rate(size: int = 2048, repeats: int = 20) -> float:
-    """Floating-point operations per second of products of large float32 matrices, the fastest of some."""
-    one, other = torch.rand(2, size, size, device=device())
-    fastest = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        (one @ other)[0, 0].item()
-        fastest = min(fastest, time.perf_counter() - started)
-    return 2 * size**3 / fastest
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="steps per LoRA; 0 for collect.steps")
@@ -106,47 +96,47 @@ def main() -> None:
 
     with FlopCounterMode(display=False) as counter:
         train_loras(pipe, layout, start, latents[:1], text[:1], class_latents, params, seed, "operations of one LoRA")
-    minutes: dict[int, list[float]] = {0: [], **{size: [] for size in args.together}}
-    for _ in progress(range(args.rounds), "rounds"):
-        started = time.perf_counter()
-        alone = [
+    alone: list[tuple[torch.Tensor, float]] = []
+    together: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def train_alone() -> None:
+        alone[:] = [
             train_with_peft(wrapped, layout, start, latents[i], text[i], class_latents, params, seed)
             for i in range(args.alone)
         ]
-        minutes[0].append((time.perf_counter() - started) / 60 / args.alone)
-        for size in args.together:
-            started = time.perf_counter()
-            weights, losses = train_loras(
-                pipe, layout, start, latents[:size], text[:size], class_latents, params, seed, f"{size} together"
-            )
-            minutes[size].append((time.perf_counter() - started) / 60 / size)
+
+    def train_together(size: int) -> None:
+        together[size] = train_loras(
+            pipe, layout, start, latents[:size], text[:size], class_latents, params, seed, f"{size} together"
+        )
+
+    counts = {ALONE: args.alone, **{f"{size} together": size for size in args.together}}
+    sizes = {f"{size} together": partial(train_together, size) for size in args.together}
+    runs = in_rounds({ALONE: train_alone, **sizes}, args.rounds)
+    weights, losses = together[args.together[-1]]
     shared = min(args.alone, len(losses))
     result = {
         "dimension": layout.dimension,
         "steps": params.steps,
         "rounds": args.rounds,
-        "threads": torch.get_num_threads(),
-        "device": str(device()),
+        **machine(),
         "operations_per_lora": counter.get_total_flops(),
-        "matmul_operations_per_second": matmul_rate(),
+        "matmul_operations_per_second": product_rate(),
         "final_loss": {
             "one at a time": statistics.fmean(loss for _, loss in alone[:shared]),
             "together": losses[:shared].mean().item(),
         },
         "largest_weight_difference": max((weights[i] - alone[i][0]).abs().max().item() for i in range(shared)),
-        "people_per_minute": {
-            "one at a time": 1 / statistics.median(minutes[0]),
-            **{f"{size} together": 1 / statistics.median(minutes[size]) for size in args.together},
-        },
+        "people_per_minute": {name: 60 * count / runs[name]["seconds"] for name, count in counts.items()},
     }
-    slowest = result["people_per_minute"]["one at a time"]
+    slowest = result["people_per_minute"][ALONE]
     lines = [
-        f"{result['steps']} steps per LoRA on {result['device']} with {result['threads']} threads; median of "
-        f"{args.rounds} rounds.",
+        f"{result['steps']} steps per LoRA {on_machine(result)}; median of {args.rounds} rounds.",
         "",
-        "| LoRAs trained | people per minute | times as fast |",
-        "|---|---:|---:|",
-        *(f"| {method} | {rate:.1f} | {rate / slowest:.1f} |" for method, rate in result["people_per_minute"].items()),
+        *markdown_table(
+            ["LoRAs trained", "people per minute", "times as fast"],
+            [(name, f"{each:.1f}", f"{each / slowest:.1f}") for name, each in result["people_per_minute"].items()],
+        ),
     ]
     rate = result["matmul_operations_per_second"]
     bound = 60 * rate / result["operations_per_lora"]
@@ -156,9 +146,7 @@ def main() -> None:
         f"products and convolutions. Large matrix products do {rate / 1e9:.0f} billion a second here. That would "
         f"give {bound:.0f} LoRAs a minute, {bound / slowest:.1f} times as many as one at a time.",
     ]
-    (args.out / "batched_training.json").write_text(json.dumps(result, indent=2) + "\n")
-    (args.out / "batched_training.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    keep(args.out, "batched_training", result, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

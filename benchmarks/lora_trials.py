@@ -29,6 +29,7 @@ from w2wpp.faces.embeddings import Embeddings
 from w2wpp.faces.recognizers import Recognizer, load_recognizer
 from w2wpp.files.storage import folder_hash
 from w2wpp.lora.layout import WeightLayout
+from w2wpp.report.tables import markdown_table
 from w2wpp.run.params import CollectParams, Params, load_params
 from w2wpp.run.stage import run_stage
 from w2wpp.world.drawing import draw, photo_folder
@@ -143,13 +144,21 @@ def table(results: dict, people: int, collect: CollectParams) -> str:
         "LoRA of its seed; it is 0 if all differences from that mean are chance. `python benchmarks/lora_trials.py` "
         "repeats the trials.",
         "",
-        "| recipe | rank | numbers trained | ID score, normalised | TAR at FAR 1 % | agreement | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {name} | {r['rank']} | {r['trained']:,} | {r['id_score_normalised']:.2f} | {r['tar_at_far1']:.2f} | "
-        f"{r['agreement']:.2f} | {r['seconds']:.1f} |"
-        for name, r in results.items()
+        *markdown_table(
+            ["recipe", "rank", "numbers trained", "ID score, normalised", "TAR at FAR 1 %", "agreement", "seconds"],
+            [
+                (
+                    name,
+                    r["rank"],
+                    f"{r['trained']:,}",
+                    f"{r['id_score_normalised']:.2f}",
+                    f"{r['tar_at_far1']:.2f}",
+                    f"{r['agreement']:.2f}",
+                    f"{r['seconds']:.1f}",
+                )
+                for name, r in results.items()
+            ],
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from w2wpp.report.tables import markdown_table
 from w2wpp.world.factors import FACTORS
 from w2wpp.world.obedience import EXPRESSIONS
 from w2wpp.world.probes import Probe, load_probe
@@ -55,11 +56,11 @@ def agreement(probe: Probe, pictures: torch.Tensor, labels: pd.DataFrame) -> dic
 def table(rows: dict[str, dict[str, float]]) -> str:
     """The rows as Markdown."""
     columns = list(next(iter(rows.values())))
-    lines = [f"| pictures | {' | '.join(columns)} |", "|---" + "|---:" * len(columns) + "|"]
-    for name, cells in rows.items():
-        shown = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells.values()]
-        lines.append(f"| {name} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+    shown = [
+        (name, *(f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells.values()))
+        for name, cells in rows.items()
+    ]
+    return "\n".join(markdown_table(["pictures", *columns], shown))
 
 
 if __name__ == "__main__":

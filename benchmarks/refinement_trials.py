@@ -35,6 +35,7 @@ from w2wpp.inversion.refinement import refine
 from w2wpp.inversion.search import EncodedPhotos, InvertParams, RefineParams, SearchOptions, invert, photo_loss
 from w2wpp.lora.adapters import initial_weights
 from w2wpp.lora.weights import read_weights
+from w2wpp.report.tables import markdown_table
 from w2wpp.run.params import load_params
 from w2wpp.run.stage import run_stage
 from w2wpp.spaces.registry import load_space
@@ -285,10 +286,8 @@ def table(results: dict, people: int) -> str:
         "[Refinement](explanation/refinement.md) says what follows. `python benchmarks/refinement_trials.py` repeats "
         "it.",
         "",
-        "| trial | hypothesis | loss, other photos | loss, input photo | `id_obeyed`, dlib / ArcFace | `copying` | "
-        "`variety` | prompts obeyed |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
+    rows = []
     for name, result in results.items():
         cells = [name, TRIALS[name].hypothesis]
         for kind, reference in mean.items():
@@ -301,15 +300,17 @@ def table(results: dict, people: int) -> str:
             cells += [f"{average[key]:.2f}" for key in ("copying", "variety", "prompt_accuracy")]
         else:
             cells += [""] * 4
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
+    measures = ["loss, other photos", "loss, input photo", "`id_obeyed`, dlib / ArcFace", "`copying`", "`variety`"]
+    lines += markdown_table(["trial", "hypothesis", *measures, "prompts obeyed"], rows, texts=2)
     if all("dlib" in result for result in results.values()):
         lines += ["", "## At equal copying", "", "Gain in `id_obeyed` along the steps, with its 95 % interval.", ""]
-        lines += ["| curves | `copying` | dlib | ArcFace |", "|---|---:|---:|---:|"]
-        lines += [row for other in ("mean", "PCA") for row in gains(results, "VAE", other)]
+        rows = [row for other in ("mean", "PCA") for row in gains(results, "VAE", other)]
+        lines += markdown_table(["curves", "`copying`", "dlib", "ArcFace"], rows)
     return "\n".join(lines) + "\n"
 
 
-def gains(results: dict, ours: str, theirs: str) -> list[str]:
+def gains(results: dict, ours: str, theirs: str) -> list[list[str]]:
     """Rows of two of `CURVES` where both reach."""
     seen = {name: [curve(results, CURVES[each], name) for each in (ours, theirs)] for name in ("dlib", "arcface")}
     across = [each[0].mean(1) for each in seen["dlib"]]
@@ -320,7 +321,7 @@ def gains(results: dict, ours: str, theirs: str) -> list[str]:
         for pair in seen.values():
             gain, least, most = gain_at_equal_copying(*pair, copying)
             cells.append(f"{gain:+.3f} ({least:+.3f} to {most:+.3f})")
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     return rows
 
 

@@ -6,18 +6,20 @@ operation. CUDA's context, workspaces of kernels and fragmentation are left out.
 
 import argparse
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from measuring import gib
+from sd15_shape import SHAPES, Shape, models, parameter_bytes, w2w_layout
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from w2wpp.inversion.search import CHECKED
 from w2wpp.lora.adapters import adapted
 from w2wpp.lora.layout import WeightLayout
-
-GIB = 2**30
 
 
 class Peak(TorchDispatchMode):
@@ -47,70 +49,56 @@ class Peak(TorchDispatchMode):
         self.now -= self.alive.pop(key)
 
 
-def models(dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
-    """UNet, autoencoder and text encoder in the shapes of Stable Diffusion 1.5."""
-    torch.set_default_dtype(dtype)  # models without storage cannot be cast
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(320, 640, 1280, 1280),
-        cross_attention_dim=768,
-        layers_per_block=2,
-        attention_head_dim=8,
+def inputs(unet: UNet2DConditionModel, samples: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noisy latents, timesteps and text embeddings of a batch."""
+    size, tokens = unet.config.sample_size, 77
+    return (
+        torch.empty(samples, 4, size, size, dtype=unet.dtype),
+        torch.zeros(samples, dtype=torch.long),
+        torch.empty(samples, tokens, unet.config.cross_attention_dim, dtype=unet.dtype),
     )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        latent_channels=4,
-    )
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49_408,
-            hidden_size=768,
-            intermediate_size=3072,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            max_position_embeddings=77,
-        )
-    )
-    torch.set_default_dtype(torch.float32)
-    return tuple(model.requires_grad_(False).eval() for model in (unet, vae, text))
 
 
 def invert(unet: UNet2DConditionModel, layout: WeightLayout, people: int, latent_dim: int) -> None:
     """One step of an inversion, as in `w2wpp.inversion.search.invert`."""
-    dtype = unet.dtype
     z = torch.zeros(people, latent_dim, requires_grad=True)
     components, std = torch.empty(latent_dim, layout.dimension), torch.empty(layout.dimension)
     weights = z @ components * std + std
     with adapted(unet, layout, weights):
-        output = unet(
-            torch.empty(people, 4, 64, 64, dtype=dtype),
-            torch.zeros(people, dtype=torch.long),
-            torch.empty(people, 77, 768, dtype=dtype),
-        ).sample
-    (output.float() - torch.empty(people, 4, 64, 64)).square().mean((1, 2, 3)).sum().backward()
+        output = unet(*inputs(unet, people)).sample
+    (output.float() - torch.empty_like(output, dtype=torch.float32)).square().mean((1, 2, 3)).sum().backward()
+
+
+@torch.no_grad()
+def judge(unet: UNet2DConditionModel, layout: WeightLayout, timesteps: int = CHECKED) -> None:
+    """The loss of one person's photo that judges a finished search, as in `w2wpp.inversion.search.photo_losses`."""
+    with adapted(unet, layout, torch.empty(1, layout.dimension)):
+        unet(*inputs(unet, timesteps))
 
 
 @torch.no_grad()
 def draw(unet: UNet2DConditionModel, vae: AutoencoderKL, layout: WeightLayout, pictures: int) -> None:
     """One denoising step with guidance, for pictures of as many LoRAs, and their decoding, as in `generate`."""
-    dtype = unet.dtype
     with adapted(unet, layout, torch.empty(pictures, layout.dimension)):
-        unet(
-            torch.empty(2 * pictures, 4, 64, 64, dtype=dtype),
-            torch.zeros(2 * pictures, dtype=torch.long),
-            torch.empty(2 * pictures, 77, 768, dtype=dtype),
-        )
-    vae.decode(torch.empty(pictures, 4, 64, 64, dtype=dtype)).sample.float()
+        unet(*inputs(unet, 2 * pictures))
+    vae.decode(inputs(unet, pictures)[0]).sample.float()
 
 
-def peak(work, *args) -> float:
-    """GiB at the peak of `work(*args)`."""
+@contextmanager
+def without_storage(
+    shape: Shape, dtype: str
+) -> Iterator[tuple[UNet2DConditionModel, AutoencoderKL, WeightLayout, int]]:
+    """UNet, autoencoder and layout of LoRAs, for tensors without storage; and the bytes of all weights."""
+    with FakeTensorMode():
+        unet, vae, text = models(getattr(torch, dtype), shape)
+        yield unet, vae, w2w_layout(unet), parameter_bytes(unet, vae, text)
+
+
+def peak(work, *args) -> int:
+    """Bytes at the peak of `work(*args)`, beside those before."""
     with Peak() as memory:
         work(*args)
-    return memory.most / GIB
+    return memory.most
 
 
 def main() -> None:
@@ -120,15 +108,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, nargs="+", default=[1, 8, 16], help="pictures drawn at once")
     parser.add_argument("--latent_dim", type=int, default=1000)
     args = parser.parse_args()
-    with FakeTensorMode():
-        unet, vae, text = models(getattr(torch, args.dtype))
-        layout = WeightLayout.of_unet(unet, 1, 27.0, ["to_q", "to_v"])
-        held = sum(each.numel() * each.element_size() for model in (unet, vae, text) for each in model.parameters())
-        print(f"weights of UNet, autoencoder and text encoder, {args.dtype}: {held / GIB:.2f} GiB")
+    with without_storage(SHAPES["true"], args.dtype) as (unet, vae, layout, held):
+        print(f"weights of UNet, autoencoder and text encoder, {args.dtype}: {gib(held)} GiB")
         for people in args.people:
-            print(f"inversion, {people} at once: {peak(invert, unet, layout, people, args.latent_dim):.2f} GiB more")
+            print(f"inversion, {people} at once: {gib(peak(invert, unet, layout, people, args.latent_dim))} GiB more")
         for pictures in args.pictures:
-            print(f"pictures, {pictures} at once: {peak(draw, unet, vae, layout, pictures):.2f} GiB more")
+            print(f"pictures, {pictures} at once: {gib(peak(draw, unet, vae, layout, pictures))} GiB more")
 
 
 if __name__ == "__main__":

@@ -5,23 +5,22 @@ The results are streaming_pca.json, .md and .png in --out. Every measurement run
 
 import argparse
 import json
-import math
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from measuring import keep, measured, peak_bytes, plain_layout, product_rate, run_part
 from sklearn.decomposition import PCA, IncrementalPCA
 
-from w2wpp.files.storage import write_atomically, write_json
-from w2wpp.lora.layout import Adapted, WeightLayout
+from w2wpp.files.errors import InputError
+from w2wpp.files.storage import write_atomically
 from w2wpp.lora.shards import Shards, open_shards, write_shards
 from w2wpp.lora.statistics import standardise_shards
+from w2wpp.report.tables import markdown_table
 from w2wpp.spaces.streaming_pca import fit_streaming_pca
 
 POWER_ITERATIONS = (0, 1, 2, 3, 4)
@@ -48,8 +47,7 @@ def write_synthetic(folder: Path, rows: int, dimension: int, components: int) ->
             noise = torch.randn(size, dimension, generator=generator)
             yield (torch.randn(size, rank, generator=generator) @ mixing + 0.1 * noise + 1).half()
 
-    layout = WeightLayout((Adapted("mid_block.attn1.to_q", dimension - 1, 1),), 1, 1.0)
-    write_shards(folder, blocks(), layout, max(1, rows // 8))
+    write_shards(folder, blocks(), plain_layout(dimension), max(1, rows // 8))
 
 
 def z_scores(shards: Shards, mean: torch.Tensor, std: torch.Tensor, rows: int) -> Iterator[torch.Tensor]:
@@ -67,68 +65,51 @@ def captured(shards: Shards, mean: torch.Tensor, std: torch.Tensor, components: 
     return inside / total
 
 
-def peak_bytes() -> int:
-    """Peak memory of this process."""
-    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-
-
-def product_rate() -> dict:
-    """float32 multiplications and additions per second of a product of square matrices, the best of five."""
-    size, best = 4096, math.inf
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.mm(left, right)
-        best = min(best, time.perf_counter() - start)
-    return {"rate": 2 * size**3 / best, "threads": torch.get_num_threads()}
-
-
 def measure(method: str, folder: Path, components: int) -> dict:
     """Wall-clock seconds, peak memory and captured variance of one method; z-scoring is part of each."""
     if method == "rate":
-        return product_rate()
+        return {"rate": product_rate(), "threads": torch.get_num_threads()}
     shards = open_shards(folder)
-    imports, start = peak_bytes(), time.perf_counter()
-    mean, std = standardise_shards(shards)
-    statistics = time.perf_counter() - start
-    if method == "incremental":
-        # With twice k rows at a time, the work per row is about least.
-        solver = IncrementalPCA(components)
-        for block in z_scores(shards, mean, std, 2 * components):
-            solver.partial_fit(block.numpy())
-        found = torch.from_numpy(solver.components_).float()
-    elif method == "randomized":
-        everything = torch.cat(list(z_scores(shards, mean, std, len(shards))))
-        found = torch.from_numpy(
-            PCA(components, svd_solver="randomized", random_state=0).fit(everything.numpy()).components_
-        )
-        del everything
-    else:
-        space, _ = fit_streaming_pca(
-            shards,
-            mean,
-            std,
-            components,
-            0,
-            oversampling=OVERSAMPLING,
-            power_iterations=int(method.removeprefix("streaming-")),
-        )
-        found = space.components
-    seconds, peak = time.perf_counter() - start, peak_bytes()
+    imports = peak_bytes()
+    with measured() as statistics:
+        mean, std = standardise_shards(shards)
+    with measured() as run:
+        found = fitted(method, shards, mean, std, components)
     return {
-        "seconds": seconds,
-        "statistics_seconds": statistics,
-        "peak_bytes": peak,
+        "seconds": statistics["seconds"] + run["seconds"],
+        "cpu_seconds": statistics["cpu_seconds"] + run["cpu_seconds"],
+        "statistics_seconds": statistics["seconds"],
+        "peak_bytes": max(statistics["peak_bytes"], run["peak_bytes"]),
         "imports_bytes": imports,
         "variance": captured(shards, mean, std, found),
     }
 
 
-def measured(method: str, folder: Path, components: int) -> dict:
+def fitted(method: str, shards: Shards, mean: torch.Tensor, std: torch.Tensor, components: int) -> torch.Tensor:
+    """Components [k, d] by a method."""
+    if method == "incremental":
+        # With twice k rows at a time, the work per row is about least.
+        solver = IncrementalPCA(components)
+        for block in z_scores(shards, mean, std, 2 * components):
+            solver.partial_fit(block.numpy())
+        return torch.from_numpy(solver.components_).float()
+    if method == "randomized":
+        everything = torch.cat(list(z_scores(shards, mean, std, len(shards))))
+        solver = PCA(components, svd_solver="randomized", random_state=0).fit(everything.numpy())
+        return torch.from_numpy(solver.components_)
+    count = int(method.removeprefix("streaming-"))
+    space, _ = fit_streaming_pca(shards, mean, std, components, 0, oversampling=OVERSAMPLING, power_iterations=count)
+    return space.components
+
+
+def apart(method: str, folder: Path, components: int) -> dict:
     """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--measure", method, "--folder", str(folder), "--components", str(components)]
     print(method, *([folder.name, components] if method != "rate" else []), file=sys.stderr)
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    arguments = ["--measure", method, "--folder", str(folder), "--components", str(components)]
+    result = run_part(__file__, arguments, folder.parent / "log.txt", 3600)
+    if "failed" in result:
+        raise InputError(method, None, result["failed"], "Give smaller sizes")
+    return result
 
 
 def operations(rows: int, dimension: int, components: int, power_iterations: int) -> int:
@@ -145,8 +126,8 @@ def benchmark(rows: int, dimension: int, components: int, scratch: Path) -> dict
             write_synthetic(folder, n, d, components)
         return folder
 
-    machine = measured("rate", scratch, components)
-    methods = {method: measured(method, files(rows, dimension), components) for method in TITLES}
+    machine = apart("rate", scratch / "rate", components)
+    methods = {method: apart(method, files(rows, dimension), components) for method in TITLES}
     for count in POWER_ITERATIONS:
         run = methods[f"streaming-{count}"]
         run["share_of_rate"] = operations(rows, dimension, components, count) / run["seconds"] / machine["rate"]
@@ -162,7 +143,7 @@ def benchmark(rows: int, dimension: int, components: int, scratch: Path) -> dict
             run = (
                 methods[chosen]
                 if part == 1
-                else measured(chosen, files(point["rows"], point["dimension"]), point["components"])
+                else apart(chosen, files(point["rows"], point["dimension"]), point["components"])
             )
             growth.append({"axis": axis, **point, "seconds": run["seconds"], "peak_bytes": run["peak_bytes"]})
     speed, share = methods["incremental"]["seconds"] / methods[chosen]["seconds"], methods[chosen]["share_of_rate"]
@@ -207,6 +188,17 @@ def markdown(result: dict) -> str:
     def verdict(each: dict) -> str:
         return f"target {each['target']:g}: {'met' if each['met'] else 'missed'}"
 
+    rows = [
+        (
+            title,
+            f"{methods[method]['seconds']:.2f}",
+            f"{methods[method]['variance']:.5f}",
+            mebibytes(methods[method]["peak_bytes"]),
+            f"{share:.2f}" if (share := methods[method].get("share_of_rate")) else "",
+        )
+        for method, title in TITLES.items()
+    ]
+    titles = ["method", "seconds", "variance captured", "peak memory (MiB)", "share of the product rate"]
     lines = [
         "# Streamed PCA",
         "",
@@ -216,15 +208,8 @@ def markdown(result: dict) -> str:
         "Seconds include the pass for means and deviations; memory includes "
         f"{mebibytes(chosen['imports_bytes'])} MiB of imports.",
         "",
-        "| method | seconds | variance captured | peak memory (MiB) | share of the product rate |",
-        "|---|---|---|---|---|",
+        *markdown_table(titles, rows),
     ]
-    for method, title in TITLES.items():
-        run = methods[method]
-        share = f"{run['share_of_rate']:.2f}" if "share_of_rate" in run else ""
-        lines.append(
-            f"| {title} | {run['seconds']:.2f} | {run['variance']:.5f} | {mebibytes(run['peak_bytes'])} | {share} |"
-        )
     lines += [
         "",
         f"- {speed['value']:.1f} times as fast as IncrementalPCA ({verdict(speed)}), with power "
@@ -238,15 +223,20 @@ def markdown(result: dict) -> str:
         f"products at that rate would take {products:.2f} and means and deviations took "
         f"{chosen['statistics_seconds']:.2f}; reading, z-scoring and orthonormalising took the rest.",
         "",
-        "| grows | N | d | k | seconds | peak memory (MiB) | seconds grow as |",
-        "|---|---|---|---|---|---|---|",
+        *markdown_table(
+            ["grows", "N", "d", "k", "seconds", "peak memory (MiB)", "seconds grow as"],
+            [
+                (
+                    AXES[point["axis"]],
+                    *(f"{point[axis]:,}" for axis in AXES),
+                    f"{point['seconds']:.2f}",
+                    mebibytes(point["peak_bytes"]),
+                    f"size^{powers[point['axis']]:.2f}",
+                )
+                for point in result["growth"]
+            ],
+        ),
     ]
-    for point in result["growth"]:
-        axis = point["axis"]
-        lines.append(
-            f"| {AXES[axis]} | {point['rows']:,} | {point['dimension']:,} | {point['components']:,} | "
-            f"{point['seconds']:.2f} | {mebibytes(point['peak_bytes'])} | size^{powers[axis]:.2f} |"
-        )
     return "\n".join(lines) + "\n\n![Time by N, d and k](streaming_pca.png)\n"
 
 
@@ -287,10 +277,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         result = benchmark(args.rows, args.dimension, args.components, Path(scratch))
-    write_json(args.out / "streaming_pca.json", result)
-    write_atomically(args.out / "streaming_pca.md", lambda path: path.write_text(markdown(result)))
     write_atomically(args.out / "streaming_pca.png", lambda path: plot(result).savefig(path, format="png", dpi=110))
-    print(markdown(result))
+    keep(args.out, "streaming_pca", result, markdown(result))
 
 
 if __name__ == "__main__":

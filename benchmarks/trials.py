@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from measuring import ROOT
+
 from w2wpp.files.errors import InputError
 from w2wpp.files.storage import read_json, write_json
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def trials_parser(description: str, name: str) -> argparse.ArgumentParser:

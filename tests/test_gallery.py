@@ -98,6 +98,24 @@ def test_embed_all_keeps_leading_axes():
     assert seen.vectors[1, 2] == 7 and seen.found.sum() == 1
 
 
+@pytest.mark.parametrize(("different", "embedded"), [(40, 40), (3, 120)])
+def test_equal_pictures_are_embedded_once_where_they_fill_a_batch(different, embedded):
+    numbers = []
+
+    class Sums:
+        name, dim = "sums", 1
+
+        def embed(self, images):
+            numbers.append(len(images))
+            sums = images.reshape(len(images), -1).sum(1, dtype=np.float32)
+            return Embeddings(sums[:, None], sums > 0)
+
+    images = torch.arange(different, dtype=torch.uint8)[torch.arange(120) * 7 % different].unflatten(0, (4, 30))
+    seen = embed_all(Sums(), images[..., None, None, None].expand(-1, -1, 2, 2, 3))
+    assert numbers == [embedded]
+    assert np.array_equal(seen.vectors[..., 0], 12 * images.int().numpy()) and np.array_equal(seen.found, images > 0)
+
+
 def test_rounded_goes_into_the_tree():
     assert rounded({"a": {"b": 1.23456, "n": 3}, "c": "x"}) == {"a": {"b": 1.2346, "n": 3}, "c": "x"}
 

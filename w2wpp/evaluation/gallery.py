@@ -1,5 +1,6 @@
 """ID scores of models of held-out people, against photos that no model was trained on."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from w2wpp.diffusion.denoising import GenerateParams, generate
 from w2wpp.evaluation import scoring
-from w2wpp.faces.embeddings import Embeddings
+from w2wpp.faces.embeddings import BATCH, Embeddings
 from w2wpp.faces.portraits import Portraits
 from w2wpp.faces.recognizers import Recognizer
 from w2wpp.files.errors import InputError
@@ -65,10 +66,19 @@ def draw_zoo(
 
 
 def embed_all(recognizer: Recognizer, images: torch.Tensor) -> Embeddings:
-    """Embeddings [..., e] and found [...] of uint8 images [..., h, w, 3] with any leading axes."""
-    flat = recognizer.embed(images.flatten(0, -4).numpy())
-    lead = images.shape[:-3]
-    return Embeddings(flat.vectors.reshape(*lead, -1), flat.found.reshape(lead))
+    """Embeddings [..., e] and found [...] of uint8 images [..., h, w, 3] with any leading axes.
+
+    Equal pictures are embedded once; a photo may stand for what a model draws at any prompt, one model for everybody's.
+    """
+    flat, lead = images.flatten(0, -4).numpy(), images.shape[:-3]
+    numbers: dict[bytes, int] = {}
+    copies = np.array([numbers.setdefault(hashlib.sha256(each.tobytes()).digest(), len(numbers)) for each in flat])
+    if len(numbers) < BATCH:  # a smaller batch would round differently
+        seen = recognizer.embed(flat)
+    else:
+        different = recognizer.embed(flat[np.unique(copies, return_index=True)[1]])
+        seen = Embeddings(different.vectors[copies], different.found[copies])
+    return Embeddings(seen.vectors.reshape(*lead, -1), seen.found.reshape(lead))
 
 
 @dataclass(frozen=True)

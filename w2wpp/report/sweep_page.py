@@ -14,6 +14,7 @@ from w2wpp.evaluation.sweep_tables import KEYS
 from w2wpp.files.storage import write_atomically
 from w2wpp.report.scores import SWEEPS, gains
 from w2wpp.report.style import png_bytes
+from w2wpp.report.tables import markdown_table
 
 RECOGNIZERS = {"dlib": "dlib", "arcface": "ArcFace"}
 TITLES = {
@@ -32,8 +33,8 @@ def table(lines: pd.DataFrame, by: str) -> str:
         by: the column that varies, "latent_dim", "people" or "variant".
     """
     first, second = (lines[lines["recognizer"] == name].set_index(KEYS) for name in RECOGNIZERS)
-    titles = [f"{title} | gain, {title} | by nonlinearity" for title in RECOGNIZERS.values()]
-    out = [f"| {HEADS[by]} | {' | '.join(titles)} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    titles = [each for title in RECOGNIZERS.values() for each in (title, f"gain, {title}", "by nonlinearity")]
+    rows = []
     for key, one in first.sort_values("gain" if by == "variant" else [by, "variant", "seed"]).iterrows():
         row = dict(zip(KEYS, key, strict=True))
         titled = row["variant"] + (f", training seed {row['seed']}" if row["seed"] else "")
@@ -44,8 +45,8 @@ def table(lines: pd.DataFrame, by: str) -> str:
                 "" if row["variant"] == PCA else _interval(seen, "gain"),
                 _interval(seen, "nonlinear") if row["variant"] == VAE else "",
             ]
-        out.append(f"| {' | '.join(cells)} |")
-    return "\n".join(out)
+        rows.append(cells)
+    return "\n".join(markdown_table([HEADS[by], *titles], rows))
 
 
 def _interval(line: pd.Series, gain: str) -> str:

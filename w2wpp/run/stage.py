@@ -1,15 +1,20 @@
-"""The frame of every stage: its command line, its settings, and errors of one line."""
+"""The frame of every stage: its command line, its settings, errors of one line, and a record of its seconds."""
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from w2wpp.compute.runtime import prepare
 from w2wpp.files.errors import ArgumentError, InputError
 from w2wpp.files.folders import expanded
+from w2wpp.files.storage import write_json
 from w2wpp.run.params import in_params, load_params
 from w2wpp.spaces.registry import METHODS
+
+RECORDS = Path(".scratch/seconds")  # a file for each stage that DVC has run, see `w2wpp.run.seconds`
 
 
 def stage_arguments(
@@ -53,7 +58,12 @@ def stage_arguments(
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; an InputError becomes one line on stderr and exit status 1."""
+    """Run a stage's `main`; an InputError becomes one line on stderr and exit status 1.
+
+    If DVC runs the stage, its seconds are recorded when it ends (see `record_seconds`).
+    """
+    # What came before is imports, which seldom wait: CPU time stands for wall time.
+    imports, started = time.process_time(), time.perf_counter()
     prepare()
     try:
         main()
@@ -61,3 +71,17 @@ def run_stage(main: Callable[[], None]) -> None:
         sys.exit(f"error: {in_params(error)}")
     except InputError as error:
         sys.exit(f"error: {error}")
+    if "DVC_STAGE" in os.environ:
+        record_seconds(os.environ["DVC_STAGE"], imports + time.perf_counter() - started)
+
+
+def record_seconds(stage: str, seconds: float) -> None:
+    """Write the record of a finished stage, in place of that of an earlier run.
+
+    A stage that resumed has the seconds of its last run alone. CPU seconds are those of this process and of its
+    children that have ended; workers of a Ray cluster are no children.
+    """
+    times = os.times()
+    cpu = times.user + times.system + times.children_user + times.children_system
+    record = {"seconds": seconds, "cpu_seconds": cpu, "ended": time.time()}
+    write_json(RECORDS / f"{stage}.json", record)
