@@ -267,7 +267,7 @@ def markdown(result: dict) -> str:
         *markdown_table(titles, rows, texts=2),
     ]
     differences = [
-        f"{run['difference']:.1e} in {dtype}"
+        f"{run['difference']:.1g} in {dtype}"
         for dtype, steps in result["steps"].items()
         if "difference" in (run := steps["load_lora"])
     ]

@@ -68,7 +68,7 @@ def draw_zoo(
 def embed_all(recognizer: Recognizer, images: torch.Tensor) -> Embeddings:
     """Embeddings [..., e] and found [...] of uint8 images [..., h, w, 3] with any leading axes.
 
-    Equal pictures are embedded once; a photo may stand for what a model draws at any prompt, one model for everybody's.
+    Equal pictures are embedded once: a photo that stands for every prompt's picture, or pictures that are everybody's.
     """
     flat, lead = images.flatten(0, -4).numpy(), images.shape[:-3]
     numbers: dict[bytes, int] = {}
