@@ -199,7 +199,7 @@ STEPS: dict[str, tuple[str, Callable[[Path, str], dict]]] = {
     "picture": (f"one picture, {INFERENCE_STEPS} steps", picture),
     "export": ("export", export),
     "load_lora": ("`load_lora_weights`", load_lora),
-    "command": ("`w2wpp invert`", command),
+    "command": (f"`w2wpp invert`, {INVERT_STEPS} steps, judged on {JUDGED} timesteps of {search.CHECKED}", command),
 }
 
 

@@ -1,12 +1,15 @@
 """How benchmarks measure: parts in processes of their own, reasons why there are no results, memory, rounds."""
 
-import os
 import sys
 import time
+from pathlib import Path
 
+import measuring
 import pytest
 import torch
-from measuring import in_rounds, measured, run_part
+from measuring import in_rounds, run_part
+
+SIZE = 64 * 2**20
 
 
 @pytest.fixture
@@ -44,19 +47,25 @@ def test_why_there_is_no_result(part, code, limit, reason):
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or sys.platform != "linux", reason="memory of a CPU, as Linux counts it")
-def test_the_peak_is_of_the_block_alone():
-    size = 64 * 2**20
-    with measured() as first:
-        held = bytearray(os.urandom(1)) * size
-    del held
-    with measured() as second:
-        sum(range(1000))
-    assert first["peak_bytes"] - second["peak_bytes"] > size / 2
+def test_the_peak_is_of_the_block_alone(part):
+    # In a process of its own, as one that has run a stage keeps the memory that it frees.
+    code = f"""
+sys.path.insert(0, {str(Path(measuring.__file__).parent)!r})
+from measuring import measured
+with measured() as first:
+    held = bytearray(os.urandom(1)) * {SIZE}
+del held
+with measured() as second:
+    sum(range(1000))
+print(json.dumps([first, second]))
+"""
+    first, second = part(code, 600)
+    assert first["peak_bytes"] - second["peak_bytes"] > SIZE / 2
     assert 0 <= second["cpu_seconds"] <= first["seconds"] + first["cpu_seconds"]
 
 
 def test_rounds_do_all_works_in_turn_and_give_medians():
-    done, waits = [], iter([0.2, 0.0, 0.01])
+    done, waits = [], iter([1.0, 0.0, 0.01])
 
     def slow() -> None:
         done.append("slow")
@@ -64,4 +73,4 @@ def test_rounds_do_all_works_in_turn_and_give_medians():
 
     runs = in_rounds({"slow": slow, "quick": lambda: done.append("quick")}, 3)
     assert done == ["slow", "quick"] * 3
-    assert 0.01 <= runs["slow"]["seconds"] < 0.2
+    assert 0.01 <= runs["slow"]["seconds"] < 1
