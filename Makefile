@@ -18,10 +18,12 @@ setup: .venv/installed
 repro: setup
 	dvc repro
 
-# Page in the browser, docs/how-to/explore.md.
+# Page in the browser, docs/how-to/explore.md. It opens once PCA is there; the pipeline leaves the other spaces meanwhile,
+# and ends with the page.
 explore: setup
-	dvc repro photo_encoder edit
-	w2wpp explore
+	dvc repro pca
+	@mkdir -p .scratch
+	@setsid nice dvc repro photo_encoder edit > .scratch/explore.log 2>&1 & trap "kill -- -$$!" EXIT; w2wpp explore
 
 # Stable Diffusion 1.5, docs/how-to/sd15.md. SET has further settings, such as SET="portraits.path=my/photos".
 sd15: setup

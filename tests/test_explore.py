@@ -287,6 +287,24 @@ def test_a_studio_of_a_base_model_and_a_space_of_ones_own(repro, sd15_base, draw
         open_studio("data/base", ["mine.safetensors"], FEW)
 
 
+def test_a_studio_takes_in_what_the_pipeline_leaves_later(repro, layout, draw_weights, make_space, save_directions):
+    studio, fixed = open_studio("data/base", None, FEW), open_studio("data/base", ["pca"], FEW)
+    first = studio.spaces["pca"]
+    assert list(studio.spaces) == ["pca"] and studio.labels == []
+    make_space(layout, draw_weights(layout, 3, seed=5), draw_weights(layout, 1)[0]).save(
+        repro / "data/spaces/vae/space.safetensors"
+    )
+    save_directions("pca")
+    for each in (studio, fixed):
+        each.look_again()
+    assert list(studio.spaces) == ["vae", "pca"] and studio.spaces["pca"] is first
+    assert studio.labels == ["age", "glasses"] and list(studio.directions) == ["pca"]
+    assert list(fixed.spaces) == ["pca"] and fixed.labels == []
+    visitor = Visit("vae", SMILING)
+    visit.sample(studio, visitor, 5, 1)
+    assert same(visit.take(studio, visitor, 0).pictures, shown(w2wpp.sample("vae", 5)))
+
+
 def test_without_gradio_the_command_says_what_to_install(repro, capsys):
     code = "import sys; sys.modules['gradio'] = None; from w2wpp.cli import main; main(['explore', '--space', 'pca'])"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)

@@ -288,6 +288,40 @@ def test_two_visitors_do_not_meet_and_leave_nothing(visit, served, studio, tmp_p
     assert len(served.page.blocks.state_holder.session_data) <= 1
 
 
+def test_a_page_loaded_again_offers_what_the_pipeline_left_meanwhile(
+    browser, repro, layout, draw_weights, make_space, save_directions
+):
+    wiring = launch(open_studio("data/base", None, Settings(InvertParams(steps=2), GenerateParams(inference_steps=5))))
+    page = browser.new_page(viewport=WIDE)
+    page.set_default_timeout(MINUTES)
+
+    def offered() -> tuple[list[str], int]:
+        page.goto(wiring.page.blocks.local_url)
+        page.wait_for_selector("#shown img")
+        spaces = page.locator("#head label").all_inner_texts()
+        tab(page, "Edit")
+        return spaces, page.locator("#sliders input[type=range]:visible").count()
+
+    assert offered() == (["pca"], 0)
+    assert page.get_by_text("dvc repro edit").is_visible()
+    make_space(layout, draw_weights(layout, 4, seed=5), draw_weights(layout, 1)[0]).save(
+        repro / "data/spaces/vae/space.safetensors"
+    )
+    save_directions("vae")
+    assert offered() == (["vae", "pca"], 2)
+    assert not page.get_by_text("dvc repro edit").is_visible()
+    before = bits(page, "#shown")
+    page.locator("#sliders input[type=range]").nth(1).focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    until(
+        lambda: "glasses" in page.locator("#shown").inner_text() and "draft" not in page.locator("#shown").inner_text()
+    )
+    assert (bits(page, "#shown")[0] != before[0]).any()
+    page.close()
+    wiring.page.blocks.close(verbose=False)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_tab_fits_one_screen(visit, scheme, keep):
     page = visit(color_scheme=scheme)

@@ -340,9 +340,9 @@ def explore(
         raise InputError(
             "explore", None, f"{error.name} is not installed, and serves the page", "Run `pip install 'w2wpp[explore]'`"
         ) from error
-    from w2wpp.explore.studio import known_spaces, open_studio
+    from w2wpp.explore.studio import open_studio
 
-    serve(open_studio(base, spaces or known_spaces(), settings), host, port, browser)
+    serve(open_studio(base, spaces or None, settings), host, port, browser)
 
 
 def main(arguments: list[str] | None = None) -> None:

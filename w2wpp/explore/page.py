@@ -8,6 +8,7 @@ from w2wpp.explore import markup, take_home, visit
 from w2wpp.explore.studio import MOST_SEEDS, Studio
 
 HERE = Path(__file__).parent
+MOST_SLIDERS = 40  # where directions come later; weights2weights has as many labels
 FURTHEST = 7.0  # strength of an edit, in standard deviations of the zoo
 PROMPTS = [
     "a photo of sks person",
@@ -91,12 +92,16 @@ class Page:
             self.edited = gr.Dropdown([], label="Person")
             self.hold = gr.Checkbox(True, label="Hold other attributes", scale=0, min_width=200)
             self.reset = gr.Button("Reset", size="md", scale=0, min_width=90)
-        if not self.studio.labels:
-            gr.HTML("<p>No directions of attributes lie beside these spaces. Run <code>dvc repro edit</code>.</p>")
+        self.undirected = gr.HTML(
+            "<p>No directions of attributes lie beside these spaces. <code>dvc repro edit</code> learns them; then "
+            "reload this page.</p>",
+            visible=not self.studio.labels,
+        )
+        labels = self.studio.labels + [""] * (MOST_SLIDERS - len(self.studio.labels) if self.studio.grows else 0)
         with gr.Row(elem_id="sliders"):
             self.sliders = [
-                gr.Slider(-FURTHEST, FURTHEST, 0, step=0.5, label=label.replace("_", ": "), min_width=140)
-                for label in self.studio.labels
+                gr.Slider(-FURTHEST, FURTHEST, 0, step=0.5, label=shown_label(each), min_width=140, visible=bool(each))
+                for each in labels
             ]
         self.change = gr.HTML(elem_id="change")
 
@@ -139,6 +144,11 @@ class Page:
         self.download = gr.HTML(
             None, html_template="<span></span>", js_on_load=_script("download"), elem_id="download", visible="hidden"
         )
+
+
+def shown_label(label: str) -> str:
+    """The words for a label of the zoo."""
+    return label.replace("_", ": ")
 
 
 def _script(name: str) -> str:

@@ -61,7 +61,7 @@ class Likeness:
     ceiling: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Studio:
     """The models that draw, and how.
 
@@ -73,6 +73,7 @@ class Studio:
         settings: of search and drawing.
         examples: photos to try, uint8 [h, w, 3], by the name of the person.
         gallery: centre, floor and ceiling of ID scores; None for no scores.
+        grows: whether `look_again` takes in what the pipeline leaves in the current directory.
     """
 
     pipe: StableDiffusionPipeline
@@ -82,6 +83,7 @@ class Studio:
     settings: Settings = field(default_factory=Settings)
     examples: dict[str, np.ndarray] = field(default_factory=dict)
     gallery: Gallery | None = None
+    grows: bool = False
     _lock: RLock = field(default_factory=RLock, repr=False)
 
     @contextmanager
@@ -94,6 +96,24 @@ class Studio:
     def labels(self) -> list[str]:
         """Attributes that some space can edit, in order."""
         return list(dict.fromkeys(name for each in self.directions.values() for name in each.names))
+
+    def look_again(self) -> None:
+        """Take in what the pipeline has left since: spaces, directions, examples and gallery.
+
+        Raises:
+            InputError: see `w2wpp.load_space`; or a space has LoRAs of another base model.
+        """
+        if not self.grows:
+            return
+        with self.alone():
+            found = {name: self.spaces.get(name) or person.load_space(name) for name in known_spaces()}
+            for name, space in found.items():
+                person.check_fit(space.layout, self.pipe.unet)
+                if name not in self.directions:
+                    self.directions |= _directions(name, space)
+            self.spaces = found
+            self.examples = self.examples or _examples(artifacts.DATA / "portraits")
+            self.gallery = self.gallery or _gallery(artifacts.DATA / "references")
 
     def drawing(self, prompt: str, draft: bool = False) -> GenerateParams:
         """With which settings pictures of a prompt are drawn."""
@@ -179,35 +199,41 @@ class Studio:
         return recognizer if self.gallery is not None and len(self.gallery.mean) == recognizer.dim else None
 
 
-def open_studio(base: str | Path, spaces: Sequence[str], settings: Settings) -> Studio:
+def open_studio(base: str | Path, spaces: Sequence[str] | None, settings: Settings) -> Studio:
     """Load what the page needs.
 
     Args:
         base: see `w2wpp.load_base`.
-        spaces: names or files, see `w2wpp.load_space`; the first is shown first.
+        spaces: names or files, see `w2wpp.load_space`; the first is shown first. None for the pipeline's, also those
+            that it leaves later.
         settings: of search and drawing.
 
     Raises:
         InputError: see `w2wpp.load_base` and `w2wpp.load_space`; or a space has LoRAs of another base model.
     """
     pipe = person.load_base(base, settings.drawing.dtype)
-    loaded = {each if artifacts.is_name(each) else Path(each).stem: person.load_space(each) for each in spaces}
-    directions = {}
+    names = known_spaces() if spaces is None else spaces
+    loaded = {each if artifacts.is_name(each) else Path(each).stem: person.load_space(each) for each in names}
+    directions: dict[str, Directions] = {}
     for name, space in loaded.items():
         person.check_fit(space.layout, pipe.unet)
-        file = artifacts.directions_beside(space.file)
-        if file is not None and file.is_file():
-            directions[name] = editing.the_directions(space)
-    examples, gallery = {}, None
-    if Path(base) == artifacts.BASE:  # of another base model, this folder's people are not
+        directions |= _directions(name, space)
+    examples, gallery, ours = {}, None, Path(base) == artifacts.BASE
+    if ours:  # of another base model, this folder's people are not
         examples, gallery = _examples(artifacts.DATA / "portraits"), _gallery(artifacts.DATA / "references")
-    return Studio(pipe, str(base), loaded, directions, settings, examples, gallery)
+    return Studio(pipe, str(base), loaded, directions, settings, examples, gallery, ours and spaces is None)
 
 
 def known_spaces() -> list[str]:
     """Names of the pipeline's spaces in the current directory, the VAE first."""
     names = sorted(path.parent.name for path in artifacts.SPACES.glob("*/space.safetensors"))
     return sorted(names, key=lambda name: name != "vae") or ["vae"]
+
+
+def _directions(name: str, space: WeightSpace) -> dict[str, Directions]:
+    """Directions that lie beside a space, by its name; none if there are none."""
+    file = artifacts.directions_beside(space.file)
+    return {name: editing.the_directions(space)} if file is not None and file.is_file() else {}
 
 
 def _examples(folder: Path) -> dict[str, np.ndarray]:

@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 
 from w2wpp.explore import markup, take_home, visit
-from w2wpp.explore.page import NOBODY, Page
+from w2wpp.explore.page import NOBODY, Page, shown_label
 from w2wpp.explore.photos import open_photos
 from w2wpp.explore.recipes import Blended, title
-from w2wpp.explore.studio import Request
+from w2wpp.explore.studio import Request, Studio
 from w2wpp.explore.visit import Face, Shown, Visit
 from w2wpp.files.errors import InputError
 
@@ -25,8 +25,8 @@ _SHARED: dict[str, Any] = {**_PRIVATE, "concurrency_id": "model", "concurrency_l
 class Visits:
     """The visits of open pages, by session."""
 
-    def __init__(self, space: str) -> None:
-        self._space = space
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
         self._visits: dict[str, Visit] = {}
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Visits:
     def of(self, session: str) -> Visit:
         """The visit of a page; a new one of a new page."""
         if session not in self._visits:
-            self._visits[session] = Visit(self._space)
+            self._visits[session] = Visit(next(iter(self._studio.spaces)))
             for oldest in list(self._visits)[:-MOST_VISITS]:
                 self.forget(oldest)
         return self._visits[session]
@@ -54,13 +54,14 @@ class Wiring:
 
     def __init__(self, page: Page) -> None:
         self.page, self.studio = page, page.studio
-        self.visits = Visits(next(iter(page.studio.spaces)))
+        self.visits = Visits(page.studio)
         with page.blocks:
             self._wire()
 
     def _wire(self) -> None:
         page, on, hand = self.page, self._on, [self.page.hand]
-        on(page.blocks.load, self._opened, [], [page.grid, *hand, *page.choosers, page.way, page.change])
+        grown = [page.space, page.examples, page.undirected, *page.sliders] if page.studio.grows else []
+        on(page.blocks.load, self._opened, [], [page.grid, *hand, *page.choosers, page.way, page.change, *grown])
         page.blocks.unload(self._closed)
         on(page.space.input, self._in_space, [page.space], [page.grid, *hand])
 
@@ -163,6 +164,8 @@ class Wiring:
     # Acts. Each returns what changes on the page.
 
     def _opened(self, visitor: Visit) -> Updates:
+        self.studio.look_again()
+        visitor.space = next(iter(self.studio.spaces))
         faces = visit.sample(self.studio, visitor, 0)
         for number in (1, 0):
             shown = visit.take(self.studio, visitor, number)
@@ -178,6 +181,21 @@ class Wiring:
             },
             **self._way(visitor, blend),
             **self._change(visitor, names[1], shown),
+            **(self._grown() if self.studio.grows else {}),
+        }
+
+    def _grown(self) -> Updates:
+        """What there is to choose from, which may be more than when the page was made."""
+        spaces, labels = list(self.studio.spaces), self.studio.labels
+        people = visit.examples(self.studio)
+        return {
+            self.page.space: gr.update(choices=spaces, value=spaces[0]),
+            self.page.undirected: gr.update(visible=not labels),
+            **({self.page.examples: markup.choices(people, "try")} if people else {}),
+            **{
+                slider: gr.update(label=shown_label(label), visible=True)
+                for slider, label in zip(self.page.sliders, labels, strict=False)
+            },
         }
 
     def _in_space(self, visitor: Visit, space: str) -> Updates:
@@ -221,7 +239,7 @@ class Wiring:
         return {self.page.download: markup.handed(take_home.walk(pictures, format))}
 
     def _edited(self, visitor: Visit, name: str, hold: bool, *strengths: float, draft: bool = False) -> Updates:
-        changes = dict(zip(self.studio.labels, strengths, strict=True))
+        changes = dict(zip(self.studio.labels, strengths, strict=False))
         shown = visit.show(self.studio, visitor, visit.edited(visitor, name, changes, hold), draft)
         return {**self._change(visitor, name, shown), **self._hand(shown)}
 
