@@ -23,7 +23,7 @@ repro: setup
 explore: setup
 	dvc repro pca
 	@mkdir -p .scratch
-	@setsid nice dvc repro photo_encoder edit references > .scratch/explore.log 2>&1 & \
+	@setsid nice dvc repro edit@pca photo_encoder edit references > .scratch/explore.log 2>&1 & \
 		trap "kill -- -$$! 2> /dev/null" EXIT INT TERM; w2wpp explore
 
 # Stable Diffusion 1.5, docs/how-to/sd15.md. SET has further settings, such as SET="portraits.path=my/photos".
