@@ -101,19 +101,33 @@ class Studio:
         """Take in what the pipeline has left since: spaces, directions, examples and gallery.
 
         Raises:
+            InputError: as of `take_in`.
+        """
+        if self.grows:
+            self.take_in(known_spaces())
+
+    def take_in(self, spaces: Sequence[str]) -> None:
+        """Offer spaces, and what the pipeline has left for them; what was read before is not read again.
+
+        Args:
+            spaces: names or files, see `w2wpp.load_space`; the first is shown first.
+
+        Raises:
             InputError: see `w2wpp.load_space`; or a space has LoRAs of another base model.
         """
-        if not self.grows:
-            return
         with self.alone():
-            found = {name: self.spaces.get(name) or person.load_space(name) for name in known_spaces()}
-            for name, space in found.items():
+            found = {}
+            for each in spaces:
+                name = each if artifacts.is_name(each) else Path(each).stem
+                space = found[name] = self.spaces.get(name) or person.load_space(each)
                 person.check_fit(space.layout, self.pipe.unet)
-                if name not in self.directions:
-                    self.directions |= _directions(name, space)
+                file = artifacts.directions_beside(space.file)
+                if name not in self.directions and file is not None and file.is_file():
+                    self.directions[name] = editing.the_directions(space)
             self.spaces = found
-            self.examples = self.examples or _examples(artifacts.DATA / "portraits")
-            self.gallery = self.gallery or _gallery(artifacts.DATA / "references")
+            if Path(self.base) == artifacts.BASE:  # of another base model, this folder's people are not
+                self.examples = self.examples or _examples(artifacts.DATA / "portraits")
+                self.gallery = self.gallery or _gallery(artifacts.DATA / "references")
 
     def drawing(self, prompt: str, draft: bool = False) -> GenerateParams:
         """With which settings pictures of a prompt are drawn."""
@@ -211,29 +225,16 @@ def open_studio(base: str | Path, spaces: Sequence[str] | None, settings: Settin
     Raises:
         InputError: see `w2wpp.load_base` and `w2wpp.load_space`; or a space has LoRAs of another base model.
     """
-    pipe = person.load_base(base, settings.drawing.dtype)
-    names = known_spaces() if spaces is None else spaces
-    loaded = {each if artifacts.is_name(each) else Path(each).stem: person.load_space(each) for each in names}
-    directions: dict[str, Directions] = {}
-    for name, space in loaded.items():
-        person.check_fit(space.layout, pipe.unet)
-        directions |= _directions(name, space)
-    examples, gallery, ours = {}, None, Path(base) == artifacts.BASE
-    if ours:  # of another base model, this folder's people are not
-        examples, gallery = _examples(artifacts.DATA / "portraits"), _gallery(artifacts.DATA / "references")
-    return Studio(pipe, str(base), loaded, directions, settings, examples, gallery, ours and spaces is None)
+    pipe, grows = person.load_base(base, settings.drawing.dtype), spaces is None and Path(base) == artifacts.BASE
+    studio = Studio(pipe, str(base), {}, settings=settings, grows=grows)
+    studio.take_in(known_spaces() if spaces is None else spaces)
+    return studio
 
 
 def known_spaces() -> list[str]:
     """Names of the pipeline's spaces in the current directory, the VAE first."""
     names = sorted(path.parent.name for path in artifacts.SPACES.glob("*/space.safetensors"))
     return sorted(names, key=lambda name: name != "vae") or ["vae"]
-
-
-def _directions(name: str, space: WeightSpace) -> dict[str, Directions]:
-    """Directions that lie beside a space, by its name; none if there are none."""
-    file = artifacts.directions_beside(space.file)
-    return {name: editing.the_directions(space)} if file is not None and file.is_file() else {}
 
 
 def _examples(folder: Path) -> dict[str, np.ndarray]:
