@@ -21,7 +21,7 @@ import vae_epoch
 from batched_training import train_with_peft
 from measuring import ROOT, gib, in_rounds, keep, machine, measured, on_machine, run_part
 from sd15_memory import draw, invert, peak, without_storage
-from sd15_shape import SHAPES, Shape, random_vector, w2w_layout, write_model
+from sd15_shape import SHAPES, Shape, random_space, random_vector, w2w_layout, write_model
 from streaming_pca import OVERSAMPLING, operations, write_synthetic
 
 from w2wpp.compute.runtime import device
@@ -38,7 +38,6 @@ from w2wpp.lora.statistics import standardise_shards
 from w2wpp.report.tables import markdown_table
 from w2wpp.run.params import load_params
 from w2wpp.run.stage import run_stage
-from w2wpp.spaces.affine import PCASpace
 from w2wpp.spaces.streaming_pca import fit_streaming_pca
 
 GOAL = 10.0  # times as fast as one at a time, of training and inversion
@@ -154,11 +153,7 @@ def training(load: Callable, together: int, steps: int) -> dict:
 def inversion(folder: Path, plan: Plan) -> dict:
     """Inversion of many people together and of one, in seconds per person and step."""
     (together, steps), (pipe, layout) = plan.invert_sd15, sd15(folder, plan)
-    with torch.device(device()):
-        space = PCASpace(plan.shape.latent_dim, layout)
-        space.mean.copy_(random_vector(layout.dimension))
-        space.std.fill_(0.01)
-        space.components.normal_(std=layout.dimension**-0.5)
+    space = random_space(layout, plan.shape.latent_dim).to(device())
     latents, text = latents_of(pipe, together, 1), encode_prompts(pipe, ["sks person"])
     text = text.expand(together, 1, -1, -1)
     prior = uninformed(latents[0, 0].numel(), space.latent_dim)(latents[:, 0])

@@ -153,6 +153,11 @@ def measure(size: str) -> dict:
     return {**machine(), "size": size, "runs": runs, "operations": counted()}
 
 
+def published_rate(result: dict) -> float:
+    """Floating-point operations per second of the published inversion."""
+    return result["operations"]["inversion"] * INVERSION_STEPS / INVERSION_SECONDS
+
+
 def product_rate(result: dict) -> float:
     """Floating-point operations per CPU second of the largest streamed PCA, with all that it does besides products."""
     run = result["runs"]["pca"][-1]
@@ -175,7 +180,7 @@ def growth(result: dict) -> list[str]:
 def takes(result: dict) -> list[str]:
     """The table of what the pipeline takes, by number of LoRAs."""
     counts, runs = result["operations"], result["runs"]
-    rate = counts["inversion"] * INVERSION_STEPS / INVERSION_SECONDS
+    rate = published_rate(result)
 
     def hours(seconds: float) -> str:
         return f"{seconds / 3600:,.2g}" if seconds < 36_000 else f"{seconds / 3600:,.0f}"
@@ -240,7 +245,7 @@ def takes(result: dict) -> list[str]:
 def markdown(result: dict) -> str:
     """The page."""
     counts = result["operations"]
-    rate = counts["inversion"] * INVERSION_STEPS / INVERSION_SECONDS
+    rate = published_rate(result)
     lines = [
         "# Scale",
         "",

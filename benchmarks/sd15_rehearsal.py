@@ -21,7 +21,16 @@ from diffusers import StableDiffusionPipeline
 from measuring import GIB, ROOT, gib, keep, machine, measured, on_machine, run_part
 from PIL import Image
 from sd15_memory import draw, invert, judge, peak, without_storage
-from sd15_shape import SHAPES, Shape, parameter_bytes, random_photo, random_vector, w2w_layout, write_model
+from sd15_shape import (
+    SHAPES,
+    Shape,
+    parameter_bytes,
+    random_photo,
+    random_space,
+    random_vector,
+    w2w_layout,
+    write_model,
+)
 
 from w2wpp import cli
 from w2wpp.api.settings import Settings, read_settings
@@ -39,7 +48,6 @@ from w2wpp.lora.export import export_lora
 from w2wpp.lora.layout import WeightLayout
 from w2wpp.report.tables import markdown_table
 from w2wpp.run.stage import run_stage
-from w2wpp.spaces.affine import PCASpace
 from w2wpp.spaces.base import SPACE
 from w2wpp.spaces.registry import load_space
 
@@ -69,11 +77,7 @@ def write_files(folder: Path, shape: Shape) -> dict:
     """The base model, a space of random directions, a photo and the settings; the model's bytes."""
     write_model(folder / BASE, shape)
     layout = layout_of(folder)
-    space = PCASpace(shape.latent_dim, layout)
-    space.mean.copy_(random_vector(layout.dimension))
-    space.std.fill_(0.01)
-    space.components.normal_(std=layout.dimension**-0.5, generator=torch.Generator().manual_seed(0))
-    space.save(folder / SPACE)
+    random_space(layout, shape.latent_dim).save(folder / SPACE)
     Image.fromarray(random_photo(shape.pixels).numpy()).save(folder / PHOTO)
     profile = yaml.safe_load((ROOT / "profiles/sd15.yaml").read_text())
     profile["invert"] |= {"steps": INVERT_STEPS, "mask": "none"}

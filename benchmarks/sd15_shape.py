@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from w2wpp.lora.layout import WeightLayout
+from w2wpp.spaces.affine import PCASpace
 from w2wpp.world.base_model import build_tokenizer
 
 OLD = {"_diffusers_version": "0.6.0"}
@@ -238,6 +239,15 @@ def _write_json(path: Path, content: dict) -> None:
 def random_vector(dimension: int, seed: int = 0, size: float = 0.02) -> Tensor:
     """A weight vector [d] of a LoRA with an effect, since neither A nor B is zero."""
     return size * torch.randn(dimension, generator=torch.Generator().manual_seed(seed))
+
+
+def random_space(layout: WeightLayout, latent_dim: int) -> PCASpace:
+    """A space of random directions around a LoRA with an effect, the same every time."""
+    space = PCASpace(latent_dim, layout)
+    space.mean.copy_(random_vector(layout.dimension))
+    space.std.fill_(0.01)
+    space.components.normal_(std=layout.dimension**-0.5, generator=torch.Generator().manual_seed(0))
+    return space
 
 
 def parameter_bytes(*modules: nn.Module) -> int:

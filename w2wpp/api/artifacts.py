@@ -100,6 +100,17 @@ def is_name(where: str | Path) -> bool:
     return isinstance(where, str) and path.name == where and path.suffix == "" and not path.is_file()
 
 
+def names_in(folder: Path, file: str | None) -> list[str]:
+    """Names of what is there, sorted: folders that have this file, or files of tensors.
+
+    Args:
+        folder: `SPACES` or `ENCODERS`.
+        file: None if each name is that of a file.
+    """
+    paths = folder.glob(f"*/{file}" if file else "*.safetensors")
+    return sorted(path.parent.name if file else path.stem for path in paths)
+
+
 def _named(where: str | Path, folder: Path, file: str | None, key: str) -> Path:
     if not is_name(where):
         path = expanded(where)
@@ -116,6 +127,5 @@ def _named(where: str | Path, folder: Path, file: str | None, key: str) -> Path:
 
 def _known(folder: Path, file: str | None) -> str:
     """What to add to an advice: the names that are there."""
-    paths = folder.glob(f"*/{file}" if file else "*.safetensors")
-    names = sorted(path.parent.name if file else path.stem for path in paths)
+    names = names_in(folder, file)
     return f", or a name that is there: {', '.join(names)}" if names else ""

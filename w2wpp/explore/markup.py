@@ -5,19 +5,16 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
-from io import BytesIO
 
 from PIL import Image
 
-from w2wpp.explore.take_home import Download
+from w2wpp.explore.take_home import Download, png
 from w2wpp.explore.visit import Face
 
 
 def picture(image: Image.Image, alt: str) -> str:
     """A picture to the bit, as PNG."""
-    content = BytesIO()
-    image.save(content, "PNG")
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{b64encode(content.getvalue()).decode()}">'
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{b64encode(png(image)).decode()}">'
 
 
 def choices(faces: Sequence[Face], act: str, chosen: int | None = None) -> str:

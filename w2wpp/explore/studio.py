@@ -21,7 +21,7 @@ from w2wpp.diffusion.denoising import GenerateParams
 from w2wpp.diffusion.prompts import IDENTITY_PROMPT, asks_for_more
 from w2wpp.explore.recipes import Blended, Edited, Inverted, Recipe, Sampled
 from w2wpp.files.errors import ArgumentError, InputError
-from w2wpp.spaces.base import WeightSpace
+from w2wpp.spaces.base import SPACE, WeightSpace
 
 if TYPE_CHECKING:
     from w2wpp.evaluation.gallery import Gallery
@@ -233,8 +233,7 @@ def open_studio(base: str | Path, spaces: Sequence[str] | None, settings: Settin
 
 def known_spaces() -> list[str]:
     """Names of the pipeline's spaces in the current directory, the VAE first."""
-    names = sorted(path.parent.name for path in artifacts.SPACES.glob("*/space.safetensors"))
-    return sorted(names, key=lambda name: name != "vae") or ["vae"]
+    return sorted(artifacts.names_in(artifacts.SPACES, SPACE), key=lambda name: name != "vae") or ["vae"]
 
 
 def _examples(folder: Path) -> dict[str, np.ndarray]:

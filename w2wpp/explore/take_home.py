@@ -72,7 +72,7 @@ def latent(shown: Shown, studio: Studio) -> Download:
 def sheet(shown: Shown) -> Download:
     """The pictures side by side, PNG."""
     return Download(
-        f"{_stem(shown)}.png", "image/png", _png(strip([(f"{title(shown.recipe)} ({shown.space})", shown.pictures)]))
+        f"{_stem(shown)}.png", "image/png", png(strip([(f"{title(shown.recipe)} ({shown.space})", shown.pictures)]))
     )
 
 
@@ -147,7 +147,8 @@ def _stem(shown: Shown) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title(shown.recipe).lower()).strip("-")[:60] or "person"
 
 
-def _png(picture: Image.Image) -> bytes:
+def png(picture: Image.Image) -> bytes:
+    """A picture to the bit, as a PNG file."""
     content = BytesIO()
     picture.save(content, "PNG")
     return content.getvalue()
