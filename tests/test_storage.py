@@ -1,5 +1,8 @@
 """Writes are atomic, equal content gives equal bytes, and an unreadable file is an InputError."""
 
+import resource
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
@@ -85,12 +88,34 @@ def test_failed_write_keeps_the_old_file(tmp_path):
 
     def fail(temporary):
         temporary.write_text("half")
-        raise OSError("disk full")
+        Path("/dev/full").write_text("the other half")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError) as caught:
         write_atomically(path, fail)
+    assert str(caught.value) == f"{path}: cannot be written (No space left on device). Make room there, and run again"
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_pack_that_the_system_refuses(tmp_path):
+    path = tmp_path / "pack"
+    write_pack(path, TENSORS, META)
+    written, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(InputError) as caught:
+            write_pack(path, {"a": torch.ones(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (caught.value.where, caught.value.reason) == (str(path), "cannot be written (File too large)")
+    assert path.read_bytes() == written
+    assert [each.name for each in tmp_path.iterdir()] == ["pack"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot be written \(Not a directory\)\. Make it writable, or give another"):
+        write_json(tmp_path / "file/folder/x.json", {})
 
 
 def test_failed_first_write_leaves_nothing(tmp_path):

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,8 +39,10 @@ def compute_on_ray(
         needs = {"num_cpus": 1, "num_gpus": engine.gpus_per_task}
     _check_that_one_machine_has(needs, ray.nodes())
     task = ray.remote(_compute).options(max_retries=engine.retries, **needs)
-    shared = ray.put(_packed(work))
-    running = {task.remote(shared, _packed(batch.inputs()), threads): batch for batch in batches}
+    shared = ray.put(packed(work))
+    # In a list, not as arguments: Ray keeps arguments in memory for a running batch, and never lets go of those of a
+    # stage that is killed or fails (ray-project/ray#64627); in the end the cluster would begin no batch any more.
+    running = {task.remote([shared, ray.put(packed(batch.inputs()))], threads): batch for batch in batches}
     while running:
         for done in ray.wait(list(running))[0]:
             try:
@@ -107,15 +110,21 @@ def _check_that_one_machine_has(needs: dict[str, float], nodes: list[dict]) -> N
         )
 
 
-def _compute(work: bytes, inputs: bytes, threads: int) -> dict[str, Tensor]:
-    """The task: a batch's results, on the CPU."""
+def _compute(sent: list, threads: int) -> dict[str, Tensor]:
+    """The task: a batch's results, on the CPU, from references to the work and its inputs."""
+    import ray
+
     prepare()
     torch.set_num_threads(threads)
-    results = _unpacked(work)(*_unpacked(inputs))
+    # While the main thread waits for what is sent, Ray would lend its core to another batch.
+    with ThreadPoolExecutor(1) as pool:
+        work, inputs = map(_unpacked, pool.submit(ray.get, sent).result())
+    results = work(*inputs)
     return {key: tensor.detach().cpu() for key, tensor in results.items()}
 
 
-def _packed(content: object) -> bytes:
+def packed(content: object) -> bytes:
+    """What is sent to a machine of the cluster: the work once, and the inputs of each batch."""
     # Ray would return tensors on the device that they came from, which this machine may not have.
     file = io.BytesIO()
     torch.save(content, file)

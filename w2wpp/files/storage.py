@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,18 +32,39 @@ def write_atomically(path: Path, write: Callable[[Path], object], replace: bool 
     Args:
         replace: whether the result replaces a file that exists by then. If not, the old file stays, provided that the
             file system has hard links.
+
+    Raises:
+        InputError: the system refuses to write there: a full disk, a folder that others own.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id, which two machines that share the folder could both have.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        write(temporary)
-        if not replace and _linked(temporary, path):
-            return
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            if not replace and _linked(temporary, path):
+                return
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    except SafetensorError as error:
+        if found := _SYSTEM_ERROR.search(str(error)):
+            number = int(found[1])
+            raise _unwritable(path, OSError(number, os.strerror(number))) from error
+        raise
+
+
+# safetensors has the system's errors as text: "I/O error: No space left on device (os error 28)".
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "Make room there" if full else "Make it writable, or give another place"
+    return InputError(str(path), None, f"cannot be written ({error.strerror or error})", f"{remedy}, and run again")
 
 
 def _linked(source: Path, target: Path) -> bool:
